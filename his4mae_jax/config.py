@@ -1,0 +1,194 @@
+"""Every setting with its default, and the checks a configuration must pass.
+
+The files in `configs/` change only what differs from here. Defaults are the paper's:
+Table 1 (codebook and losses), Table 2 (training), MAESTER's backbone.
+"""
+
+import difflib
+
+import ml_collections
+
+from his4mae_jax.errors import UserError
+
+
+def get_default():
+    """The full configuration, a locked `ConfigDict`."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0
+
+    d = c.data = ml_collections.ConfigDict()
+    # Where volumes come from: "files" (the paths below), "phantom" (synthetic cells, made
+    # in the workdir) or "betaseg" (cells of that data set's folder layout under data.root).
+    d.source = "files"
+    d.root = ""
+    d.train = ()  # paths, or for "betaseg" cell names
+    d.test = ""  # path (or cell) to segment and score
+    d.test_labels = ""  # path of its ground truth; empty: segment without scoring
+    d.class_names = ()  # names of label ids 0, 1, ...; label 255 is never scored
+    d.file_voxel_size_nm = ()  # z, y, x of the files above, only where they do not say
+    d.voxel_size_nm = 0.0  # isotropic size to train and segment at; 0: as stored
+    d.axes = "zyx"  # axes along which training slices are taken
+    d.crop_min = 40  # pixels; side of the random crop that is resized to the field of view
+    d.contrast_percentiles = (0.1, 99.9)  # mapped to 0 and 1
+    d.invert = False
+    d.in_memory_gb = 8.0  # volumes up to this size together are read once; larger ones stream
+    d.workers = 4  # threads that read fields of view ahead of the training step
+    p = d.phantom = ml_collections.ConfigDict()
+    p.cells = 3  # cells to train on; one more is held out
+    p.size = 256  # voxels a side, at 16 nm
+
+    m = c.model = ml_collections.ConfigDict()
+    m.fov = 80  # pixels
+    m.patch_size = 5  # pixels
+    m.embed_dim = 192
+    m.depth = 14
+    m.num_heads = 1
+    m.mlp_ratio = 2.0
+    m.decoder_dim = 128
+    m.decoder_depth = 7
+    m.decoder_num_heads = 8
+    m.cls_token = False
+    m.dtype = "float32"  # compute dtype, "float32" or "bfloat16"; parameters are float32
+
+    o = c.objective = ml_collections.ConfigDict()
+    o.mask_ratio = 0.5
+    o.recon_on = "masked"  # "masked" patches, or "all" (equation 2 read literally)
+    o.alpha = 1e-3  # weight of L_tea, equation 5
+    o.beta = 2.5e-4  # weight of L_stu, equation 5
+
+    t = c.teacher = ml_collections.ConfigDict()
+    t.input = "full"  # "full" image, or the student's "visible" patches
+    t.momentum = 0.996  # EMA momentum at the start, on a cosine to momentum_end
+    t.momentum_end = 1.0
+
+    b = c.codebook = ml_collections.ConfigDict()
+    b.size = 512  # the paper's k
+    b.update = "gradient"  # of L_tea (equation 3), or "ema" (VQ-VAE's running means)
+    b.ema_decay = 0.99
+    b.lr = 5e-4  # peak rate of the codebook's own Adam group
+    b.init = "kmeans"  # of teacher tokens after the warm-up, or "samples" of them
+    b.init_iterations = 10  # Lloyd iterations of "kmeans"
+    b.gamma = 0.8  # equation 6
+    b.isolated_below = 0.05  # isolated: used less than this times the uniform share, per epoch
+    b.update_isolated = True
+
+    r = c.train = ml_collections.ConfigDict()
+    r.epochs = 2800
+    r.samples_per_epoch = 20_000
+    r.batch_size = 256
+    r.steps = 0  # total steps; 0: epochs * samples_per_epoch / batch_size
+    r.lr = 5e-4
+    r.min_lr = 8e-7
+    r.warmup = 0.05  # fraction of all steps
+    r.weight_decay = 0.05
+    r.betas = (0.9, 0.95)
+    r.log_every = 50  # steps
+    r.checkpoint_every = 0  # steps; 0: ten times over the run
+    r.keep_checkpoints = 10  # evenly kept ones, for the curve of DSC over training
+
+    s = c.segment = ml_collections.ConfigDict()
+    s.volume = ""  # another volume than the data's test one
+    s.file_voxel_size_nm = ()  # z, y, x of segment.volume, only where it does not say
+    s.encoder = "student"  # or "teacher"
+    s.clusters = 4  # C of the headline and of labels.ome.zarr
+    s.stride = 40  # pixels between fields of view (S), a multiple of the patch
+    s.edge_weight = 0.25  # weight of a field of view's outermost tokens, 1 at its centre
+    s.restarts = 10  # of k-means
+    s.fraction = 1e-3  # of the voxels whose features fit the centres
+    s.fit_slices = 64  # at most so many slices are encoded for the fit
+    s.within_mask = True  # fit centres inside the cell mask, where the data has one
+    s.batch_fovs = 64  # fields of view encoded at once; sets the memory used
+    s.tile = 1024  # pixels; largest piece of a slice held at once
+    s.block = (64, 128, 128)  # chunks of the label volume, z, y, x
+
+    e = c.evaluate = ml_collections.ConfigDict()
+    e.clusters = ()  # further values of C to score
+    e.baselines = ("intensity", "filters")  # label-free classical rows beside ours
+    e.curve_slices = 8  # slices scored at each kept checkpoint for the curve; 0: no curve
+    return c.lock()
+
+
+def flat_keys(config, prefix=""):
+    """All leaf keys in dotted form."""
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from flat_keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def nearest_key(key, config):
+    """The existing dotted key most like `key`, or None."""
+    keys = list(flat_keys(config))
+    close = difflib.get_close_matches(key, keys, n=1, cutoff=0.4)
+    if not close:  # a bare name without its section
+        tails = {k.rsplit(".", 1)[-1]: k for k in keys}
+        close = [tails[t] for t in difflib.get_close_matches(key.rsplit(".", 1)[-1], tails, n=1)]
+    return close[0] if close else None
+
+
+def _one_of(config, key, choices):
+    value = config
+    for part in key.split("."):
+        value = value[part]
+    if value not in choices:
+        raise UserError(f"config key {key} is {value!r}: choose one of {', '.join(map(repr, choices))}")
+
+
+def validate(config):
+    """Raise `UserError` naming the first key whose value cannot work."""
+    m, s, r, d = config.model, config.segment, config.train, config.data
+    _one_of(config, "data.source", ("files", "phantom", "betaseg"))
+    _one_of(config, "model.dtype", ("float32", "bfloat16"))
+    _one_of(config, "objective.recon_on", ("masked", "all"))
+    _one_of(config, "teacher.input", ("full", "visible"))
+    _one_of(config, "codebook.update", ("gradient", "ema"))
+    _one_of(config, "codebook.init", ("kmeans", "samples"))
+    _one_of(config, "segment.encoder", ("student", "teacher"))
+    checks = (
+        ("model.fov", m.fov > 0 and m.fov % m.patch_size == 0, "a multiple of model.patch_size"),
+        ("model.embed_dim", m.embed_dim % (4 * m.num_heads) == 0, "a multiple of 4 * model.num_heads"),
+        ("model.decoder_dim", m.decoder_dim % (4 * m.decoder_num_heads) == 0,
+         "a multiple of 4 * model.decoder_num_heads"),
+        ("objective.mask_ratio", 0 < config.objective.mask_ratio < 1, "between 0 and 1"),
+        ("teacher.momentum", 0 <= config.teacher.momentum <= 1, "between 0 and 1"),
+        ("codebook.size", config.codebook.size > 1, "at least 2"),
+        ("codebook.gamma", 0 < config.codebook.gamma < 1, "between 0 and 1 (equation 6)"),
+        ("data.crop_min", m.patch_size <= d.crop_min <= m.fov, "between model.patch_size and model.fov"),
+        ("data.axes", bool(d.axes) and set(d.axes) <= set("zyx") and len(set(d.axes)) == len(d.axes),
+         "some of the letters z, y, x, each at most once"),
+        ("data.voxel_size_nm", d.voxel_size_nm >= 0, "a size in nm, or 0 for that of the file"),
+        ("train.batch_size", r.batch_size > 0, "at least 1"),
+        ("train.log_every", r.log_every > 0, "at least 1"),
+        ("train.warmup", 0 <= r.warmup < 1, "a fraction of the run below 1"),
+        ("segment.stride", 0 < s.stride <= m.fov and s.stride % m.patch_size == 0,
+         "a multiple of model.patch_size, at most model.fov"),
+        ("segment.clusters", 2 <= s.clusters < 255, "between 2 and 254"),
+        ("segment.edge_weight", 0 < s.edge_weight <= 1, "above 0 and at most 1"),
+        ("segment.fraction", 0 < s.fraction <= 1, "above 0 and at most 1"),
+        ("segment.fit_slices", s.fit_slices > 0, "at least 1"),
+        ("segment.tile", s.tile >= s.stride, "at least segment.stride"),
+        ("segment.batch_fovs", s.batch_fovs > 0, "at least 1"),
+        ("segment.block", len(s.block) == 3 and min(s.block) > 0, "three positive sizes (z, y, x)"),
+        ("evaluate.clusters", all(2 <= c < 255 for c in config.evaluate.clusters), "numbers between 2 and 254"),
+        ("evaluate.baselines", set(config.evaluate.baselines) <= {"intensity", "filters"},
+         "some of 'intensity', 'filters'"),
+        ("data.class_names", len(d.class_names) < 255, "at most 254 names"),
+    )  # fmt: skip
+    for key, fine, rule in checks:
+        if not fine:
+            raise UserError(f"config key {key} must be {rule}")
+    if total_steps(config) < 1:
+        raise UserError("config key train.steps: the run would have no step; set train.steps or train.epochs")
+
+
+def steps_per_epoch(config):
+    """Optimiser steps an epoch of `samples_per_epoch` takes, at least 1."""
+    return max(1, config.train.samples_per_epoch // config.train.batch_size)
+
+
+def total_steps(config):
+    """Optimiser steps of the whole run."""
+    if config.train.steps:
+        return config.train.steps
+    return config.train.epochs * config.train.samples_per_epoch // config.train.batch_size

@@ -1,0 +1,136 @@
+"""Named data sets: where their files lie, their classes, and how their masks make labels."""
+
+import dataclasses
+import os
+import pathlib
+
+import numpy as np
+
+from his4mae_jax.data.volume import Box, Triple, Volume, VolumeLike, open_volume, tiff_shape
+from his4mae_jax.errors import UserError
+
+# BetaSeg: FIB-SEM of mouse pancreatic beta cells (Müller et al., "3D FIB-SEM reconstruction of
+# microtubule-organelle interaction in whole primary mouse beta cells", Journal of Cell Biology
+# 2021, https://betaseg.github.io). One zip holds all labelled cells.
+BETASEG_URL = "https://cloud.mpi-cbg.de/index.php/s/UJopHTRuh6f4wR8/download"
+BETASEG_SHA256 = "4872eec0211721dc224acee319c27c4f51c190adc36004e3d5bb60dfcd67eb7b"
+BETASEG_CELLS = ("high_c1", "high_c2", "high_c3", "high_c4", "low_c1", "low_c2", "low_c3")
+BETASEG_TRAIN_CELLS = ("high_c1", "high_c2", "high_c3")  # the split of HiS4MAE
+BETASEG_TEST_CELL = "high_c4"  # 1021 x 545 x 1082 voxels
+BETASEG_VOXEL_SIZE_NM = 16.0  # isotropic
+BETASEG_MASKS = ("nucleus_mask", "mitochondria_mask", "granules", "membrane_full_mask")
+BETASEG_CLASSES = ("unrecognized", "nucleus", "mitochondria", "granules")
+
+# EPFL CVLab: FIB-SEM of mouse hippocampus, https://www.epfl.ch/labs/cvlab/data/data-em/
+EPFL_CLASSES = ("background", "mitochondria")
+
+OUTSIDE = 255  # label of voxels outside the annotated cell: never scored
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownCell:
+    """The files of one BetaSeg cell.
+
+    Attributes:
+      name: such as "high_c4".
+      image_path: the electron microscopy volume.
+      mask_paths: the path of each of BETASEG_MASKS.
+      voxel_size_nm: isotropic.
+    """
+
+    name: str
+    image_path: pathlib.Path
+    mask_paths: dict[str, pathlib.Path]
+    voxel_size_nm: float = BETASEG_VOXEL_SIZE_NM
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskLabels:
+    """Labels (uint8) put together from masks for each box that is read; interface of Volume.
+
+    A mask holds a voxel where it is > 0. Where masks overlap the later organelle wins (granules
+    over mitochondria over nucleus: the smaller would lose the larger share of its voxels), and
+    outside `cell` everything is OUTSIDE.
+
+    Attributes:
+      name: for messages.
+      organelles: masks of labels 1, 2, ... in this order; 0 is the rest of the cell.
+      cell: mask of the whole annotated cell.
+    """
+
+    name: str
+    organelles: tuple[VolumeLike, ...]
+    cell: VolumeLike
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.cell.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(np.uint8)
+
+    @property
+    def voxel_size_nm(self) -> Triple:
+        return self.cell.voxel_size_nm
+
+    def read(self, slices: Box) -> np.ndarray:
+        """Reads a box of labels; see Volume.read."""
+        inside = self.cell.read(slices) > 0
+        labels = np.zeros(inside.shape, np.uint8)
+        for value, mask in enumerate(self.organelles, start=1):
+            labels[mask.read(slices) > 0] = value
+        labels[~inside] = OUTSIDE
+        return labels
+
+
+def betaseg_cell(root: str | os.PathLike, cell: str) -> KnownCell:
+    """Finds the files of one labelled BetaSeg cell.
+
+    Args:
+      root: the folder in which the BetaSeg zip was unpacked: it holds `download/{cell}` or
+        `{cell}`, and those hold `{cell}_{part}.tif`.
+      cell: one of BETASEG_CELLS.
+
+    Returns:
+      The KnownCell.
+
+    Raises:
+      UserError: unknown cell, or a file is missing.
+    """
+    if cell not in BETASEG_CELLS:
+        raise UserError(f"unknown BetaSeg cell {cell!r}; choose one of {', '.join(BETASEG_CELLS)}")
+    folder = pathlib.Path(root) / "download" / cell
+    if not folder.is_dir() and (pathlib.Path(root) / cell).is_dir():
+        folder = pathlib.Path(root) / cell
+    paths = {part: folder / f"{cell}_{part}.tif" for part in ("source", *BETASEG_MASKS)}
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; download BetaSeg from {BETASEG_URL} and unpack "
+                            f"it in {os.fspath(root)}")
+    return KnownCell(cell, paths.pop("source"), paths)
+
+
+def betaseg_labels(root: str | os.PathLike, cell: str) -> MaskLabels:
+    """Opens the labels of one BetaSeg cell, put together on reading.
+
+    Args:
+      root, cell: as for `betaseg_cell`.
+
+    Returns:
+      uint8 labels that index BETASEG_CLASSES, and OUTSIDE (255) outside the cell's membrane.
+
+    Raises:
+      UserError: a file is missing or bad, or a mask's shape is not the image's.
+    """
+    files = betaseg_cell(root, cell)
+    shape = tiff_shape(files.image_path)  # headers alone: the image itself is not needed here
+    masks = {}
+    for part, path in files.mask_paths.items():
+        mask: Volume = open_volume(path, files.voxel_size_nm, image=False)
+        if mask.shape != shape:
+            raise UserError(f"{path}: shape {mask.shape} differs from {shape} of "
+                            f"{files.image_path}; download the cell again")
+        masks[part] = mask
+    organelles = tuple(masks[p] for p in ("nucleus_mask", "mitochondria_mask", "granules"))
+    return MaskLabels(f"labels of BetaSeg {cell}", organelles, masks["membrane_full_mask"])

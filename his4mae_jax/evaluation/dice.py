@@ -1,0 +1,194 @@
+"""Dice similarity coefficient (DSC) of a cluster volume against ground truth.
+
+Clusters carry no names, so scoring first decides which cluster stands for which class:
+
+- `one_to_one`: Hungarian matching on the Dice matrix, one cluster per class. This is the
+  headline of the paper's Table 3.
+- `many_to_one`: every cluster goes to the class it overlaps most. It needs the labels for more
+  than the scoring, so it is reported beside the headline under its own name.
+
+Both start from one `confusion` matrix, counted block by block: memory does not depend on the
+size of the volumes.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from his4mae_jax.errors import UserError
+
+IGNORE = 255  # in truth: not annotated, not scored. In clusters: no prediction.
+
+Slices = tuple[slice, slice, slice]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What one way of matching clusters to classes scored.
+
+    dsc: class name -> Dice similarity coefficient in [0, 1], and "mean" over the classes.
+      A class without a single voxel in the ground truth has NaN and is left out of the mean.
+    assignment: at position c the class id (an index into `class_names`) that cluster c stands
+      for, or None.
+    """
+
+    dsc: dict[str, float]
+    assignment: list[int | None]
+
+
+def blocks(shape: Sequence[int], block: Sequence[int] = (64, 256, 256)) -> Iterator[Slices]:
+    """Boxes of at most `block` voxels that tile a volume of `shape` (z, y, x), in C order."""
+    starts = [range(0, size, step) for size, step in zip(shape, block, strict=True)]
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(start, min(start + step, size))
+            for start, step, size in zip(corner, block, shape, strict=True)
+        )
+
+
+def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarray:
+    """Counts the scored voxels of every (cluster, class) pair.
+
+    Args:
+      clusters: label volume (z, y, x) with ids 0 … num_clusters − 1, and 255 where there is no
+        prediction.
+      truth: label volume (z, y, x) with class ids 0 … num_classes − 1, and 255 where nothing is
+        annotated: those voxels are not counted.
+
+    Returns:
+      int64, (num_clusters + 1, num_classes). The last row is for voxels without a prediction:
+      they belong to no cluster, and still count in the size of their class.
+
+    Raises:
+      UserError: the shapes differ, or a volume holds ids outside its range.
+    """
+    if tuple(clusters.shape) != tuple(truth.shape):
+        raise UserError(
+            f"{clusters.name} has shape {tuple(clusters.shape)} and {truth.name} has shape "
+            f"{tuple(truth.shape)} (z, y, x): labels and ground truth must cover the same voxels. "
+            "Crop or resample the ground truth to the segmented volume."
+        )
+    total = np.zeros((num_clusters + 1) * num_classes, np.int64)
+    for where in blocks(truth.shape):
+        truth_ids = np.asarray(truth.read(where))
+        scored = truth_ids != IGNORE
+        truth_ids = truth_ids[scored]
+        _check_ids(
+            truth_ids,
+            num_classes,
+            f"{truth.name}: ",
+            f"but evaluate.classes names {num_classes} classes (ids 0 to {num_classes - 1}; "
+            f"{IGNORE} = not scored). Give every id a name in evaluate.classes, or relabel the "
+            f"others to {IGNORE}.",
+        )
+        cluster_ids = np.asarray(clusters.read(where))[scored]
+        cluster_ids = np.where(cluster_ids == IGNORE, num_clusters, cluster_ids)
+        _check_ids(
+            cluster_ids,
+            num_clusters + 1,
+            f"{clusters.name}: ",
+            f"but {num_clusters} clusters are to be scored (ids 0 to {num_clusters - 1}; "
+            f"{IGNORE} = no prediction). Score it with the number of clusters it was made with.",
+        )
+        pairs = cluster_ids.astype(np.intp) * num_classes + truth_ids.astype(np.intp)
+        total += np.bincount(pairs, minlength=total.size)
+    return total.reshape(num_clusters + 1, num_classes)
+
+
+def dice_matrix(confusion: np.ndarray) -> np.ndarray:
+    """Dice of every cluster with every class: 2 n_ct / (n_c + n_t).
+
+    Args:
+      confusion: (C + 1, T) counts, the last row without a prediction (see `confusion`).
+
+    Returns:
+      float64, (C, T). An empty cluster has 0 with every class that is there. A class that is
+      absent from the ground truth has NaN with every cluster: no segmentation can be good or
+      bad at it, and it is left out of the mean.
+    """
+    counts = np.asarray(confusion, np.float64)
+    n_ct = counts[:-1]
+    n_c = n_ct.sum(axis=1, keepdims=True)
+    n_t = counts.sum(axis=0, keepdims=True)
+    present = np.broadcast_to(n_t > 0, n_ct.shape)
+    return np.divide(2 * n_ct, n_c + n_t, out=np.full(n_ct.shape, np.nan), where=present)
+
+
+def one_to_one(confusion: np.ndarray, class_names: Sequence[str]) -> Scores:
+    """Hungarian matching on the Dice matrix: one cluster to one class, the largest Dice sum.
+
+    Clusters left over stand for no class, and so does a cluster whose match overlaps it in no
+    voxel. A class that no cluster is left for scores 0.
+
+    Args:
+      confusion: (C + 1, T) counts, see `confusion`.
+      class_names: T names.
+    """
+    confusion = _checked(confusion, class_names)
+    dice = dice_matrix(confusion)
+    num_clusters, num_classes = dice.shape
+    present = np.flatnonzero(confusion.sum(axis=0))
+    # K-means numbers its clusters arbitrarily. Sorting them by their counts makes the choice
+    # between two equally good matchings, too, independent of that numbering.
+    by_counts = np.lexsort(confusion[:-1].T)
+    rows, columns = linear_sum_assignment(dice[by_counts][:, present], maximize=True)
+
+    per_class = np.where(np.isin(np.arange(num_classes), present), 0.0, np.nan)
+    assignment: list[int | None] = [None] * num_clusters
+    for row, column in zip(rows, columns, strict=True):
+        cluster, klass = int(by_counts[row]), int(present[column])
+        if dice[cluster, klass] > 0:
+            per_class[klass] = dice[cluster, klass]
+            assignment[cluster] = klass
+    return Scores(_named(per_class, class_names), assignment)
+
+
+def many_to_one(confusion: np.ndarray, class_names: Sequence[str]) -> Scores:
+    """Majority vote: each cluster stands for the class it overlaps most, then Dice per class.
+
+    A tie goes to the lower class id. A cluster without a scored voxel stands for no class, and
+    a class that wins no cluster scores 0.
+
+    Args:
+      confusion: (C + 1, T) counts, see `confusion`.
+      class_names: T names.
+    """
+    confusion = _checked(confusion, class_names)
+    assignment = [int(row.argmax()) if row.any() else None for row in confusion[:-1]]
+    num_classes = confusion.shape[1]
+    merged = np.zeros((num_classes + 1, num_classes), confusion.dtype)
+    for row, klass in zip(confusion[:-1], assignment, strict=True):
+        if klass is not None:
+            merged[klass] += row
+    merged[-1] = confusion[-1]
+    return Scores(_named(np.diagonal(dice_matrix(merged)), class_names), assignment)
+
+
+def _check_ids(ids: np.ndarray, stop: int, subject: str, rest: str) -> None:
+    if ids.dtype.kind not in "biu":
+        raise UserError(f"{subject}values are {ids.dtype}, but label ids are whole numbers.")
+    if ids.size and (ids.min() < 0 or ids.max() >= stop):
+        found = np.unique(ids)
+        listed = ", ".join(str(i) for i in found[:12]) + (", …" if found.size > 12 else "")
+        raise UserError(f"{subject}holds label ids {listed}, {rest}")
+
+
+def _checked(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    confusion = np.asarray(confusion)
+    if confusion.ndim != 2 or confusion.shape[1] != len(class_names):
+        raise ValueError(f"confusion {confusion.shape} does not fit classes {list(class_names)}")
+    if len({*class_names, "mean"}) != len(class_names) + 1:
+        raise UserError(
+            f"evaluate.classes is {list(class_names)}: names must differ from one another and "
+            'from "mean", which is the column of averages.'
+        )
+    return confusion
+
+
+def _named(per_class: np.ndarray, class_names: Sequence[str]) -> dict[str, float]:
+    present = per_class[~np.isnan(per_class)]
+    dsc = {name: float(value) for name, value in zip(class_names, per_class, strict=True)}
+    return dsc | {"mean": float(present.mean()) if present.size else float("nan")}

@@ -1,0 +1,131 @@
+"""The metrics of a run as a table on the terminal, as metrics.json and as metrics.csv.
+
+The dictionary all three are made from ("dsc" as in `dice.Scores`, NaN for an absent class):
+
+    {"method": "his4mae", "clusters": C, "seconds": {"train": s, "segment": s},
+     "dsc": {"one_to_one": {class: x, …, "mean": x}, "many_to_one": {…}},
+     "by_clusters": {"6": {"one_to_one": {…}, "many_to_one": {…}}, …},         # optional: other C
+     "baselines": {name: {"dsc", "clusters", "seconds", "by_clusters"}, …},    # optional
+     "curve": [{"step": n, "dsc": {"one_to_one": {…}}}, …]}                    # optional
+"""
+
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
+
+
+def terminal_table(metrics: dict) -> str:
+    """Dice similarity coefficients as plain text, three decimals, "n/a" for an absent class.
+
+    Rows are the methods (this run first, then the baselines), each with both matchings; columns
+    are the classes and their mean. If other numbers of clusters C were scored as well, a second
+    table has a row for every method, matching and C.
+    """
+    rows = list(_rows(metrics))
+    if not rows:
+        return "No scores: no ground truth was given."
+    classes = list(dict.fromkeys(name for *_, dsc in rows for name in dsc if name != "mean"))
+    columns = [*classes, "mean"]
+    headline = {method: clusters for method, clusters, _ in _methods(metrics)}
+    main = [row for row in rows if row[2] == headline[row[0]]]
+    text = "Dice similarity coefficient\n\n" + _table(main, columns)
+    if len(main) < len(rows):
+        text += "\n\nBy number of clusters C\n\n" + _table(rows, columns)
+    return text
+
+
+def write_metrics(metrics: dict, workdir) -> None:
+    """Writes metrics.json and metrics.csv into `workdir`, each whole or not at all.
+
+    In metrics.json NaN is null: JSON has no NaN, and most readers refuse it. metrics.csv has one
+    row for each method, matching, number of clusters and class ("mean" is one of them), with an
+    empty dsc for an absent class.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(metrics), indent=2, ensure_ascii=False, allow_nan=False)
+    _write(workdir / "metrics.json", text + "\n")
+
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["method", "matching", "clusters", "class", "dsc"])
+    for method, matching, clusters, dsc in _rows(metrics):
+        for name, value in dsc.items():
+            number = "" if _absent(value) else repr(float(value))
+            writer.writerow([method, matching, clusters, name, number])
+    _write(workdir / "metrics.csv", table.getvalue())
+
+
+def _methods(metrics: dict) -> Iterator[tuple[str, int, dict]]:
+    """(name, C of the headline, its block) of this run and then of each baseline."""
+    blocks = {metrics["method"]: metrics, **(metrics.get("baselines") or {})}
+    for name, block in blocks.items():
+        yield name, int(block["clusters"]), block
+
+
+def _rows(metrics: dict) -> Iterator[tuple[str, str, int, dict]]:
+    """(method, matching, C, dsc): by method, then by matching, then by C, so that trends show."""
+    for method, clusters, block in _methods(metrics):
+        by_clusters = {int(c): dsc for c, dsc in (block.get("by_clusters") or {}).items()}
+        if block.get("dsc"):
+            by_clusters[clusters] = block["dsc"]
+        for matching in MATCHINGS:
+            for count in sorted(by_clusters):
+                if by_clusters[count].get(matching):
+                    yield method, matching, count, by_clusters[count][matching]
+
+
+def _table(rows: list[tuple[str, str, int, dict]], columns: list[str]) -> str:
+    cells = [["method", "matching", "C", *columns]]
+    for method, matching, clusters, dsc in rows:
+        values = [
+            "n/a" if _absent(dsc.get(name)) else f"{float(dsc[name]):.3f}" for name in columns
+        ]
+        cells.append([method, MATCHINGS[matching], str(clusters), *values])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    rule = "  ".join("-" * width for width in widths)
+
+    lines, previous = [], None
+    for row in cells:
+        if row[0] != previous:  # a rule wherever another method begins
+            lines += [rule] if previous is not None else []
+            previous = row[0]
+        else:
+            row = ["", *row[1:]]
+        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
+        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
+        lines.append("  ".join(left + right))
+    return "\n".join(lines)
+
+
+def _absent(value) -> bool:
+    return value is None or math.isnan(value)
+
+
+def _plain(value):
+    """The same with NaN and infinity as None and NumPy's scalars and arrays as Python's."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    # Written aside and renamed: a reader, or a process killed here, never sees half a file.
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8", newline="")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,28 @@
+"""Per-image random masking of patches (uniform, without replacement)."""
+
+import jax
+import jax.numpy as jnp
+
+
+def num_visible(num_patches, mask_ratio):
+    """How many of `num_patches` stay visible: `floor(N * (1 - ratio))`, as in MAE."""
+    # 1e-9: 256 * (1 - 0.9) must not become 25.599999 because of the float literal 0.9.
+    return int(num_patches * (1.0 - mask_ratio) + 1e-9)
+
+
+def random_visible(rng, batch, num_patches, mask_ratio):
+    """Choose the visible patches of each image independently.
+
+    Returns `(visible_BxV, mask_BxN)`: int32 indices in ascending order, and a float32 mask
+    that is 1 where a patch is hidden (the paper's m_i = 1) and 0 where it is visible.
+    """
+    V = num_visible(num_patches, mask_ratio)
+    noise_BxN = jax.random.uniform(rng, (batch, num_patches))
+    visible_BxV = jnp.sort(jax.lax.top_k(noise_BxN, V)[1], axis=1).astype(jnp.int32)
+    mask_BxN = 1.0 - (jax.nn.one_hot(visible_BxV, num_patches).sum(axis=1))
+    return visible_BxV, mask_BxN
+
+
+def take_tokens(tokens_BxNxD, index_BxV):
+    """Gather tokens along the second axis: `(B, V, D)`."""
+    return jnp.take_along_axis(tokens_BxNxD, index_BxV[:, :, None], axis=1)

@@ -1,0 +1,74 @@
+"""Pre-LayerNorm transformer blocks as in ViT/MAE: exact GELU, biased fused qkv."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+LAYER_NORM_EPS = 1e-6
+dense_init = nn.initializers.xavier_uniform()
+
+
+def layer_norm(name, dtype):
+    # Statistics in float32 whatever the compute dtype: flax does so by itself.
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, name=name)
+
+
+def dense(features, name, dtype, x):
+    """A Linear over the last axis, as one 2D product.
+
+    Flattened, because XLA's CPU backend runs the weights' gradient of a 3D product at less
+    than half the speed of the 2D one; on accelerators the two are the same.
+    """
+    layer = nn.Dense(features, dtype=dtype, kernel_init=dense_init, name=name)
+    return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
+
+
+def attention(qkv_BxTxF, num_heads):
+    """Multi-head softmax attention on fused projections, `(B, T, 3 D)` to `(B, T, D)`."""
+    B, T, F = qkv_BxTxF.shape
+    D, d = F // 3, F // 3 // num_heads
+    q, k, v = jnp.moveaxis(qkv_BxTxF.reshape(B, T, 3, num_heads, d), 2, 0)
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(q, k, v).reshape(B, T, D)
+    # Head-major batched products: 1.5 to 2 times dot_product_attention on CPU.
+    q, k, v = (jnp.swapaxes(a, 1, 2).reshape(B * num_heads, T, d) for a in (q, k, v))
+    weights = jax.nn.softmax(jnp.einsum("btd,bsd->bts", q, k) * d**-0.5, axis=-1)
+    out = jnp.einsum("bts,bsd->btd", weights, v).reshape(B, num_heads, T, d)
+    return jnp.swapaxes(out, 1, 2).reshape(B, T, D)
+
+
+class Block(nn.Module):
+    """x + Attention(LN(x)), then x + MLP(LN(x)); shapes `(B, T, dim)` in and out."""
+
+    dim: int
+    num_heads: int
+    mlp_ratio: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BxTxD):
+        h = layer_norm("norm1", self.dtype)(x_BxTxD)
+        # One fused kernel: Xavier's fan is dim + 3 dim, as in MAE's initialisation.
+        h = attention(dense(3 * self.dim, "qkv", self.dtype, h), self.num_heads)
+        x_BxTxD = x_BxTxD + dense(self.dim, "proj", self.dtype, h)
+        h = layer_norm("norm2", self.dtype)(x_BxTxD)
+        h = dense(int(self.dim * self.mlp_ratio), "fc1", self.dtype, h)
+        h = nn.gelu(h, approximate=False)
+        return x_BxTxD + dense(self.dim, "fc2", self.dtype, h)
+
+
+class Transformer(nn.Module):
+    """`depth` blocks and a final LayerNorm."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x_BxTxD):
+        for i in range(self.depth):
+            block = Block(self.dim, self.num_heads, self.mlp_ratio, self.dtype, name=f"block{i:02d}")
+            x_BxTxD = block(x_BxTxD)
+        return layer_norm("norm", self.dtype)(x_BxTxD)

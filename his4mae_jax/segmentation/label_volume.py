@@ -1,0 +1,144 @@
+"""The segment stage: checkpoint and volume in, centres and OME-Zarr label volumes out."""
+
+import json
+import os
+import pathlib
+import shutil
+import time
+
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+
+from his4mae_jax.data import ome_zarr
+from his4mae_jax.data.contrast import estimate_contrast
+from his4mae_jax.errors import UserError
+from his4mae_jax.pretext import his4mae
+from his4mae_jax.segmentation import centres as centre_files
+from his4mae_jax.segmentation import expand_stride
+from his4mae_jax.segmentation.driver import Segmenter
+from his4mae_jax.training import mesh as meshes
+from his4mae_jax.training.checkpoints import Checkpoints
+
+UNASSIGNED = 255
+
+
+def label_path(workdir, clusters, headline):
+    """`labels.ome.zarr` for the headline C, `labels_c<C>.ome.zarr` for the others."""
+    name = "labels" if clusters == headline else f"labels_c{clusters}"
+    return pathlib.Path(workdir) / f"{name}.ome.zarr"
+
+
+def need_checkpoint(workdir):
+    """Raise `UserError` unless the workdir holds a trained run."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+        raise UserError(f"{folder}: no checkpoint to segment with; run --mode=train (or all) with this --workdir first")
+
+
+def make_segmenter(config, checkpoints, step, volume):
+    """A `Segmenter` with the encoder of one checkpoint, as it was trained."""
+    about = checkpoints.about(step)
+    trained = ml_collections.ConfigDict(about["config"])
+    models = his4mae.build(trained.model, trained.codebook.size)
+    like = jax.eval_shape(lambda: his4mae.init_params(jax.random.key(0), models)["encoder"])
+    everywhere = meshes.replicated(meshes.make_mesh())
+    params, _ = checkpoints.restore_encoder(step, config.segment.encoder, like, everywhere)
+    contrast = estimate_contrast(
+        volume, percentiles=tuple(trained.data.contrast_percentiles), invert=trained.data.invert, seed=config.seed
+    )
+    return Segmenter(
+        models, params, contrast, config.segment.stride, config.segment.edge_weight,
+        config.segment.batch_fovs, config.segment.tile,
+    )  # fmt: skip
+
+
+def check_size(volume, fov):
+    """The volume's slices must hold a field of view."""
+    if min(volume.shape[1:]) < fov:
+        raise UserError(
+            f"{volume.name}: slices of {volume.shape[1]}x{volume.shape[2]} pixels (y, x) are smaller than the field of "
+            f"view of {fov}; segment a larger volume"
+        )
+
+
+def open_outputs(workdir, volume, sizes, headline, block):
+    """Create each label volume under a partial name; returns arrays and a function to publish."""
+    arrays, paths = {}, {}
+    for size in sizes:
+        final = label_path(workdir, size, headline)
+        paths[size] = (final.with_name(f"partial.{final.name}"), final)
+        names = {i: f"cluster {i}" for i in range(size)}
+        arrays[size] = ome_zarr.create(
+            paths[size][0], volume.shape, np.uint8, volume.voxel_size_nm,
+            chunks=block, label_values=names, fill_value=UNASSIGNED, overwrite=True,
+        )  # fmt: skip
+
+    def publish():
+        for part, final in paths.values():
+            shutil.rmtree(final, ignore_errors=True)
+            os.replace(part, final)
+
+    return arrays, publish
+
+
+def segment(config, test, workdir, log):
+    """Fit and save the centres, write the label volumes. Returns seconds taken.
+
+    Nothing of an earlier segmentation is replaced before the new one is whole.
+    """
+    need_checkpoint(workdir)
+    checkpoints = Checkpoints(workdir, config)
+    step = checkpoints.steps()[-1]
+    volume, s = test.image, config.segment
+    segmenter = make_segmenter(config, checkpoints, step, volume)
+    check_size(volume, segmenter.fov)
+    sizes = sorted({s.clusters, *config.evaluate.clusters})
+    fovs = expand_stride.count_fovs(volume.shape, segmenter.fov, segmenter.models.patch_size, s.stride)
+    log(
+        f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {volume.voxel_size_nm[0]:g} nm, "
+        f"{fovs:,} fields of view at stride {s.stride}; {s.encoder} of step {step}"
+    )
+    began = time.perf_counter()
+    mask = test.mask if s.within_mask else None
+    features = segmenter.sample_features(volume, s.fit_slices, s.fraction, config.seed, mask)
+    centres = {size: centre_files.fit(features, size, s.restarts, config.seed) for size in sizes}
+    log(f"segment: centres of {', '.join(map(str, sizes))} clusters from {len(features):,} voxels")
+    arrays, publish = open_outputs(workdir, volume, sizes, s.clusters, s.block)
+
+    def write(size, where, labels):
+        arrays[size][where].write(labels).result()
+
+    with ome_zarr.writing(workdir), tqdm.tqdm(
+        total=int(np.prod(volume.shape)), unit="voxel", unit_scale=True, desc="segment", mininterval=1.0
+    ) as bar:  # fmt: skip
+        segmenter.label(volume, centres, write, z_chunk=s.block[0], progress=bar.update)
+        centre_files.save(
+            pathlib.Path(workdir) / "centres.npz", centres, encoder=s.encoder, step=step, volume=volume.name,
+            seed=config.seed, voxels=len(features), contrast=segmenter.contrast.to_json(),
+        )  # fmt: skip
+        publish()
+    seconds = time.perf_counter() - began
+    ome_zarr.write_json(
+        pathlib.Path(workdir) / "segment.json",
+        {"seconds": seconds, "fovs": fovs, "step": step, "clusters": sizes, "volume": volume.name},
+    )
+    checkpoints.close()
+    log(f"segment: labels in {label_path(workdir, s.clusters, s.clusters)} after {seconds:.1f} s")
+    return seconds
+
+
+def segmented(workdir, clusters):
+    """The facts of `segment.json`; `UserError` when there is no whole segmentation."""
+    path = pathlib.Path(workdir) / "segment.json"
+    try:
+        facts = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        raise UserError(f"{path}: no segmentation to score; run --mode=segment with this --workdir first") from None
+    missing = sorted(set(clusters) - set(facts["clusters"]))
+    if missing:
+        raise UserError(
+            f"{path}: no labels for {', '.join(map(str, missing))} clusters; run --mode=segment with this config again"
+        )
+    return facts

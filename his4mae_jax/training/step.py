@@ -1,0 +1,116 @@
+"""The jitted training step, `(state, batch) -> (state, metrics)`, on any number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from his4mae_jax.config import steps_per_epoch, total_steps
+from his4mae_jax.data.fields_of_view import render
+from his4mae_jax.models import codebook
+from his4mae_jax.models.patches import patchify
+from his4mae_jax.pretext import his4mae
+from his4mae_jax.training.mesh import batch_sharding, replicated
+from his4mae_jax.training.optimizer import schedule
+
+# What each use of randomness folds into the key of (seed, step), so that no two share one.
+MASKS, ISOLATED, INIT_CODES = 0, 1, 2
+
+
+def step_key(config, step, purpose):
+    """The key of one purpose at one step: a resumed run draws what it would have drawn."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), step), purpose)
+
+
+def codebook_start(config):
+    """The step before which the codebook is placed: the end of the warm-up."""
+    return max(1, int(config.train.warmup * total_steps(config)))
+
+
+def teacher_momentum(config, step):
+    """Cosine from `teacher.momentum` to `teacher.momentum_end` over the run (as in BYOL)."""
+    start, end = config.teacher.momentum, config.teacher.momentum_end
+    progress = jnp.clip(step / total_steps(config), 0.0, 1.0)
+    return end - (end - start) * (jnp.cos(jnp.pi * progress) + 1.0) / 2.0
+
+
+def _end_of_epoch(config, codes_KxD, usage_K, step):
+    """Equation 6 on isolated codes, and an empty count, after the last step of an epoch."""
+    is_end = (step + 1) % steps_per_epoch(config) == 0
+    if config.codebook.update_isolated:
+        key = step_key(config, step, ISOLATED)
+        moved = codebook.update_isolated(
+            key, codes_KxD, usage_K, config.codebook.gamma, config.codebook.isolated_below
+        )
+        codes_KxD = jnp.where(is_end & (usage_K.sum() > 0), moved, codes_KxD)
+    return codes_KxD, jnp.where(is_end, 0.0, usage_K), is_end
+
+
+def train_step(state, batch, *, config, models, optimizer):
+    """One optimiser step (equation 5), the teacher's EMA and the codebook's bookkeeping."""
+    step = state.step
+    images_BxHxW = render(batch, config.model.fov)
+    ready = step >= codebook_start(config)
+    loss_fn = functools.partial(
+        his4mae.loss, models=models, codebook_ready=ready, beta=config.objective.beta,
+        # EMA codes are moved outside the gradient; their L_tea is only reported.
+        alpha=config.objective.alpha if config.codebook.update == "gradient" else 0.0,
+        mask_ratio=config.objective.mask_ratio, recon_on=config.objective.recon_on,
+        teacher_input=config.teacher.input,
+    )  # fmt: skip
+    grads, (metrics, codes) = jax.grad(loss_fn, has_aux=True)(
+        state.params, state.teacher, images_BxHxW, step_key(config, step, MASKS)
+    )
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    momentum = teacher_momentum(config, step)
+    teacher = jax.tree.map(lambda t, s: momentum * t + (1.0 - momentum) * s, state.teacher, params["encoder"])
+
+    index_T = codes["index"].reshape(-1)
+    codes_KxD = params["codebook"]["codes"]
+    K, D = codes_KxD.shape
+    usage_K = state.usage_K + jnp.where(ready, codebook.count_usage(index_T, K), 0.0)
+    count_K, sum_KxD = state.code_count_K, state.code_sum_KxD
+    if config.codebook.update == "ema":
+        moved = codebook.ema_update(
+            codes_KxD, count_K, sum_KxD, index_T, codes["z_tea"].reshape(-1, D), config.codebook.ema_decay
+        )
+        codes_KxD, count_K, sum_KxD = jax.tree.map(
+            lambda new, old: jnp.where(ready, new, old), moved, (codes_KxD, count_K, sum_KxD)
+        )
+    metrics["perplexity"], metrics["dead_fraction"] = codebook.usage_statistics(
+        usage_K, config.codebook.isolated_below
+    )
+    codes_KxD, usage_K, metrics["epoch_end"] = _end_of_epoch(config, codes_KxD, usage_K, step)
+    params["codebook"]["codes"] = codes_KxD
+    metrics["grad_norm"] = optax.global_norm({k: v for k, v in grads.items() if k != "codebook"})
+    metrics["lr"] = schedule(config.train.lr, config)(step)
+    new = state.replace(
+        step=step + 1, params=params, teacher=teacher, opt_state=opt_state, usage_K=usage_K,
+        code_count_K=count_K, code_sum_KxD=sum_KxD,
+    )  # fmt: skip
+    return new, metrics
+
+
+def init_codebook(state, batch, *, config, models):
+    """Place the codes among the teacher's tokens of one batch."""
+    patches = patchify(render(batch, config.model.fov), models.patch_size)
+    z_TxD = models.encoder.apply({"params": state.teacher}, patches).reshape(-1, models.codebook.dim)
+    iterations = config.codebook.init_iterations if config.codebook.init == "kmeans" else 0
+    key = step_key(config, state.step, INIT_CODES)
+    codes_KxD = codebook.init_codes(key, z_TxD, models.codebook.num_codes, iterations)
+    params = {**state.params, "codebook": {"codes": codes_KxD}}
+    # The running sums start as one token a code, so that the first EMA updates are gentle.
+    return state.replace(params=params, code_count_K=jnp.ones_like(state.code_count_K), code_sum_KxD=codes_KxD)
+
+
+def compile_steps(config, models, optimizer, mesh):
+    """`(train_step, init_codebook)` jitted over the mesh; both donate the state."""
+    everywhere, split = replicated(mesh), batch_sharding(mesh)
+    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer)
+    place = functools.partial(init_codebook, config=config, models=models)
+    return (
+        jax.jit(step, in_shardings=(everywhere, split), out_shardings=everywhere, donate_argnums=0),
+        jax.jit(place, in_shardings=(everywhere, split), out_shardings=everywhere, donate_argnums=0),
+    )

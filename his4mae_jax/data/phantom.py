@@ -59,9 +59,10 @@ def make_phantom(shape=(256, 256, 256), seed=0, voxel_size_nm=16.0) -> Phantom:
     ----------
     shape : tuple of int
         Voxels along Z, Y and X; at least 64 (and 1024 nm) each. Organelles keep their real size,
-        so a smaller box holds fewer of them; only the nucleus scales with the box.
+        so a smaller box holds fewer of them; cell and nucleus scale with the box down to a cell
+        2.5 um across, of which a box smaller than that holds one corner.
     seed : int
-        The same seed and shape give the same volume.
+        The same seed, shape and voxel size give the same volume, whatever NumPy's global state.
     voxel_size_nm : float
         Edge length of a voxel in nm.
 
@@ -79,7 +80,7 @@ def make_phantom(shape=(256, 256, 256), seed=0, voxel_size_nm=16.0) -> Phantom:
         )
 
     # One stream per structure: changing how one is drawn leaves the others as they were.
-    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(9)]
+    streams = [np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(8)]
     cell_ZxYxX, *cell_axes = _cell_distance(streams[0], shape, voxel_size_nm)
     nucleus_ZxYxX = _nucleus_distance(streams[1], shape, *cell_axes)
 
@@ -204,7 +205,7 @@ def _place_golgi(rng, cell_ZxYxX, nucleus_ZxYxX, voxel_size_nm):
     """Up to two Golgi stacks as (centre, axes, disc radius), and the spheres they occupy."""
     shape = cell_ZxYxX.shape
     radius = min(400 / voxel_size_nm, 0.12 * min(shape))
-    thick = 62 * 2.9 / voxel_size_nm
+    thick = 200 / voxel_size_nm
     golgis, taken = [], np.empty((0, 4))
     # A box smaller than a cell has better use for its cytoplasm.
     n_stacks = int(np.clip(min(shape) * voxel_size_nm // 1800, 0, 2))
@@ -424,9 +425,8 @@ def _draw_granules(rng, image_ZxYxX, labels_ZxYxX, room_ZxYxX, granule_Nx4, voxe
         core = radius * rng.uniform(0.52, 0.72)
         shift_3 = _random_frame(rng)[0] * (radius - core) * rng.uniform(0.1, 0.6)
         squash_3 = rng.uniform(0.9, 1.15, 3).astype(np.float32)
-        from_core = np.sqrt(
-            sum(((a - np.float32(s)) * q) ** 2 for a, s, q in zip((z, y, x), shift_3, squash_3))
-        )
+        offset = (a - np.float32(s) for a, s in zip((z, y, x), shift_3, strict=True))
+        from_core = np.sqrt(sum((a * q) ** 2 for a, q in zip(offset, squash_3, strict=True)))
         dense = _soft_step(core - from_core, 2.0)
         grey = 0.78 + rng.uniform(-0.03, 0.03) - (0.52 + rng.uniform(-0.05, 0.05)) * dense
         grey -= 0.34 * _line(depth - 11, _MEMBRANE_NM)
@@ -461,7 +461,7 @@ def _cytoplasm(rng, nucleus_ZxYxX, room_ZxYxX, voxel_size_nm):
 
 
 def _draw_golgi(rng, cytoplasm_ZxYxX, room_ZxYxX, golgi, voxel_size_nm):
-    """Six bowed, parallel cisternae and the vesicles around their rim, into the cytoplasm."""
+    """Five bowed, parallel cisternae and the vesicles around their rim, into the cytoplasm."""
     centre_3, frame_3x3, radius = golgi
     margin = radius + 20
     window, grids = _window(cytoplasm_ZxYxX.shape, centre_3 - margin, centre_3 + margin)
@@ -469,15 +469,16 @@ def _draw_golgi(rng, cytoplasm_ZxYxX, room_ZxYxX, golgi, voxel_size_nm):
     w, u, v = (a[0] * z + a[1] * y + a[2] * x for a in frame_3x3.astype(np.float32))
     square = u**2 + v**2
     height = (w + square / np.float32(5 * radius)) * np.float32(voxel_size_nm)
-    inside = (np.abs(height) < 186) & (square < radius**2)
+    inside = (np.abs(height) < 200) & (square < radius**2)
     inside &= room_ZxYxX[window] * voxel_size_nm > 30
-    middle = np.abs(height - 62 * (np.floor(height / 62) + np.float32(0.5)))
-    grey = np.float32(0.60) - 0.32 * _line(middle - 17, _MEMBRANE_NM)
+    # 80 nm apart; the two membranes of a cisterna are too close to tell apart at 16 nm.
+    middle = height - 80 * np.round(height / 80)
+    grey = np.float32(0.65) - 0.30 * _line(middle, 15)
     cytoplasm_ZxYxX[window][inside] = grey[inside]
     vesicle = 40 / voxel_size_nm
     for angle in rng.uniform(0, 2 * np.pi, 24):
         at = (radius + rng.uniform(1, 2.5) * vesicle) * np.array([np.sin(angle), np.cos(angle)])
-        drop = rng.uniform(-150, 150) / voxel_size_nm - at @ at / (5 * radius)
+        drop = rng.uniform(-180, 180) / voxel_size_nm - at @ at / (5 * radius)
         middle_3 = centre_3 + np.array([drop, *at]) @ frame_3x3
         local, grids = _window(cytoplasm_ZxYxX.shape, middle_3 - 6, middle_3 + 6)
         away = np.sqrt(sum(np.float32(g - c) ** 2 for g, c in zip(grids, middle_3, strict=True)))

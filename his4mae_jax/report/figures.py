@@ -300,10 +300,10 @@ def _overlay(labels: np.ndarray, looks, faint, pixels: Sequence[float]) -> np.nd
         rgba[inside, :3] = to_rgb(colour)
         rgba[inside, 3] = 0.16 if look == faint else 0.45
         if hatched:  # light and dark in turn: seen on a bright image and on a dark one
-            stripe = (row + (column if hatched == "/" else -column)) % 8 < 3
-            rgba[inside & ~stripe & ~outline, :3] = to_rgb(DARK)
-            rgba[inside, 3] = 0.6
-        if look != faint:
+            stripe = (row + (column if hatched == "/" else -column)) % 8 < 2
+            rgba[inside & ~stripe, :3] = to_rgb(DARK)
+            rgba[inside, 3] = 0.38
+        elif look != faint:
             rgba[inside & outline, 3] = 0.95
     return rgba
 

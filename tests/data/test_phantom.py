@@ -153,10 +153,10 @@ def test_a_finer_voxel_size_shows_the_same_organelles_larger():
 
 
 def test_fast_enough():
-    # 256 cubed must stay under 20 s; this is an eighth of it with a generous allowance.
-    start = time.perf_counter()
+    # 256 cubed must stay under 20 s; this is an eighth of it, in processor time.
+    start = time.process_time()
     make_phantom((128, 128, 128), seed=3)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

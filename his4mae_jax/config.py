@@ -25,7 +25,8 @@ def get_default():
     d.test = ""  # path (or cell) to segment and score
     d.test_labels = ""  # path of its ground truth; empty: segment without scoring
     d.class_names = ()  # names of label ids 0, 1, ...; label 255 is never scored
-    d.file_voxel_size_nm = ()  # z, y, x of the files above, only where they do not say
+    d.binary_labels = False  # labels are a mask: every id above 0 is class 1
+    d.file_voxel_size_nm = ()  # z, y, x of the files above; goes before what they say themselves
     d.voxel_size_nm = 0.0  # isotropic size to train and segment at; 0: as stored
     d.axes = "zyx"  # axes along which training slices are taken
     d.crop_min = 40  # pixels; side of the random crop that is resized to the field of view
@@ -47,6 +48,9 @@ def get_default():
     m.decoder_dim = 128
     m.decoder_depth = 7
     m.decoder_num_heads = 8
+    # Identity added to the decoder's query and key weights at the start: short runs learn
+    # sooner to look at neighbouring patches. 0 is the paper's plain Xavier.
+    m.decoder_mimetic = 0.0
     m.cls_token = False
     m.dtype = "float32"  # compute dtype, "float32" or "bfloat16"; parameters are float32
 
@@ -63,10 +67,14 @@ def get_default():
 
     b = c.codebook = ml_collections.ConfigDict()
     b.size = 512  # the paper's k
-    b.update = "gradient"  # of L_tea (equation 3), or "ema" (VQ-VAE's running means)
+    b.learning = "gradient"  # of L_tea (equation 3), or "ema" (VQ-VAE's running means)
     b.ema_decay = 0.99
     b.lr = 5e-4  # peak rate of the codebook's own Adam group
-    b.init = "kmeans"  # of teacher tokens after the warm-up, or "samples" of them
+    # Fraction of the run after which codes are placed among the teacher's tokens and L_tea and
+    # L_stu begin: the end of the warm-up. Distilling an encoder that knows nothing yet pulls
+    # all tokens together, so very short runs want it later.
+    b.start = 0.05
+    b.init = "kmeans"  # of those tokens, or "samples" of them
     b.init_iterations = 10  # Lloyd iterations of "kmeans"
     b.gamma = 0.8  # equation 6
     b.isolated_below = 0.05  # isolated: used less than this times the uniform share, per epoch
@@ -88,23 +96,26 @@ def get_default():
 
     s = c.segment = ml_collections.ConfigDict()
     s.volume = ""  # another volume than the data's test one
-    s.file_voxel_size_nm = ()  # z, y, x of segment.volume, only where it does not say
+    s.file_voxel_size_nm = ()  # z, y, x of segment.volume, likewise
     s.encoder = "student"  # or "teacher"
     s.clusters = 4  # C of the headline and of labels.ome.zarr
     s.stride = 40  # pixels between fields of view (S), a multiple of the patch
+    s.axes = "z"  # slices across these axes; of several ("zyx"), scores are averaged
+    s.smooth = 0.0  # sigma, in tokens, of a 3D Gaussian over the averaged tokens
     s.edge_weight = 0.25  # weight of a field of view's outermost tokens, 1 at its centre
+    s.metric = "euclidean"  # of k-means; "whitened": by the noise between neighbouring tokens
     s.restarts = 10  # of k-means
     s.fraction = 1e-3  # of the voxels whose features fit the centres
-    s.fit_slices = 64  # at most so many slices are encoded for the fit
+    s.fit_tiles = 8  # at most so many tiles, drawn at random, are encoded for the fit
     s.within_mask = True  # fit centres inside the cell mask, where the data has one
     s.batch_fovs = 64  # fields of view encoded at once; sets the memory used
-    s.tile = 1024  # pixels; largest piece of a slice held at once
+    s.tile = 512  # voxels a side of the largest piece held at once; sets the memory used
     s.block = (64, 128, 128)  # chunks of the label volume, z, y, x
 
     e = c.evaluate = ml_collections.ConfigDict()
     e.clusters = ()  # further values of C to score
     e.baselines = ("intensity", "filters")  # label-free classical rows beside ours
-    e.curve_slices = 8  # slices scored at each kept checkpoint for the curve; 0: no curve
+    e.curve_box = 192  # voxels; side of the box scored at each kept checkpoint; 0: no curve
     return c.lock()
 
 
@@ -142,8 +153,9 @@ def validate(config):
     _one_of(config, "model.dtype", ("float32", "bfloat16"))
     _one_of(config, "objective.recon_on", ("masked", "all"))
     _one_of(config, "teacher.input", ("full", "visible"))
-    _one_of(config, "codebook.update", ("gradient", "ema"))
+    _one_of(config, "codebook.learning", ("gradient", "ema"))
     _one_of(config, "codebook.init", ("kmeans", "samples"))
+    _one_of(config, "segment.metric", ("euclidean", "whitened"))
     _one_of(config, "segment.encoder", ("student", "teacher"))
     checks = (
         ("model.fov", m.fov > 0 and m.fov % m.patch_size == 0, "a multiple of model.patch_size"),
@@ -153,10 +165,13 @@ def validate(config):
         ("objective.mask_ratio", 0 < config.objective.mask_ratio < 1, "between 0 and 1"),
         ("teacher.momentum", 0 <= config.teacher.momentum <= 1, "between 0 and 1"),
         ("codebook.size", config.codebook.size > 1, "at least 2"),
+        ("codebook.start", 0 <= config.codebook.start < 1, "a fraction of the run below 1"),
         ("codebook.gamma", 0 < config.codebook.gamma < 1, "between 0 and 1 (equation 6)"),
         ("data.crop_min", m.patch_size <= d.crop_min <= m.fov, "between model.patch_size and model.fov"),
         ("data.axes", bool(d.axes) and set(d.axes) <= set("zyx") and len(set(d.axes)) == len(d.axes),
          "some of the letters z, y, x, each at most once"),
+        ("data.contrast_percentiles", len(d.contrast_percentiles) == 2
+         and 0 <= d.contrast_percentiles[0] < d.contrast_percentiles[1] <= 100, "two rising numbers from 0 to 100"),
         ("data.voxel_size_nm", d.voxel_size_nm >= 0, "a size in nm, or 0 for that of the file"),
         ("train.batch_size", r.batch_size > 0, "at least 1"),
         ("train.log_every", r.log_every > 0, "at least 1"),
@@ -166,7 +181,10 @@ def validate(config):
         ("segment.clusters", 2 <= s.clusters < 255, "between 2 and 254"),
         ("segment.edge_weight", 0 < s.edge_weight <= 1, "above 0 and at most 1"),
         ("segment.fraction", 0 < s.fraction <= 1, "above 0 and at most 1"),
-        ("segment.fit_slices", s.fit_slices > 0, "at least 1"),
+        ("segment.fit_tiles", s.fit_tiles > 0, "at least 1"),
+        ("segment.axes", bool(s.axes) and set(s.axes) <= set("zyx") and len(set(s.axes)) == len(s.axes),
+         "some of the letters z, y, x, each at most once"),
+        ("segment.smooth", 0 <= s.smooth <= 5, "between 0 and 5 tokens"),
         ("segment.tile", s.tile >= s.stride, "at least segment.stride"),
         ("segment.batch_fovs", s.batch_fovs > 0, "at least 1"),
         ("segment.block", len(s.block) == 3 and min(s.block) > 0, "three positive sizes (z, y, x)"),

@@ -11,7 +11,7 @@ import os
 import pathlib
 import sys
 
-from absl import flags
+from absl import app, flags
 from ml_collections import config_flags
 
 from his4mae_jax import config as configs
@@ -23,7 +23,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints,
 _MODE = flags.DEFINE_enum("mode", "all", MODES, "Stage to run; all runs them one after the other.")
 # Settings that may change between stages of one run; all others must stay as they were trained.
 FREE = ("segment.", "evaluate.", "train.log_every", "train.keep_checkpoints", "data.workers", "data.in_memory_gb",
-        "data.test", "data.test_labels", "data.class_names")  # fmt: skip
+        "data.root", "data.test", "data.test_labels", "data.binary_labels",
+        "data.class_names")  # fmt: skip
 
 
 def log(message):
@@ -61,22 +62,20 @@ def run(config, workdir, mode):
     # Imported late: a typo in a flag is told before JAX has started.
     from his4mae_jax.data import datasets
     from his4mae_jax.segmentation import label_volume
-    from his4mae_jax.training import checkpoints, loop
+    from his4mae_jax.training import loop
 
     if config.data.source == "phantom":
         datasets.make_phantoms(config, workdir, log)
     if mode in ("train", "all"):
         if mode == "all":  # a bad test volume is told now, not after hours of training
-            datasets.test_set(config, workdir, need_labels=False)
+            datasets.target(config, workdir, need_labels=False)
         volumes = datasets.training_volumes(config, workdir)
-        loop.prepare_volumes(config, volumes)
-        checkpoints.write_config(workdir, config)
         loop.train(config, volumes, workdir, log)
     if mode == "segment" or mode == "all":
         label_volume.need_checkpoint(workdir)
-        label_volume.segment(config, datasets.test_set(config, workdir, need_labels=False), workdir, log)
+        label_volume.segment(config, datasets.target(config, workdir, need_labels=False), workdir, log)
     if mode == "evaluate" or mode == "all":
-        score(config, datasets.test_set(config, workdir, need_labels=mode == "evaluate"), workdir)
+        score(config, datasets.target(config, workdir, need_labels=mode == "evaluate"), workdir)
 
 
 def score(config, test, workdir):
@@ -105,11 +104,29 @@ def main(argv):
 
 
 def _parse(argv):
-    """absl's flags, with our one line for a misspelt key instead of its traceback."""
+    """absl's flags; what it would tell by a traceback becomes one line."""
+    app.define_help_flags()
+    default = configs.get_default()
+    known = set(configs.flat_keys(default))
+    for arg in argv[1:]:
+        name, _, value = arg.lstrip("-").partition("=")
+        if name == "config" and value and not pathlib.Path(value).is_file():
+            raise UserError(f"--config={value}: no such file; give a configuration file such as configs/demo.py")
+        key = name.removeprefix("config.")
+        if name.startswith("config.") and key not in known:
+            nearest = configs.nearest_key(key, default)
+            hint = f"did you mean --config.{nearest}?" if nearest else "his4mae_jax/config.py lists all keys"
+            raise UserError(f"--config.{key}: there is no such key; {hint}")
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(f"{error}; see --help") from error
+    except (TypeError, ValueError, AttributeError, KeyError, SyntaxError, ImportError) as error:
+        raise UserError(f"--config={_named(argv)}: cannot be loaded ({type(error).__name__}: {error})") from error
+
+
+def _named(argv):
+    return next((a.partition("=")[2] for a in argv if a.startswith(("--config=", "-config="))), "?")
 
 
 def cli():

@@ -16,7 +16,7 @@ _TILE = 256  # side in voxels of the part of those planes read at once
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """A linear window of grey levels, saved with a checkpoint so that inference sees the same.
+    """A linear window of grey levels, found for each volume in the same way and saved beside it.
 
     Attributes:
       low, high: grey levels shown as 0 and 1.
@@ -29,13 +29,14 @@ class Contrast:
 
     def __post_init__(self):
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.high > self.low):
-            raise UserError(f"contrast: low {self.low} and high {self.high} are not a window of "
-                            "grey levels; give finite numbers with high above low")
+            raise UserError(
+                f"contrast: low {self.low} and high {self.high} are not a window of "
+                "grey levels; give finite numbers with high above low"
+            )
 
     def apply(self, array: np.ndarray) -> np.ndarray:
         """Returns clip((array - low) / (high - low), 0, 1), inverted if asked, in float32."""
-        grey = (np.asarray(array, np.float32) - np.float32(self.low)) / np.float32(
-            self.high - self.low)
+        grey = (np.asarray(array, np.float32) - np.float32(self.low)) / np.float32(self.high - self.low)
         grey = np.clip(grey, 0, 1)
         return 1 - grey if self.invert else grey
 
@@ -49,8 +50,14 @@ class Contrast:
         return cls(float(value["low"]), float(value["high"]), bool(value["invert"]))
 
 
-def estimate_contrast(volume: VolumeLike, *, percentiles: tuple[float, float] = (0.1, 99.9),
-                      invert: bool = False, seed: int = 0, blocks: int = 64) -> Contrast:
+def estimate_contrast(
+    volume: VolumeLike,
+    *,
+    percentiles: tuple[float, float] = (0.1, 99.9),
+    invert: bool = False,
+    seed: int = 0,
+    blocks: int = 64,
+) -> Contrast:
     """Finds the window of grey levels from a sample of the volume's content.
 
     A volume no larger than the sample is used whole; of a larger one, `blocks` blocks of 64^3
@@ -71,15 +78,16 @@ def estimate_contrast(volume: VolumeLike, *, percentiles: tuple[float, float] = 
     """
     box = content_box(volume)
     sizes = [s.stop - s.start for s in box]
-    if math.prod(sizes) <= blocks * _BLOCK ** 3:
+    if math.prod(sizes) <= blocks * _BLOCK**3:
         values = volume.read(box).ravel()
     else:
         rng = np.random.default_rng(seed)
-        values = np.concatenate([volume.read(_random_block(box, rng)).ravel()
-                                 for _ in range(blocks)])
+        values = np.concatenate([volume.read(_random_block(box, rng)).ravel() for _ in range(blocks)])
     if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UserError(f"{volume.name}: holds NaN or infinite values; replace them, for example "
-                        "by 0 (numpy.nan_to_num), and save the volume again")
+        raise UserError(
+            f"{volume.name}: holds NaN or infinite values; replace them, for example "
+            "by 0 (numpy.nan_to_num), and save the volume again"
+        )
     low, high = (float(v) for v in np.percentile(values, percentiles))
     if not high > low:
         low, high = float(values.min()), float(values.max())
@@ -133,8 +141,7 @@ def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> boo
     raise _constant(volume, value)
 
 
-def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int,
-                     value: float) -> int:
+def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int, value: float) -> int:
     """How many of the `thick` outermost planes of a face hold nothing but `value`."""
     run = thick
     across, down = (a for a in range(3) if a != axis)
@@ -164,5 +171,7 @@ def _random_block(box: Box, rng: np.random.Generator) -> Box:
 
 
 def _constant(volume: VolumeLike, value: float) -> UserError:
-    return UserError(f"{volume.name}: every voxel looked at is {value}; there is nothing to "
-                     "segment, check that this is the image volume and not an empty export")
+    return UserError(
+        f"{volume.name}: every voxel looked at is {value}; there is nothing to "
+        "segment, check that this is the image volume and not an empty export"
+    )

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import pathlib
 
+import numpy as np
+
 from his4mae_jax.data import known, ome_zarr, phantom
 from his4mae_jax.data.resample import resample
 from his4mae_jax.data.volume import VolumeLike, open_volume
@@ -13,7 +15,7 @@ PHANTOM_VOXEL_SIZE_NM = 16.0
 
 
 @dataclasses.dataclass(frozen=True)
-class TestSet:
+class Target:
     """What is segmented, and the ground truth it is scored with (None: not scored)."""
 
     image: VolumeLike
@@ -24,6 +26,32 @@ class TestSet:
     def mask(self):
         """The labels where they mark a cell (255 outside it), for fits inside the cell."""
         return self.labels
+
+
+@dataclasses.dataclass(frozen=True)
+class BinaryLabels:
+    """Labels of which every id above 0 is read as 1: masks stored as 0 and 255, or instances."""
+
+    source: VolumeLike
+
+    @property
+    def name(self):
+        return self.source.name
+
+    @property
+    def shape(self):
+        return self.source.shape
+
+    @property
+    def dtype(self):
+        return np.dtype(np.uint8)
+
+    @property
+    def voxel_size_nm(self):
+        return self.source.voxel_size_nm
+
+    def read(self, slices):
+        return (self.source.read(slices) > 0).astype(np.uint8)
 
 
 def _file_voxel_size(config):
@@ -89,10 +117,21 @@ def training_volumes(config, workdir):
         else:
             volume = open_volume(path, _file_voxel_size(config))
         volumes.append(_at_training_size(volume, config))
+    for volume in volumes[1:]:
+        _same_voxel_size(volume, volumes[0].voxel_size_nm[0])
     return volumes
 
 
-def test_set(config, workdir, *, need_labels):
+def _same_voxel_size(volume, size_nm):
+    """One model knows one voxel size; another would show it organelles of another size."""
+    if max(abs(s / size_nm - 1) for s in volume.voxel_size_nm[1:]) > 0.01:
+        raise UserError(
+            f"{volume.name}: voxels of {volume.voxel_size_nm} nm beside others of {size_nm:g} nm; set "
+            "--config.data.voxel_size_nm to the size that all are to be resampled to"
+        )
+
+
+def target(config, workdir, *, need_labels):
     """Open the volume to segment; its labels too when it has some.
 
     `segment.volume` takes the place of the data set's own test volume and has no labels.
@@ -105,7 +144,7 @@ def test_set(config, workdir, *, need_labels):
                 "config key segment.volume: this volume has no labels to score; give data.test and data.test_labels"
             )
         size = tuple(config.segment.file_voxel_size_nm) or None
-        return TestSet(_at_training_size(open_volume(config.segment.volume, size), config), None, names)
+        return Target(_at_training_size(open_volume(config.segment.volume, size), config), None, names)
     source = config.data.source
     labels = None
     if source == "phantom":
@@ -120,6 +159,7 @@ def test_set(config, workdir, *, need_labels):
         image = open_volume(_need(config.data.test, "data.test", "the volume to segment"), _file_voxel_size(config))
         if config.data.test_labels:
             labels = open_volume(config.data.test_labels, image.voxel_size_nm, image=False)
+            labels = BinaryLabels(labels) if config.data.binary_labels else labels
             _need(names, "data.class_names", "the names of label ids 0, 1, ...")
     if labels is None and need_labels:
         raise UserError("config key data.test_labels is empty: give the ground truth of data.test to score")
@@ -129,4 +169,4 @@ def test_set(config, workdir, *, need_labels):
             f"{image.shape}; give labels of the same volume"
         )
     labels = None if labels is None else _at_training_size(labels, config, labels=True)
-    return TestSet(_at_training_size(image, config), labels, tuple(names))
+    return Target(_at_training_size(image, config), labels, tuple(names))

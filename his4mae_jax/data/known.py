@@ -106,8 +106,9 @@ def betaseg_cell(root: str | os.PathLike, cell: str) -> KnownCell:
     paths = {part: folder / f"{cell}_{part}.tif" for part in ("source", *BETASEG_MASKS)}
     for path in paths.values():
         if not path.is_file():
-            raise UserError(f"{path}: no such file; download BetaSeg from {BETASEG_URL} and unpack "
-                            f"it in {os.fspath(root)}")
+            raise UserError(
+                f"{path}: no such file; download BetaSeg from {BETASEG_URL} and unpack it in {os.fspath(root)}"
+            )
     return KnownCell(cell, paths.pop("source"), paths)
 
 
@@ -129,8 +130,9 @@ def betaseg_labels(root: str | os.PathLike, cell: str) -> MaskLabels:
     for part, path in files.mask_paths.items():
         mask: Volume = open_volume(path, files.voxel_size_nm, image=False)
         if mask.shape != shape:
-            raise UserError(f"{path}: shape {mask.shape} differs from {shape} of "
-                            f"{files.image_path}; download the cell again")
+            raise UserError(
+                f"{path}: shape {mask.shape} differs from {shape} of {files.image_path}; download the cell again"
+            )
         masks[part] = mask
     organelles = tuple(masks[p] for p in ("nucleus_mask", "mitochondria_mask", "granules"))
     return MaskLabels(f"labels of BetaSeg {cell}", organelles, masks["membrane_full_mask"])

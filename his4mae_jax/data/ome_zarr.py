@@ -18,21 +18,37 @@ from his4mae_jax.errors import UserError
 
 _VERSION = "0.4"
 # Colours of label values 1, 2, ... (Okabe and Ito's, told apart by colour-blind readers too).
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178),
-            (213, 94, 0), (204, 121, 167), (153, 153, 153))
+_COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (153, 153, 153),
+)
 _REMEDIES = (
-    ((errno.ENOSPC, errno.EDQUOT), "no space left on the device or quota used up; free some space "
-     "or write elsewhere"),
-    ((errno.EACCES, errno.EPERM, errno.EROFS), "no permission to write there; change the access "
-     "rights or write elsewhere"),
+    ((errno.ENOSPC, errno.EDQUOT), "no space left on the device or quota used up; free some space or write elsewhere"),
+    (
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "no permission to write there; change the access rights or write elsewhere",
+    ),
     ((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed; write elsewhere"),
 )
 
 
-def create(path: str | os.PathLike, shape: Sequence[int], dtype: npt.DTypeLike,
-           voxel_size_nm: float | Sequence[float], *, chunks: Sequence[int] = (64, 64, 64),
-           label_values: dict[int, str] | None = None, fill_value: int | float = 0,
-           overwrite: bool = False) -> ts.TensorStore:
+def create(
+    path: str | os.PathLike,
+    shape: Sequence[int],
+    dtype: npt.DTypeLike,
+    voxel_size_nm: float | Sequence[float],
+    *,
+    chunks: Sequence[int] = (64, 64, 64),
+    label_values: dict[int, str] | None = None,
+    fill_value: int | float = 0,
+    overwrite: bool = False,
+) -> ts.TensorStore:
     """Creates an OME-Zarr 0.4 group of one level, "0", and opens it for writing.
 
     Args:
@@ -57,13 +73,15 @@ def create(path: str | os.PathLike, shape: Sequence[int], dtype: npt.DTypeLike,
         raise ValueError(f"shape {shape} or voxel size {voxel_size_nm} is no 3D volume's")
     with writing(folder):
         _make_room(folder, overwrite)
-        metadata = {"shape": shape, "chunks": [min(c, n) for c, n in zip(chunks, shape)],
-                    "dtype": np.dtype(dtype).str, "dimension_separator": "/",
-                    "fill_value": np.asarray(fill_value, dtype).item(),
-                    "compressor": {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1,
-                                   "blocksize": 0}}
-        spec = {"driver": "zarr", "metadata": metadata,
-                "kvstore": {"driver": "file", "path": str(folder / "0")}}
+        metadata = {
+            "shape": shape,
+            "chunks": [min(c, n) for c, n in zip(chunks, shape, strict=True)],
+            "dtype": np.dtype(dtype).str,
+            "dimension_separator": "/",
+            "fill_value": np.asarray(fill_value, dtype).item(),
+            "compressor": {"id": "blosc", "cname": "zstd", "clevel": 3, "shuffle": 1, "blocksize": 0},
+        }
+        spec = {"driver": "zarr", "metadata": metadata, "kvstore": {"driver": "file", "path": str(folder / "0")}}
         array = ts.open(spec, create=True).result()
         write_json(folder / ".zgroup", {"zarr_format": 2})
         # Last: a folder with .zattrs is a whole image.
@@ -98,8 +116,7 @@ def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserErro
         found = re.search(r"os_error_code='(\d+)'", str(error))
         number = int(found.group(1)) if found else None
     for numbers, remedy in _REMEDIES:
-        if number in numbers or (number is None and any(os.strerror(n) in str(error)
-                                                        for n in numbers)):
+        if number in numbers or (number is None and any(os.strerror(n) in str(error) for n in numbers)):
             return UserError(f"{os.fspath(path)}: {remedy}")
     return None
 
@@ -123,32 +140,35 @@ def _make_room(folder: pathlib.Path, overwrite: bool) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not overwrite:
             raise UserError(f"{folder}: exists already; write elsewhere or allow overwriting")
-        if not any((folder / n).exists() for n in (".zgroup", ".zattrs", ".zarray", "zarr.json",
-                                                   "0/.zarray")):
-            raise UserError(f"{folder}: not a zarr volume, so it is not overwritten; remove it "
-                            "yourself or write elsewhere")
+        if not any((folder / n).exists() for n in (".zgroup", ".zattrs", ".zarray", "zarr.json", "0/.zarray")):
+            raise UserError(
+                f"{folder}: not a zarr volume, so it is not overwritten; remove it yourself or write elsewhere"
+            )
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def _attributes(name: str, scale: list[float], label_values: dict[int, str] | None
-                ) -> dict[str, Any]:
+def _attributes(name: str, scale: list[float], label_values: dict[int, str] | None) -> dict[str, Any]:
     """The group's .zattrs: multiscales and, for labels, image-label."""
-    attributes: dict[str, Any] = {"multiscales": [{
-        "version": _VERSION, "name": name,
-        "axes": [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"],
-        "datasets": [{"path": "0", "coordinateTransformations": [
-            {"type": "scale", "scale": scale}]}]}]}
+    attributes: dict[str, Any] = {
+        "multiscales": [
+            {
+                "version": _VERSION,
+                "name": name,
+                "axes": [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"],
+                "datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}],
+            }
+        ]
+    }
     if label_values is not None:
         attributes["image-label"] = {
             "version": _VERSION,
-            "colors": [{"label-value": int(v), "rgba": _colour(int(v))}
-                       for v in sorted(label_values)],
-            "properties": [{"label-value": int(v), "name": label_values[v]}
-                           for v in sorted(label_values)]}
+            "colors": [{"label-value": int(v), "rgba": _colour(int(v))} for v in sorted(label_values)],
+            "properties": [{"label-value": int(v), "name": label_values[v]} for v in sorted(label_values)],
+        }
     return attributes
 
 
 def _colour(value: int) -> list[int]:
-    """RGBA of a label value; 0, the background, is transparent."""
-    return [0, 0, 0, 0] if value == 0 else [*_COLOURS[(value - 1) % len(_COLOURS)], 255]
+    """RGBA of a label value; 0 has a colour, too: it is a class or a cluster like the others."""
+    return [*_COLOURS[value % len(_COLOURS)], 255]

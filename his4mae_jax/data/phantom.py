@@ -331,10 +331,10 @@ def _draw_nucleus(rng, image_ZxYxX, labels_ZxYxX, nucleus_ZxYxX, voxel_size_nm):
     window = ndimage.find_objects((nucleus_ZxYxX <= 0).view(np.uint8))[0]
     depth = -nucleus_ZxYxX[window] * np.float32(voxel_size_nm)  # nm below the surface
     shape = depth.shape
-    grey = 0.545 + 0.060 * _smooth_noise(rng, shape, 36 / voxel_size_nm)
+    grey = 0.585 + 0.050 * _smooth_noise(rng, shape, 32 / voxel_size_nm)
     # Heterochromatin: clumps anywhere, and a broken layer lining the envelope.
     clump = _smooth_noise(rng, shape, 75 / voxel_size_nm) + 1.8 * np.exp(-np.maximum(depth, 0) / 90)
-    grey -= 0.11 * _soft_step(clump - 0.9, 0.7)
+    grey -= 0.09 * _soft_step(clump - 0.9, 0.7)
 
     # Nucleolus: a dark, grainy ball away from the envelope.
     radius = min(0.24 * depth.max(), 300)
@@ -396,9 +396,9 @@ def _draw_mitochondria(rng, image_ZxYxX, labels_ZxYxX, room_ZxYxX, paths, voxel_
         across = (along + sideways) * np.float32(voxel_size_nm * 0.5**0.5)
         across += 28 * _smooth_noise(rng, shape, 110 / voxel_size_nm)
         wave = np.cos(2 * np.pi / period * across)
-        grey = rng.uniform(0.48, 0.52) + 0.02 * _smooth_noise(rng, shape, 20 / voxel_size_nm)
+        grey = rng.uniform(0.40, 0.44) + 0.02 * _smooth_noise(rng, shape, 20 / voxel_size_nm)
         full = _soft_step(_smooth_noise(rng, shape, 90 / voxel_size_nm) + 1.3, 0.6)
-        grey += 0.17 * wave * full * _soft_step(depth - 75, 30)
+        grey += 0.13 * wave * full * _soft_step(depth - 75, 30)
         grey += 0.16 * _line(depth - 36, 13)  # space between the membranes
         for at_nm in (12, 60):
             grey -= 0.20 * _line(depth - at_nm, _MEMBRANE_NM)
@@ -453,10 +453,10 @@ def _cytoplasm(rng, nucleus_ZxYxX, room_ZxYxX, voxel_size_nm):
     present *= _soft_step(room_ZxYxX * np.float32(voxel_size_nm) - 38, 30)
 
     ribosome = np.clip(speckle - 0.5, 0, 1.6)
-    studded = 0.24 + 0.12 * present * _line(middle - 58, 14)
+    studded = 0.20 + 0.12 * present * _line(middle - 58, 14)
     grey = 0.625 - studded * ribosome
     grey += 0.10 * present * _line(middle, 16)
-    grey -= 0.30 * present * _line(middle - 30, _MEMBRANE_NM)
+    grey -= 0.22 * present * _line(middle - 30, _MEMBRANE_NM)
     return grey
 
 
@@ -503,9 +503,9 @@ def _acquire(rng, image_ZxYxX):
     shape = image_ZxYxX.shape
     image = ndimage.gaussian_filter(image_ZxYxX, 0.55, truncate=3.0)
     image -= 0.5
-    image *= 1 + 0.06 * _smooth_noise(rng, (shape[0], 1, 1), 14)  # contrast
-    image += 0.5 + 0.018 * _smooth_noise(rng, (shape[0], 1, 1), 9)  # brightness
-    image += 0.018 * _smooth_noise(rng, shape, 0.4 * max(shape))  # shading
+    image *= 1 + 0.03 * _smooth_noise(rng, (shape[0], 1, 1), 14)  # contrast
+    image += 0.5 + 0.010 * _smooth_noise(rng, (shape[0], 1, 1), 9)  # brightness
+    image += 0.010 * _smooth_noise(rng, shape, 0.4 * max(shape))  # shading
 
     stripe_Zx1xX = _smooth_noise(rng, (shape[0], 1, shape[2]), 1.2)
     # Cubing makes most columns faint and a few strong, as in milled faces.

@@ -44,13 +44,12 @@ class ResampledVolume:
     @property
     def factors(self) -> Triple:
         """Target size / source size for each axis."""
-        return tuple(t / s for t, s in zip(self.voxel_size_nm, self.source.voxel_size_nm))
+        return tuple(t / s for t, s in zip(self.voxel_size_nm, self.source.voxel_size_nm, strict=True))
 
     @property
     def shape(self) -> tuple[int, int, int]:
         # 1e-6: a ratio such as 6 / 0.1 * 0.3 must not lose a voxel to rounding.
-        return tuple(max(1, math.floor(n / f + 1e-6))
-                     for n, f in zip(self.source.shape, self.factors))
+        return tuple(max(1, math.floor(n / f + 1e-6)) for n, f in zip(self.source.shape, self.factors, strict=True))
 
     def read(self, slices: Box) -> np.ndarray:
         """Reads a box of the target grid, and of the source only what that box needs.
@@ -70,15 +69,17 @@ class ResampledVolume:
         bounds = box_bounds(slices, self.shape)
         if any(low == high for low, high in bounds):
             return np.empty([high - low for low, high in bounds], self.dtype)
-        taps = [_nearest_taps(*b, f, n) if self.labels else _linear_taps(*b, f, n)
-                for b, f, n in zip(bounds, self.factors, self.source.shape)]
+        taps = [
+            _nearest_taps(*b, f, n) if self.labels else _linear_taps(*b, f, n)
+            for b, f, n in zip(bounds, self.factors, self.source.shape, strict=True)
+        ]
         firsts = [int(index.min()) for index, _ in taps]
         lasts = [int(index.max()) for index, _ in taps]
-        box = self.source.read(tuple(slice(a, b + 1) for a, b in zip(firsts, lasts)))
+        box = self.source.read(tuple(slice(a, b + 1) for a, b in zip(firsts, lasts, strict=True)))
         if self.labels:
-            return box[np.ix_(*(index[:, 0] - a for (index, _), a in zip(taps, firsts)))]
+            return box[np.ix_(*(index[:, 0] - a for (index, _), a in zip(taps, firsts, strict=True)))]
         box = box.astype(np.float32)
-        for axis, ((index, weight), first) in enumerate(zip(taps, firsts)):
+        for axis, ((index, weight), first) in enumerate(zip(taps, firsts, strict=True)):
             box = _apply(box, axis, index - first, weight)
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
@@ -103,8 +104,7 @@ def resample(volume: VolumeLike, voxel_size_nm: float, *, labels: bool = False) 
       UserError: the target is not a positive number.
     """
     if not 0 < voxel_size_nm < math.inf:
-        raise UserError(f"{volume.name}: cannot resample to {voxel_size_nm} nm; "
-                        "give a positive voxel size")
+        raise UserError(f"{volume.name}: cannot resample to {voxel_size_nm} nm; give a positive voxel size")
     if all(abs(s / voxel_size_nm - 1) <= TOLERANCE for s in volume.voxel_size_nm):
         return volume
     return ResampledVolume(volume, (float(voxel_size_nm),) * 3, labels)
@@ -141,8 +141,7 @@ def _reflect(index: np.ndarray, n: int) -> np.ndarray:
 def _apply(box: np.ndarray, axis: int, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """Weighted sum of the taps along one axis, in float32, always in the order of the taps."""
     spread = [-1 if a == axis else 1 for a in range(3)]
-    total = np.zeros([index.shape[0] if a == axis else n for a, n in enumerate(box.shape)],
-                     np.float32)
+    total = np.zeros([index.shape[0] if a == axis else n for a, n in enumerate(box.shape)], np.float32)
     for k in range(index.shape[1]):
         total += np.take(box, index[:, k], axis) * weight[:, k].reshape(spread)
     return total

@@ -122,7 +122,7 @@ def features(volume, where: Slices, kind: str, contrast) -> np.ndarray:
     for i, sigma in enumerate(sigmas):
         needed, inner = _grow(where, volume.shape, _radius(sigma))
         offsets = [n.start - g.start for n, g in zip(needed, grown, strict=True)]
-        part = image[tuple(slice(o, o + n.stop - n.start) for o, n in zip(offsets, needed))]
+        part = image[tuple(slice(o, o + n.stop - n.start) for o, n in zip(offsets, needed, strict=True))]
         filters = [
             [_filter_matrix(size, s.start, s.stop, sigma, order) for order in range(3)]
             for size, s in zip(part.shape, inner, strict=True)
@@ -180,9 +180,7 @@ def _filter_matrix(size: int, start: int, stop: int, sigma: float, order: int) -
     an end is the volume's border that is what is wanted, elsewhere no row reaches it.
     """
     impulses = np.eye(size, dtype=np.float64)
-    matrix = gaussian_filter1d(
-        impulses, sigma, axis=0, order=order, mode="reflect", truncate=TRUNCATE
-    )
+    matrix = gaussian_filter1d(impulses, sigma, axis=0, order=order, mode="reflect", truncate=TRUNCATE)
     return np.ascontiguousarray(matrix[start:stop], np.float32)
 
 
@@ -192,13 +190,8 @@ def _radius(sigma: float) -> int:
 
 def _grow(where: Slices, shape: Sequence[int], halo: int) -> tuple[Slices, Slices]:
     """The box with its halo, clipped to the volume; and where the box lies inside of that."""
-    grown = tuple(
-        slice(max(s.start - halo, 0), min(s.stop + halo, size))
-        for s, size in zip(where, shape, strict=True)
-    )
-    inner = tuple(
-        slice(s.start - g.start, s.stop - g.start) for s, g in zip(where, grown, strict=True)
-    )
+    grown = tuple(slice(max(s.start - halo, 0), min(s.stop + halo, size)) for s, size in zip(where, shape, strict=True))
+    inner = tuple(slice(s.start - g.start, s.stop - g.start) for s, g in zip(where, grown, strict=True))
     return grown, inner
 
 
@@ -209,8 +202,7 @@ def _sample(volume, kind, tiles, contrast, mask, seed, fraction) -> np.ndarray:
         return np.flatnonzero(np.asarray(mask.read(where)).ravel() != IGNORE)
 
     sizes = [
-        int(np.prod([s.stop - s.start for s in where])) if mask is None else allowed(where).size
-        for where in tiles
+        int(np.prod([s.stop - s.start for s in where])) if mask is None else allowed(where).size for where in tiles
     ]
     available = sum(sizes)
     if available == 0:

@@ -44,8 +44,7 @@ def blocks(shape: Sequence[int], block: Sequence[int] = (64, 256, 256)) -> Itera
     starts = [range(0, size, step) for size, step in zip(shape, block, strict=True)]
     for corner in itertools.product(*starts):
         yield tuple(
-            slice(start, min(start + step, size))
-            for start, step, size in zip(corner, block, shape, strict=True)
+            slice(start, min(start + step, size)) for start, step, size in zip(corner, block, shape, strict=True)
         )
 
 
@@ -80,8 +79,8 @@ def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarra
             truth_ids,
             num_classes,
             f"{truth.name}: ",
-            f"but evaluate.classes names {num_classes} classes (ids 0 to {num_classes - 1}; "
-            f"{IGNORE} = not scored). Give every id a name in evaluate.classes, or relabel the "
+            f"but data.class_names names {num_classes} classes (ids 0 to {num_classes - 1}; "
+            f"{IGNORE} = not scored). Give every id a name in data.class_names, or relabel the "
             f"others to {IGNORE}.",
         )
         cluster_ids = np.asarray(clusters.read(where))[scored]
@@ -182,7 +181,7 @@ def _checked(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
         raise ValueError(f"confusion {confusion.shape} does not fit classes {list(class_names)}")
     if len({*class_names, "mean"}) != len(class_names) + 1:
         raise UserError(
-            f"evaluate.classes is {list(class_names)}: names must differ from one another and "
+            f"data.class_names is {list(class_names)}: names must differ from one another and "
             'from "mean", which is the column of averages.'
         )
     return confusion

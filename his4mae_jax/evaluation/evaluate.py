@@ -8,12 +8,12 @@ import numpy as np
 
 from his4mae_jax.data import ome_zarr
 from his4mae_jax.data.contrast import estimate_contrast
+from his4mae_jax.data.crop import Crop, central_box
 from his4mae_jax.data.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.evaluation.classical import cluster_classical
-from his4mae_jax.segmentation import centres as centre_files
-from his4mae_jax.segmentation.label_volume import label_path, make_segmenter, need_checkpoint, segmented
+from his4mae_jax.segmentation.label_volume import fit_centres, label_path, make_segmenter, need_checkpoint, segmented
 from his4mae_jax.training.checkpoints import Checkpoints
 
 
@@ -60,47 +60,45 @@ def _baseline(kind, config, test, sizes, workdir):
     return _block(confusions, config.segment.clusters, test.class_names, seconds)
 
 
-class _Slab:
-    """A few z slices of a volume, as a volume: what the curve scores at each checkpoint."""
+class _Array:
+    """Labels in memory, with the interface of a volume."""
 
-    def __init__(self, volume, z_of):
-        self.name, self.dtype, self.voxel_size_nm = volume.name, volume.dtype, volume.voxel_size_nm
-        self.shape = (len(z_of), *volume.shape[1:])
-        self._array = np.concatenate([volume.read((slice(z, z + 1), slice(None), slice(None))) for z in z_of])
+    def __init__(self, array, like):
+        self.array, self.name, self.voxel_size_nm = array, f"labels of {like.name}", like.voxel_size_nm
+        self.shape, self.dtype = array.shape, array.dtype
 
     def read(self, slices):
-        return self._array[slices]
+        return self.array[slices]
 
 
 def dsc_curve(config, test, workdir, log):
-    """One-to-one DSC of every kept checkpoint on a few slices (paper's Fig. 3).
+    """DSC of every kept checkpoint on a box in the middle of the volume (paper's Fig. 3).
 
     Each checkpoint gets its own centres, fitted on the same voxels. The curve is shown; it
     chooses nothing: the score of a run is always that of its last checkpoint.
     """
     checkpoints = Checkpoints(workdir, config)
-    depth, count = test.image.shape[0], config.evaluate.curve_slices
-    z_of = np.unique(((np.arange(count) + 0.5) * depth / count).astype(int))
-    image, labels = _Slab(test.image, z_of), _Slab(test.labels, z_of)
+    box = central_box(test.image.shape, config.evaluate.curve_box)
+    image, labels = Crop(test.image, box), Crop(test.labels, box)
     mask = labels if config.segment.within_mask else None
-    # As many voxels as the real fit would draw, from fewer slices.
-    fraction = min(1.0, config.segment.fraction * depth / len(z_of))
-    curve = []
+    clusters, curve = config.segment.clusters, []
     for step in checkpoints.steps():
         segmenter = make_segmenter(config, checkpoints, step, test.image)
-        features = segmenter.sample_features(image, len(z_of), fraction, config.seed, mask)
-        centres = centre_files.fit(features, config.segment.clusters, config.segment.restarts, config.seed)
+        if segmenter.check_size(image):
+            log(f"evaluate: no curve: evaluate.curve_box is smaller than the field of view of {segmenter.fov}")
+            break
+        # A tenth of the box's voxels at most: small boxes hold few thousandths.
+        fraction = min(0.1, max(config.segment.fraction, 5000 / np.prod(image.shape)))
+        centres, _ = fit_centres(config, segmenter, image, [clusters], fraction, mask)
         found = np.empty(image.shape, np.uint8)
 
         def write(_, where, block, found=found):
             found[where] = block
 
-        segmenter.label(image, {config.segment.clusters: centres}, write)
-        clusters = _Slab.__new__(_Slab)
-        clusters.__dict__.update(image.__dict__, _array=found, dtype=found.dtype)
-        confusion = dice.confusion(clusters, labels, config.segment.clusters, len(test.class_names))
+        segmenter.label(image, centres, write)
+        confusion = dice.confusion(_Array(found, image), labels, clusters, len(test.class_names))
         curve.append({"step": int(step), "dsc": _score(confusion, test.class_names)})
-        log(f"evaluate: step {step}: mean DSC {curve[-1]['dsc']['one_to_one']['mean']:.3f} on {len(z_of)} slices")
+        log(f"evaluate: step {step}: mean DSC {curve[-1]['dsc']['one_to_one']['mean']:.3f} in a box of {image.shape}")
     checkpoints.close()
     return curve
 
@@ -127,12 +125,12 @@ def evaluate(config, test, workdir, log):
     checkpoints = Checkpoints(workdir, config)
     seconds = {"train": checkpoints.about(facts["step"])["seconds"], "segment": facts["seconds"]}
     checkpoints.close()
-    metrics = {"method": "his4mae", **_block(confusions, headline, test.class_names, seconds)}
+    metrics = {"method": "his4mae", "volume": test.image.name, **_block(confusions, headline, test.class_names, seconds)}
     metrics["baselines"] = {}
     for kind in config.evaluate.baselines:
         log(f"evaluate: baseline {kind} with k-means")
         metrics["baselines"][kind] = _baseline(kind, config, test, sizes, workdir)
-    if config.evaluate.curve_slices:
+    if config.evaluate.curve_box:
         metrics["curve"] = dsc_curve(config, test, workdir, log)
     shutil.rmtree(pathlib.Path(workdir) / "baselines", ignore_errors=True)  # scored: only figures are kept
     return metrics, dice.one_to_one(confusions[headline], test.class_names).assignment

@@ -84,9 +84,7 @@ def _rows(metrics: dict) -> Iterator[tuple[str, str, int, dict]]:
 def _table(rows: list[tuple[str, str, int, dict]], columns: list[str]) -> str:
     cells = [["method", "matching", "C", *columns]]
     for method, matching, clusters, dsc in rows:
-        values = [
-            "n/a" if _absent(dsc.get(name)) else f"{float(dsc[name]):.3f}" for name in columns
-        ]
+        values = ["n/a" if _absent(dsc.get(name)) else f"{float(dsc[name]):.3f}" for name in columns]
         cells.append([method, MATCHINGS[matching], str(clusters), *values])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = "  ".join("-" * width for width in widths)

@@ -67,6 +67,7 @@ class Decoder(nn.Module):
     mlp_ratio: float = 2.0
     cls_token: bool = False
     dtype: jnp.dtype = jnp.float32
+    mimetic: float = 0.0
 
     @nn.compact
     def __call__(self, tokens, visible_BxV):
@@ -81,7 +82,9 @@ class Decoder(nn.Module):
         full_BxNxD = full_BxNxD + sincos_positions(self.dim, self.grid).astype(self.dtype)
         if self.cls_token:
             full_BxNxD = jnp.concatenate([x[:, :1], full_BxNxD], axis=1)
-        transformer = Transformer(self.dim, self.depth, self.num_heads, self.mlp_ratio, self.dtype, name="transformer")
+        transformer = Transformer(
+            self.dim, self.depth, self.num_heads, self.mlp_ratio, self.dtype, self.mimetic, name="transformer"
+        )
         full_BxNxD = transformer(full_BxNxD)
         if self.cls_token:
             full_BxNxD = full_BxNxD[:, 1:]

@@ -31,7 +31,7 @@ def build(model, num_codes):
     encoder = Encoder(grid, model.embed_dim, model.depth, model.num_heads, model.mlp_ratio, model.cls_token, dtype)
     decoder = Decoder(
         grid, model.patch_size, model.decoder_dim, model.decoder_depth, model.decoder_num_heads,
-        model.mlp_ratio, model.cls_token, dtype,
+        model.mlp_ratio, model.cls_token, dtype, model.decoder_mimetic,
     )  # fmt: skip
     return Models(encoder, decoder, Codebook(num_codes, model.embed_dim), model.patch_size)
 

@@ -1,131 +1,186 @@
-"""Streams a volume through the encoder: fit centres on a sample, then label tile by tile."""
+"""Streams a volume through the encoder: fit centres on a sample, then label tile by tile.
+
+Slices across one axis (the paper's z) or all three are encoded; where several axes are used,
+slices lie one patch apart, so that the lattice is that of the tokens on every axis. Averages
+over axes and Gaussian smoothing are linear, as is the expansion to voxels: labels need only
+the C score maps of a tile, whatever the feature dimension.
+"""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.segmentation import expand_stride
+from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation.encode import make_encode
+
+FIT_TILE = 256  # voxels a side at most: the fit holds all D features of a tile, labelling C scores
+EXPAND_SLICES = 8  # slices of score maps expanded to voxels at once
 
 
 @dataclasses.dataclass
 class Segmenter:
-    """An encoder, its parameters and the way slices are covered.
+    """An encoder, its parameters and the way a volume is covered.
 
-    `stride`, `edge_weight` and `batch` are `segment.stride`, `.edge_weight` and
-    `.batch_fovs`; `tile` the largest piece of a slice held at once, in pixels.
+    `axes`, `stride`, `edge_weight`, `smooth`, `batch` and `tile` are `segment.axes`,
+    `.stride`, `.edge_weight`, `.smooth`, `.batch_fovs` and `.tile`.
     """
 
     models: object
     params: dict
     contrast: Contrast
+    axes: str
     stride: int
     edge_weight: float
+    smooth: float
     batch: int
     tile: int
 
     def __post_init__(self):
-        self.fov = self.models.encoder.grid[0] * self.models.patch_size
+        self.patch = self.models.patch_size
+        self.fov = self.models.encoder.grid[0] * self.patch
         self._encode = make_encode(self.models)
         self._compiled: dict[tuple, Callable] = {}
-        # A multiple of the stride: interior tiles then share one compiled function.
-        self.tile = max(self.tile // self.stride, 1) * self.stride
 
-    def _cover(self):
-        return dict(fov=self.fov, patch=self.models.patch_size, edge_weight=self.edge_weight, batch=self.batch)
+    def check_size(self, volume, name_axes="zyx"):
+        """Slices across every axis used must hold a field of view; returns the offending axis or None."""
+        for axis in self.axes:
+            sides = [n for n, a in zip(volume.shape, name_axes, strict=True) if a != axis]
+            if min(sides) < self.fov:
+                return axis
+        return None
 
-    def _axis_tile(self, length, write):
-        return expand_stride.axis_tile(length, write, self.fov, self.models.patch_size, self.stride)
+    def _axis_tile(self, axis, length, write):
+        halo = es.smoothing_halo(self.smooth)
+        if self.axes == "zyx"[axis]:
+            return es.dense_tile(length, write, halo * self.patch)
+        return es.axis_tile(length, write, self.fov, self.patch, self.stride, halo)
 
-    def tiles(self, shape):
-        """Pairs of (rows, cols) `AxisTile`s that cover a slice of `shape` (y, x)."""
-        spans = [[(a, min(a + self.tile, n)) for a in range(0, n, self.tile)] for n in shape]
-        for row_span in spans[0]:
-            rows = self._axis_tile(shape[0], row_span)
-            for col_span in spans[1]:
-                yield rows, self._axis_tile(shape[1], col_span)
+    def tiles(self, shape, side=None):
+        """Triples of `AxisTile`s (z, y, x) of at most `side` voxels that cover a volume of `shape`."""
+        side = side or self.tile
+        spans = [
+            [self._axis_tile(axis, n, (a, min(a + side, n))) for a in range(0, n, side)]
+            for axis, n in enumerate(shape)
+        ]
+        return list(itertools.product(*spans))
 
-    def slices_at_once(self, rows, cols):
-        """As many slices as fill one batch of fields of view."""
-        return max(1, self.batch // (len(rows.origins) * len(cols.origins)))
-
-    def _read(self, volume, z, rows, cols):
-        raw = volume.read((slice(*z), slice(*rows.read), slice(*cols.read)))
-        return self.contrast.apply(raw)
-
-    def _function(self, kind, make, rows, cols):
-        # Tiles of equal geometry share a compiled function whatever their place.
-        arrays = (t for tile in (rows, cols) for t in (tile.gather, tile.origins, tile.lower, tile.fraction))
-        key = (kind, *(a.tobytes() for a in arrays))
+    def _function(self, kind, make, tiles):
+        key = (kind, *(t.key() for t in tiles))
         if key not in self._compiled:
-            self._compiled[key] = make()
+            self._compiled[key] = jax.jit(make())
         return self._compiled[key]
 
-    def sample_features(self, volume, num_slices, fraction, seed, mask=None):
-        """Features `(M, D)` at a stratified random `fraction` of the voxels.
+    def _grid_function(self, axis, rows, cols, kind):
+        """A jitted map from S slices to their token grids: of features, or of scores."""
+        cover = dict(fov=self.fov, patch=self.patch, edge_weight=self.edge_weight, batch=self.batch)
 
-        Slices are evenly spaced with a random offset, at most `num_slices`; within each,
-        voxels are uniform, more of them where fewer slices are read. `mask` (a label
-        volume) leaves voxels of 255 out. Seeded: the same sample for the same seed.
+        def make():
+            def features(params, slices):
+                return es.token_grid(lambda x: self._encode(params, x), slices, rows, cols, **cover)
+
+            def scores(params, slices, *linear):
+                return es.token_grid(
+                    lambda x: es.scores(self._encode(params, x), *linear), slices, rows, cols, **cover
+                )
+
+            return features if kind == "features" else scores
+
+        return self._function((kind, axis), make, (rows, cols))
+
+    def lattice(self, volume, tiles, linear=None):
+        """The lattice of a tile before smoothing, `(z, y, x, F)`: features, or scores.
+
+        The mean over `axes` of what each axis's slices give. `linear` is `(weights, offset)`
+        of `Centres.linear`, for scores.
+        """
+        box = volume.read(tuple(slice(*t.read) for t in tiles))
+        total = 0.0
+        for axis in ("zyx".index(a) for a in self.axes):
+            rows, cols = (tiles[i] for i in range(3) if i != axis)
+            function = self._grid_function(axis, rows, cols, "scores" if linear else "features")
+            at_once = max(1, self.batch // (len(rows.origins) * len(cols.origins)))
+            where = tiles[axis].slices
+            parts = []
+            for i in range(0, len(where), at_once):
+                take = where[i : i + at_once]
+                # One compiled shape: the last slice is repeated, and what it gives dropped.
+                full = np.concatenate([take, np.repeat(take[-1:], at_once - len(take))])
+                slices = self.contrast.apply(np.moveaxis(np.take(box, full, axis), axis, 0))
+                parts.append(function(self.params, slices, *(linear or ()))[: len(take)])
+            total = total + jnp.moveaxis(jnp.concatenate(parts), 0, axis)
+        return total / len(self.axes)
+
+    def smoothed(self, lattice, tiles):
+        """The lattice after the 3D Gaussian of `smooth` tokens."""
+        if not self.smooth:
+            return lattice
+        matrices = [es.smoothing_matrix(t, self.smooth, self.patch) for t in tiles]
+        return self._function("smooth", lambda: es.smooth, tiles)(lattice, matrices)
+
+    def sample(self, volume, fraction, max_tiles, seed, mask=None):
+        """What the fit of centres needs: `(features (M, D), differences (N, D))`.
+
+        Features are those at a random `fraction` of the voxels, stratified over tiles: at
+        most `max_tiles` tiles are encoded, drawn at random, with more voxels of each where
+        not all are. Differences are those between neighbouring lattice points, not smoothed.
+        `mask` (a label volume) leaves voxels of 255 out of both. The same seed gives the
+        same sample.
         """
         rng = np.random.default_rng(seed)
-        depth, *plane = volume.shape
-        count = min(num_slices, depth)
-        z_of = np.floor((np.arange(count) + rng.uniform(size=count)) * depth / count).astype(int)
-        share = min(1.0, fraction * depth / count)
-        features = []
-        for z in z_of:
-            for rows, cols in self.tiles(plane):
-                size = (rows.write[1] - rows.write[0], cols.write[1] - cols.write[0])
-                draw = max(1, round(share * size[0] * size[1]))
-                where = np.sort(rng.choice(size[0] * size[1], draw, replace=False))
-                row, col = np.divmod(where, size[1])
-                keep = np.ones(draw, bool)
-                if mask is not None:
-                    inside = mask.read((slice(z, z + 1), slice(*rows.write), slice(*cols.write)))[0]
-                    keep = inside[row, col] != 255
-                    if not keep.any():
-                        continue
-                sample = self._function(
-                    "sample",
-                    lambda r=rows, c=cols: expand_stride.make_sample_features(self._encode, r, c, **self._cover()),
-                    rows, cols,
-                )  # fmt: skip
-                slices = self._read(volume, (z, z + 1), rows, cols)
-                found = sample(self.params, slices, row[None], col[None])
-                features.append(np.asarray(found)[0][keep])
-        return np.concatenate(features) if features else np.zeros((0, self.models.encoder.embed_dim), np.float32)
+        tiles = self.tiles(volume.shape, min(self.tile, FIT_TILE))
+        chosen = sorted(rng.permutation(len(tiles))[:max_tiles])
+        sides = [[t.write[1] - t.write[0] for t in tiles[i]] for i in chosen]
+        share = min(1.0, fraction * np.prod(volume.shape, dtype=float) / sum(np.prod(s, dtype=float) for s in sides))
+        nothing = np.zeros((0, self.models.encoder.embed_dim), np.float32)
+        features, differences = [nothing], [nothing]
+        for i, side in zip(chosen, sides, strict=True):
+            # With replacement: for so small a share it is the same, and needs no permutation.
+            index = np.stack([rng.integers(0, n, max(1, round(share * np.prod(side)))) for n in side], axis=1)
+            if mask is not None:
+                inside = mask.read(tuple(slice(*t.write) for t in tiles[i])) != 255
+                index = index[inside[tuple(index.T)]]
+            if not len(index):
+                continue
+            lattice = self.lattice(volume, tiles[i])
+            features.append(es.at_voxels(np.asarray(self.smoothed(lattice, tiles[i])), tiles[i], index))
+            lattice = np.asarray(lattice)
+            point = np.stack([t.lower[n] for t, n in zip(tiles[i], index.T, strict=True)], axis=1)
+            for axis, tile in enumerate(tiles[i]):
+                step = self.patch if tile.dense else 1
+                ahead = point + step * (np.arange(3) == axis)
+                ahead, here = ahead[ahead[:, axis] < tile.points], point[ahead[:, axis] < tile.points]
+                differences.append(lattice[tuple(ahead.T)] - lattice[tuple(here.T)])
+        return np.concatenate(features), np.concatenate(differences)
 
-    def label(self, volume, centres_by_size, write, *, z_range=None, z_chunk=64, progress=lambda n: None):
-        """Label every voxel; `write(size, slices, labels)` gets uint8 blocks of `z_chunk` slices.
+    def label(self, volume, centres_by_size, write, *, progress=lambda n: None):
+        """Label every voxel by `{C: Centres}`; `write(size, slices, labels)` gets uint8 blocks, each voxel once.
 
-        At most one block of labels and one of input are held, whatever the volume's size.
+        What is held is set by the tile, whatever the volume's size.
         """
         sizes = tuple(centres_by_size)
-        centres = np.concatenate([centres_by_size[size] for size in sizes])
-        start, stop = z_range or (0, volume.shape[0])
-        for rows, cols in self.tiles(volume.shape[1:]):
-            label = self._function(
-                ("label", sizes),
-                lambda r=rows, c=cols: expand_stride.make_label_slices(self._encode, r, c, sizes, **self._cover()),
-                rows, cols,
-            )  # fmt: skip
-            at_once = self.slices_at_once(rows, cols)
-            span = (slice(*rows.write), slice(*cols.write))
-            for z0 in range(start, stop, z_chunk):
-                z1 = min(z0 + z_chunk, stop)
-                slab = self._read(volume, (z0, z1), rows, cols)
-                out = np.empty((len(sizes), z1 - z0, *(s.stop - s.start for s in span)), np.uint8)
-                for i in range(0, z1 - z0, at_once):
-                    part = slab[i : i + at_once]
-                    missing = at_once - len(part)
-                    if missing:  # keep one compiled shape: repeat the last slice, drop its labels
-                        part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
-                    found = np.asarray(jax.device_get(label(self.params, centres, part)))
-                    out[:, i : i + at_once] = found[:, : at_once - missing]
-                for size, labels in zip(sizes, out, strict=True):
-                    write(size, (slice(z0, z1), *span), labels)
-                progress((z1 - z0) * (span[0].stop - span[0].start) * (span[1].stop - span[1].start))
+        linear = tuple(np.concatenate(parts) for parts in zip(*(c.linear() for c in centres_by_size.values()), strict=True))
+        for tiles in self.tiles(volume.shape):
+            lattice = self.smoothed(self.lattice(volume, tiles, linear), tiles)
+            z, y, x = tiles
+
+            def expanded(lattice, lower, fraction, y=y, x=x):
+                maps = es.along(lattice, lower, fraction, 0)
+                for axis, tile in ((1, y), (2, x)):
+                    maps = es.along(maps, tile.lower, tile.fraction, axis)
+                return es.nearest(maps, sizes)
+
+            function = self._function(("expand", sizes), lambda f=expanded: f, (y, x))
+            depth = z.write[1] - z.write[0]
+            out = np.empty((len(sizes), depth, *(t.write[1] - t.write[0] for t in (y, x))), np.uint8)
+            for i in range(0, depth, EXPAND_SLICES):
+                take = np.minimum(np.arange(i, i + EXPAND_SLICES), depth - 1)
+                found = np.asarray(function(lattice, z.lower[take], z.fraction[take]))
+                out[:, i : i + EXPAND_SLICES] = found[:, : depth - i]
+            for size, labels in zip(sizes, out, strict=True):
+                write(size, tuple(slice(*t.write) for t in tiles), labels)
+            progress(out[0].size)

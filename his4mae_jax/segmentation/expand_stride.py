@@ -9,11 +9,11 @@ it, so tokens become C scores first and C maps are expanded instead of D feature
 """
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
 
 from his4mae_jax.segmentation.encode import in_batches
 
@@ -33,44 +33,81 @@ def fov_origins(length, fov, patch, stride):
     return np.unique(np.append(np.arange(0, padded - fov + 1, stride), padded - fov))
 
 
-def count_fovs(shape, fov, patch, stride):
-    """Fields of view to encode for a volume (z, y, x), slices across z."""
-    return shape[0] * len(fov_origins(shape[1], fov, patch, stride)) * len(fov_origins(shape[2], fov, patch, stride))
+def count_fovs(shape, fov, patch, stride, axes):
+    """Fields of view to encode for a volume (z, y, x) as one tile."""
+    dense = len(axes) == 1
+    total = 0
+    for axis in ("zyx".index(a) for a in axes):
+        rows, cols = (len(fov_origins(shape[i], fov, patch, stride)) for i in range(3) if i != axis)
+        total += (shape[axis] if dense else -(-shape[axis] // patch)) * rows * cols
+    return total
 
 
 @dataclasses.dataclass(frozen=True)
 class AxisTile:
-    """One axis of a tile: what to read, where its fields of view lie, what to write."""
+    """One axis of a tile: what to read, where fields of view lie, the lattice kept, what to write.
 
-    write: tuple[int, int]  # pixels of the slice that this tile labels
-    read: tuple[int, int]  # pixels of the slice it reads
-    gather: np.ndarray  # padded pixel -> pixel read (reflection at the slice's border)
-    origins: np.ndarray  # first token of each field of view, on the tile's token grid
-    num_tokens: int  # side of the tile's token grid
-    lower: np.ndarray  # written pixel -> token below it ...
-    fraction: np.ndarray  # ... and the share of the token above
+    The lattice of an axis is that of the tokens of the whole slice (token i sits at pixel
+    patch * i + (patch - 1) / 2), or every voxel for the axis across which slices are taken one
+    by one (`dense`). Numbers are relative to the lattice points kept, unless said otherwise.
+    """
+
+    write: tuple[int, int]  # voxels of the volume that this tile labels
+    read: tuple[int, int]  # voxels of the volume that it reads
+    gather: np.ndarray  # padded pixel -> pixel read (reflection at the volume's border)
+    origins: np.ndarray  # first token of each field of view, on the tile's full token grid
+    num_tokens: int  # of the tile's full token grid
+    keep: slice  # the lattice points kept, of the full token grid
+    slices: np.ndarray  # voxel of each lattice point, relative to `read`: where slices are cut
+    lower: np.ndarray  # written voxel -> lattice point below it ...
+    fraction: np.ndarray  # ... and the share of the point above
+    dense: bool = False
+
+    @property
+    def points(self):
+        return self.keep.stop - self.keep.start
+
+    def key(self):
+        """Tiles of equal key share compiled functions, wherever they lie."""
+        arrays = (self.gather, self.origins, self.slices, self.lower, self.fraction)
+        return (self.num_tokens, self.keep.start, self.keep.stop, self.dense, *(x.tobytes() for x in arrays))
 
 
-def axis_tile(length, write, fov, patch, stride):
-    """Plan one axis for the pixels `write = (start, stop)` of a slice `length` long.
+def axis_tile(length, write, fov, patch, stride, halo=0):
+    """Plan one axis for the voxels `write = (start, stop)` of an axis `length` long.
 
-    All fields of view are those of the whole slice, so tiles agree with the untiled result.
+    All fields of view are those of the whole axis, so tiles agree with the untiled result.
+    `halo` more lattice points are kept on each side, for smoothing.
     """
     last_token = max(-(-length // patch), fov // patch) - 1
-    # Half-pixel centres: token i sits at pixel patch * i + (patch - 1) / 2.
-    where = (np.arange(*write) - (patch - 1) / 2) / patch
-    where = np.clip(where, 0, last_token)
+    where = np.clip((np.arange(*write) - (patch - 1) / 2) / patch, 0, last_token)
     lower = np.minimum(where.astype(np.int64), max(last_token - 1, 0))
     fraction = (where - lower).astype(np.float32)
-    first, last = lower[0], min(lower[-1] + 1, last_token)
+    # Points whose middle lies outside the volume hold reflections only; smoothing treats the
+    # volume's border as a mirror, too, so they are not needed beyond the next one.
+    first, last = max(lower[0] - halo, 0), min(lower[-1] + 1 + halo, last_token)
     tokens = fov // patch
     starts = fov_origins(length, fov, patch, stride) // patch
     starts = starts[(starts <= last) & (starts + tokens > first)]
     begin, end = starts[0], starts[-1] + tokens
     pixels = reflect(np.arange(begin * patch, end * patch), length)
+    middles = reflect(np.arange(first, last + 1) * patch + patch // 2, length)
+    low = int(min(pixels.min(), middles.min()))
     return AxisTile(
-        write=write, read=(int(pixels.min()), int(pixels.max()) + 1), gather=pixels - pixels.min(),
-        origins=starts - begin, num_tokens=int(end - begin), lower=lower - begin, fraction=fraction,
+        write=write, read=(low, int(max(pixels.max(), middles.max())) + 1), gather=pixels - low,
+        origins=starts - begin, num_tokens=int(end - begin), keep=slice(int(first - begin), int(last - begin + 1)),
+        slices=middles - low, lower=lower - first, fraction=fraction,
+    )  # fmt: skip
+
+
+def dense_tile(length, write, halo=0):
+    """Plan the axis across which slices are taken at every voxel; `halo` in voxels."""
+    first, last = max(write[0] - halo, 0), min(write[1] + halo, length)
+    points = np.arange(first, last)
+    return AxisTile(
+        write=write, read=(first, last), gather=points - first, origins=np.zeros(0, int), num_tokens=len(points),
+        keep=slice(0, len(points)), slices=points - first, lower=np.arange(*write) - first,
+        fraction=np.zeros(write[1] - write[0], np.float32), dense=True,
     )  # fmt: skip
 
 
@@ -89,7 +126,7 @@ def _norm(tile, weights):
 
 
 def token_grid(project, slices_SxHxW, rows, cols, *, fov, patch, edge_weight, batch):
-    """Averaged tokens of S equal slices: `(S, rows.num_tokens, cols.num_tokens, F)`.
+    """Averaged tokens of S equal slices: `(S, rows.points, cols.points, F)`.
 
     `project` maps images `(B, fov, fov)` to `(B, g, g, F)`: tokens themselves, or their C
     scores. `rows` and `cols` are `AxisTile`s and `slices` what they say to read.
@@ -108,63 +145,70 @@ def token_grid(project, slices_SxHxW, rows, cols, *, fov, patch, edge_weight, ba
     total = jnp.zeros((S, rows.num_tokens, cols.num_tokens, values.shape[-1]), jnp.float32)
     total = total.at[:, row_index, col_index].add(values)
     norm = _norm(rows, weights)[:, None] * _norm(cols, weights)[None, :]
-    return total / norm[None, :, :, None]
+    return (total / norm[None, :, :, None])[:, rows.keep, cols.keep]
 
 
-def expand(grid_SxGxGxF, rows, cols):
-    """Linear expansion of a token grid to the pixels written: `(S, H, W, F)`."""
+def smoothing_matrix(tile, sigma, patch):
+    """Gaussian of `sigma` tokens along one axis of the lattice, `(points, points)`.
 
-    def along(x, tile, axis):
-        fraction = tile.fraction.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
-        upper = np.minimum(tile.lower + 1, tile.num_tokens - 1)
-        return jnp.take(x, tile.lower, axis) * (1 - fraction) + jnp.take(x, upper, axis) * fraction
+    The volume's border is a mirror. Within `smoothing_halo` of a tile's inner border values
+    are not those of the whole volume; they are never written.
+    """
+    scale = patch if tile.dense else 1
+    eye = np.eye(tile.points, dtype=np.float32)
+    return scipy.ndimage.gaussian_filter1d(
+        eye, sigma * scale, axis=0, mode="reflect", radius=smoothing_halo(sigma) * scale
+    )
 
-    return along(along(grid_SxGxGxF, rows, 1), cols, 2)
+
+def smoothing_halo(sigma):
+    """Tokens that a Gaussian of `sigma` tokens reaches; it is cut there."""
+    return int(np.ceil(3 * sigma))
 
 
-def scores(features, centres_CxD):
-    """|c|^2 - 2 z.c for each centre, `(..., C)`; its argmin is the nearest centre."""
+def smooth(grid_ZxYxXxF, matrices):
+    """Apply one smoothing matrix along each of the three axes."""
+    z, y, x = matrices
+    grid = jnp.einsum("az,zyxf->ayxf", z, grid_ZxYxXxF, precision="highest")
+    grid = jnp.einsum("ay,zyxf->zaxf", y, grid, precision="highest")
+    return jnp.einsum("ax,zyxf->zyaf", x, grid, precision="highest")
+
+
+def along(x, lower, fraction, axis):
+    """Linear interpolation between neighbouring lattice points along one axis."""
+    upper = jnp.minimum(lower + 1, x.shape[axis] - 1)
+    fraction = fraction.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return jnp.take(x, lower, axis) * (1 - fraction) + jnp.take(x, upper, axis) * fraction
+
+
+def expand(grid_ZxYxXxF, tiles):
+    """Linear expansion of a lattice to the voxels written: `(z, y, x, F)`."""
+    for axis, tile in enumerate(tiles):
+        grid_ZxYxXxF = along(grid_ZxYxXxF, tile.lower, tile.fraction, axis)
+    return grid_ZxYxXxF
+
+
+def at_voxels(grid_ZxYxXxF, tiles, index_Mx3):
+    """What `expand` gives at M written voxels (relative to the tile), on the host: `(M, F)`."""
+    total = 0.0
+    for corner in np.ndindex(2, 2, 2):
+        where, weight = [], np.ones(len(index_Mx3), np.float32)
+        for axis, up in enumerate(corner):
+            tile = tiles[axis]
+            lower, fraction = tile.lower[index_Mx3[:, axis]], tile.fraction[index_Mx3[:, axis]]
+            where.append(np.minimum(lower + up, tile.points - 1))
+            weight = weight * (fraction if up else 1 - fraction)
+        total = total + weight[:, None] * grid_ZxYxXxF[tuple(where)]
+    return total
+
+
+def scores(features, weights_CxD, offset_C):
+    """offset + z.weights for each centre (`Centres.linear`), `(..., C)`; the least is nearest."""
     # "highest": labels must not depend on how a backend rounds a matrix product.
-    product = jnp.einsum("...d,cd->...c", features.astype(jnp.float32), centres_CxD, precision="highest")
-    return jnp.sum(centres_CxD**2, -1) - 2.0 * product
+    return offset_C + jnp.einsum("...d,cd->...c", features.astype(jnp.float32), weights_CxD, precision="highest")
 
 
-def make_label_slices(encode, rows, cols, sizes, *, fov, patch, edge_weight, batch):
-    """A jitted `label(params, centres, slices_SxHxW) -> uint8 labels (len(sizes), S, h, w)`.
-
-    `centres` `(sum(sizes), D)` stacks the centres of several clusterings, of `sizes`
-    clusters each: one pass of the encoder serves them all. Slices are float32 in [0, 1].
-    """
-
-    @jax.jit
-    def label(params, centres, slices_SxHxW):
-        project = lambda images: scores(encode(params, images), centres)  # noqa: E731
-        grid = token_grid(project, slices_SxHxW, rows, cols, fov=fov, patch=patch, edge_weight=edge_weight, batch=batch)
-        maps = expand(grid, rows, cols)
-        groups = jnp.split(maps, np.cumsum(sizes)[:-1], axis=-1)
-        return jnp.stack([jnp.argmin(g, axis=-1).astype(jnp.uint8) for g in groups])
-
-    return label
-
-
-def make_sample_features(encode, rows, cols, *, fov, patch, edge_weight, batch):
-    """A jitted `sample(params, slices_SxHxW, rows_SxM, cols_SxM) -> features (S, M, D)`.
-
-    The linearly expanded features at M pixels of each slice, without expanding the rest.
-    """
-
-    @jax.jit
-    def sample(params, slices_SxHxW, row_SxM, col_SxM):
-        grid = token_grid(
-            functools.partial(encode, params), slices_SxHxW, rows, cols,
-            fov=fov, patch=patch, edge_weight=edge_weight, batch=batch,
-        )  # fmt: skip
-        lower_r, fraction_r = jnp.asarray(rows.lower)[row_SxM], jnp.asarray(rows.fraction)[row_SxM][..., None]
-        lower_c, fraction_c = jnp.asarray(cols.lower)[col_SxM], jnp.asarray(cols.fraction)[col_SxM][..., None]
-        upper_r, upper_c = jnp.minimum(lower_r + 1, rows.num_tokens - 1), jnp.minimum(lower_c + 1, cols.num_tokens - 1)
-        at = lambda r, c: jax.vmap(lambda g, i, j: g[i, j])(grid, r, c)  # noqa: E731
-        low = at(lower_r, lower_c) * (1 - fraction_c) + at(lower_r, upper_c) * fraction_c
-        high = at(upper_r, lower_c) * (1 - fraction_c) + at(upper_r, upper_c) * fraction_c
-        return low * (1 - fraction_r) + high * fraction_r
-
-    return sample
+def nearest(maps, sizes):
+    """Labels of several clusterings from their stacked score maps: `(len(sizes), ...)` uint8."""
+    groups = jnp.split(maps, np.cumsum(sizes)[:-1], axis=-1)
+    return jnp.stack([jnp.argmin(g, axis=-1).astype(jnp.uint8) for g in groups])

@@ -49,18 +49,40 @@ def make_segmenter(config, checkpoints, step, volume):
         volume, percentiles=tuple(trained.data.contrast_percentiles), invert=trained.data.invert, seed=config.seed
     )
     return Segmenter(
-        models, params, contrast, config.segment.stride, config.segment.edge_weight,
-        config.segment.batch_fovs, config.segment.tile,
+        models, params, contrast, axes=config.segment.axes, stride=config.segment.stride,
+        edge_weight=config.segment.edge_weight, smooth=config.segment.smooth,
+        batch=config.segment.batch_fovs, tile=config.segment.tile,
     )  # fmt: skip
 
 
-def check_size(volume, fov):
-    """The volume's slices must hold a field of view."""
-    if min(volume.shape[1:]) < fov:
+def check_voxel_size(volume, trained_nm):
+    """The model knows organelles at the voxel size it was trained at."""
+    if max(abs(s / trained_nm - 1) for s in volume.voxel_size_nm[1:]) > 0.01:
         raise UserError(
-            f"{volume.name}: slices of {volume.shape[1]}x{volume.shape[2]} pixels (y, x) are smaller than the field of "
-            f"view of {fov}; segment a larger volume"
+            f"{volume.name}: voxels of {volume.voxel_size_nm} nm, but the model was trained at {trained_nm:g} nm; give "
+            "the volume's true size with --config.segment.file_voxel_size_nm, or train with --config.data.voxel_size_nm"
         )
+
+
+def check_size(segmenter, volume):
+    """Slices across every axis used must hold a field of view."""
+    bad = segmenter.check_size(volume)
+    if bad:
+        raise UserError(
+            f"{volume.name}: {'x'.join(map(str, volume.shape))} voxels (z, y, x) at {volume.voxel_size_nm[0]:g} nm: "
+            f"slices across {bad} are smaller than the field of view of {segmenter.fov}; segment a larger volume or "
+            "leave that axis out of segment.axes"
+        )
+
+
+def fit_centres(config, segmenter, volume, sizes, fraction, mask):
+    """`({C: Centres}, voxels sampled)`: one sample of the volume, one k-means for each C."""
+    s = config.segment
+    features, differences = segmenter.sample(volume, fraction, s.fit_tiles, config.seed, mask)
+    whiten = s.metric == "whitened" and len(differences) > 0
+    projection = centre_files.noise_whitening(differences) if whiten else None
+    centres = {size: centre_files.fit(features, size, s.restarts, config.seed, projection) for size in sizes}
+    return centres, len(features)
 
 
 def open_outputs(workdir, volume, sizes, headline, block):
@@ -92,19 +114,19 @@ def segment(config, test, workdir, log):
     checkpoints = Checkpoints(workdir, config)
     step = checkpoints.steps()[-1]
     volume, s = test.image, config.segment
+    check_voxel_size(volume, checkpoints.about(step)["voxel_size_nm"])
     segmenter = make_segmenter(config, checkpoints, step, volume)
-    check_size(volume, segmenter.fov)
+    check_size(segmenter, volume)
     sizes = sorted({s.clusters, *config.evaluate.clusters})
-    fovs = expand_stride.count_fovs(volume.shape, segmenter.fov, segmenter.models.patch_size, s.stride)
+    fovs = expand_stride.count_fovs(volume.shape, segmenter.fov, segmenter.patch, s.stride, s.axes)
     log(
         f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {volume.voxel_size_nm[0]:g} nm, "
-        f"{fovs:,} fields of view at stride {s.stride}; {s.encoder} of step {step}"
+        f"{fovs:,} fields of view at stride {s.stride} across {s.axes}; {s.encoder} of step {step}"
     )
     began = time.perf_counter()
     mask = test.mask if s.within_mask else None
-    features = segmenter.sample_features(volume, s.fit_slices, s.fraction, config.seed, mask)
-    centres = {size: centre_files.fit(features, size, s.restarts, config.seed) for size in sizes}
-    log(f"segment: centres of {', '.join(map(str, sizes))} clusters from {len(features):,} voxels")
+    centres, voxels = fit_centres(config, segmenter, volume, sizes, s.fraction, mask)
+    log(f"segment: centres of {', '.join(map(str, sizes))} clusters from {voxels:,} voxels")
     arrays, publish = open_outputs(workdir, volume, sizes, s.clusters, s.block)
 
     def write(size, where, labels):
@@ -113,17 +135,18 @@ def segment(config, test, workdir, log):
     with ome_zarr.writing(workdir), tqdm.tqdm(
         total=int(np.prod(volume.shape)), unit="voxel", unit_scale=True, desc="segment", mininterval=1.0
     ) as bar:  # fmt: skip
-        segmenter.label(volume, centres, write, z_chunk=s.block[0], progress=bar.update)
+        segmenter.label(volume, centres, write, progress=bar.update)
         centre_files.save(
             pathlib.Path(workdir) / "centres.npz", centres, encoder=s.encoder, step=step, volume=volume.name,
-            seed=config.seed, voxels=len(features), contrast=segmenter.contrast.to_json(),
+            seed=config.seed, voxels=voxels, contrast=segmenter.contrast.to_json(),
         )  # fmt: skip
+        seconds = time.perf_counter() - began
+        facts = pathlib.Path(workdir) / "segment.json"
+        facts.unlink(missing_ok=True)  # killed from here on, the labels count as not there
         publish()
-    seconds = time.perf_counter() - began
-    ome_zarr.write_json(
-        pathlib.Path(workdir) / "segment.json",
-        {"seconds": seconds, "fovs": fovs, "step": step, "clusters": sizes, "volume": volume.name},
-    )
+        ome_zarr.write_json(
+            facts, {"seconds": seconds, "fovs": fovs, "step": step, "clusters": sizes, "volume": volume.name}
+        )
     checkpoints.close()
     log(f"segment: labels in {label_path(workdir, s.clusters, s.clusters)} after {seconds:.1f} s")
     return seconds

@@ -14,7 +14,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.pretext import his4mae
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
-from his4mae_jax.training.checkpoints import Checkpoints
+from his4mae_jax.training.checkpoints import Checkpoints, write_config
 from his4mae_jax.training.optimizer import make_optimizer
 from his4mae_jax.training.step import codebook_start, compile_steps
 from his4mae_jax.training.writers import MetricWriter
@@ -99,6 +99,7 @@ def train(config, volumes, workdir, log):
         fov=config.model.fov, batch_size=config.train.batch_size, workers=config.data.workers,
         in_memory_bytes=int(config.data.in_memory_gb * 2**30),
     )  # fmt: skip
+    write_config(workdir, config)  # the first thing written: all input has been checked
     mesh = meshes.make_mesh()
     models = his4mae.build(config.model, config.codebook.size)
     optimizer = make_optimizer(config)
@@ -149,7 +150,7 @@ def train(config, volumes, workdir, log):
     def about():
         return {
             "config": config.to_dict(), "seconds": seconds + time.perf_counter() - began,
-            "contrasts": [c.to_json() for c in contrasts],
+            "contrasts": [c.to_json() for c in contrasts], "voxel_size_nm": volumes[0].voxel_size_nm[0],
         }  # fmt: skip
 
     try:

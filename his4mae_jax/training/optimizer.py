@@ -35,7 +35,7 @@ def make_optimizer(config):
     """The optax transformation for `{"encoder", "decoder", "codebook"}` params."""
     b1, b2 = config.train.betas
     rate = schedule(config.train.lr, config)
-    if config.codebook.update == "gradient":
+    if config.codebook.learning == "gradient":
         codebook = optax.adam(schedule(config.codebook.lr, config), b1=b1, b2=b2, eps=CODEBOOK_EPS)
     else:
         codebook = optax.set_to_zero()  # EMA updates move the codes instead

@@ -24,8 +24,8 @@ def step_key(config, step, purpose):
 
 
 def codebook_start(config):
-    """The step before which the codebook is placed: the end of the warm-up."""
-    return max(1, int(config.train.warmup * total_steps(config)))
+    """The step before which the codebook is placed and distillation begins."""
+    return max(1, int(config.codebook.start * total_steps(config)))
 
 
 def teacher_momentum(config, step):
@@ -55,7 +55,7 @@ def train_step(state, batch, *, config, models, optimizer):
     loss_fn = functools.partial(
         his4mae.loss, models=models, codebook_ready=ready, beta=config.objective.beta,
         # EMA codes are moved outside the gradient; their L_tea is only reported.
-        alpha=config.objective.alpha if config.codebook.update == "gradient" else 0.0,
+        alpha=config.objective.alpha if config.codebook.learning == "gradient" else 0.0,
         mask_ratio=config.objective.mask_ratio, recon_on=config.objective.recon_on,
         teacher_input=config.teacher.input,
     )  # fmt: skip
@@ -72,7 +72,7 @@ def train_step(state, batch, *, config, models, optimizer):
     K, D = codes_KxD.shape
     usage_K = state.usage_K + jnp.where(ready, codebook.count_usage(index_T, K), 0.0)
     count_K, sum_KxD = state.code_count_K, state.code_sum_KxD
-    if config.codebook.update == "ema":
+    if config.codebook.learning == "ema":
         moved = codebook.ema_update(
             codes_KxD, count_K, sum_KxD, index_T, codes["z_tea"].reshape(-1, D), config.codebook.ema_decay
         )
@@ -84,7 +84,7 @@ def train_step(state, batch, *, config, models, optimizer):
     )
     codes_KxD, usage_K, metrics["epoch_end"] = _end_of_epoch(config, codes_KxD, usage_K, step)
     params["codebook"]["codes"] = codes_KxD
-    metrics["grad_norm"] = optax.global_norm({k: v for k, v in grads.items() if k != "codebook"})
+    metrics["grad_norm"] = optax.tree.norm({k: v for k, v in grads.items() if k != "codebook"})
     metrics["lr"] = schedule(config.train.lr, config)(step)
     new = state.replace(
         step=step + 1, params=params, teacher=teacher, opt_state=opt_state, usage_K=usage_K,

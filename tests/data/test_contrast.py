@@ -47,8 +47,7 @@ def test_apply():
     out = window.apply(np.array([0, 100, 150, 200, 65535], np.uint16))
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, [0, 0, 0.5, 1, 1])
-    np.testing.assert_allclose(Contrast(100, 200, True).apply(np.array([0, 125, 300], np.int16)),
-                               [1, 0.75, 0])
+    np.testing.assert_allclose(Contrast(100, 200, True).apply(np.array([0, 125, 300], np.int16)), [1, 0.75, 0])
 
 
 def test_json_round_trip():
@@ -78,7 +77,7 @@ def test_estimate_of_a_large_volume_is_a_fixed_sample():
     data = np.random.default_rng(0).normal(1000, 50, (150, 160, 170)).astype(np.float32)
     volume = _Counting(data)
     first = estimate_contrast(volume, blocks=8, seed=3)
-    assert volume.voxels < data.size and volume.largest <= 64 ** 3
+    assert volume.voxels < data.size and volume.largest <= 64**3
     assert estimate_contrast(_volume(data), blocks=8, seed=3) == first
     assert estimate_contrast(_volume(data), blocks=8, seed=4) != first
     np.testing.assert_allclose((first.low, first.high), np.percentile(data, (0.1, 99.9)), rtol=0.01)
@@ -111,8 +110,11 @@ def test_constant(dtype):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.tuples(*[st.integers(2, 20)] * 3),
-       st.tuples(*[st.tuples(st.integers(0, 40), st.integers(0, 40))] * 3), st.integers(0, 255))
+@given(
+    st.tuples(*[st.integers(2, 20)] * 3),
+    st.tuples(*[st.tuples(st.integers(0, 40), st.integers(0, 40))] * 3),
+    st.integers(0, 255),
+)
 def test_content_box_is_exact(shape, pad, value):
     data = np.pad(_noise(shape, 1, 254), pad, constant_values=value)
     box = content_box(_volume(data))
@@ -120,8 +122,7 @@ def test_content_box_is_exact(shape, pad, value):
     if value not in (1, 254):
         assert box == tuple(slice(int(a.min()), int(a.max()) + 1) for a in at)
     else:  # the padding's grey level occurs in the content: nothing else may be cut off
-        assert not np.delete(np.isin(data, value, invert=True).any((1, 2)),
-                             np.arange(box[0].start, box[0].stop)).any()
+        assert not np.delete(np.isin(data, value, invert=True).any((1, 2)), np.arange(box[0].start, box[0].stop)).any()
 
 
 def test_content_box_across_tiles():
@@ -133,8 +134,7 @@ def test_content_box_across_tiles():
 
 def test_padding_of_another_value_on_another_face():
     data = _noise((20, 21, 22))
-    padded = np.pad(np.pad(data, ((0, 5), (0, 0), (0, 0))), ((0, 0), (0, 0), (30, 0)),
-                    constant_values=255)
+    padded = np.pad(np.pad(data, ((0, 5), (0, 0), (0, 0))), ((0, 0), (0, 0), (30, 0)), constant_values=255)
     assert content_box(_volume(padded)) == (slice(0, 20), slice(0, 21), slice(30, 52))
 
 
@@ -148,4 +148,4 @@ def test_without_padding_it_reads_little():
     volume = _Counting(_noise((400, 300, 300)))
     assert content_box(volume) == tuple(slice(0, n) for n in volume.shape)
     assert volume.voxels < 0.02 * 400 * 300 * 300
-    assert volume.largest <= contrast._SLAB * contrast._TILE ** 2
+    assert volume.largest <= contrast._SLAB * contrast._TILE**2

@@ -24,8 +24,7 @@ def _write(folder, cell="high_c4", **parts):
     image = np.random.default_rng(0).integers(1, 200, SHAPE, np.uint8)
     for part, data in {"source": image, **masks, **parts}.items():
         if data is not None:
-            tifffile.imwrite(folder / f"{cell}_{part}.tif", data, photometric="minisblack",
-                             compression="zlib")
+            tifffile.imwrite(folder / f"{cell}_{part}.tif", data, photometric="minisblack", compression="zlib")
 
 
 @pytest.mark.parametrize("inner", ["download/high_c4", "high_c4"])

@@ -72,8 +72,7 @@ def test_never_replaces_what_it_should_not(tmp_path):
         with pytest.raises(UserError, match="chapter"):
             create(tmp_path / "thesis" / "chapter.tex", (8,) * 3, np.uint8, 8, overwrite=overwrite)
         with pytest.raises(UserError, match="chapter"):  # a file where a parent folder should be
-            create(tmp_path / "thesis" / "chapter.tex" / "v", (8,) * 3, np.uint8, 8,
-                   overwrite=overwrite)
+            create(tmp_path / "thesis" / "chapter.tex" / "v", (8,) * 3, np.uint8, 8, overwrite=overwrite)
     assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
 
 
@@ -89,8 +88,11 @@ def test_friendly_io_error():
     assert "space" in str(friendly_io_error(OSError(errno.ENOSPC, "x"), "out/v.zarr"))
     assert "out/v.zarr" in str(friendly_io_error(OSError(errno.ENOSPC, "x"), "out/v.zarr"))
     assert "permission" in str(friendly_io_error(PermissionError(errno.EACCES, "x"), "v"))
-    assert "space" in str(friendly_io_error(ValueError(
-        "RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']"), "v"))
+    assert "space" in str(
+        friendly_io_error(
+            ValueError("RESOURCE_EXHAUSTED: Failed to write: No space left on device [os_error_code='28']"), "v"
+        )
+    )
     assert "space" in str(friendly_io_error(RuntimeError("No space left on device"), "v"))
     assert friendly_io_error(ValueError("shapes differ"), "v") is None
     with pytest.raises(ValueError, match="shapes differ"), writing("v"):
@@ -101,8 +103,10 @@ def test_a_full_disk(tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     try:
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk],
-                                 capture_output=True).returncode == 0
+        mounted = (
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True).returncode
+            == 0
+        )
     except OSError:
         mounted = False
     if not mounted:

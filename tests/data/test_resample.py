@@ -45,8 +45,7 @@ def test_a_box_equals_that_part_of_the_whole(data):
     size = data.draw(st.tuples(*[st.floats(2, 30)] * 3))
     dtype = data.draw(st.sampled_from([np.uint8, np.uint16, np.int16, np.float32]))
     labels = dtype is not np.float32 and data.draw(st.booleans())
-    volume = resample(_volume(_random(shape, dtype), size), data.draw(st.floats(4, 40)),
-                      labels=labels)
+    volume = resample(_volume(_random(shape, dtype), size), data.draw(st.floats(4, 40)), labels=labels)
     whole = volume.read(WHOLE)
     assert whole.shape == volume.shape and whole.dtype == volume.dtype == dtype
     box = []
@@ -62,9 +61,15 @@ def test_identity_within_one_percent():
     assert resample(volume, 10.3) is not volume
 
 
-@pytest.mark.parametrize("size, target, shape", [
-    ((50, 4.6, 4.6), 15, (66, 235, 235)), ((10, 10, 10), 20, (10, 384, 384)),
-    ((0.1, 0.1, 0.1), 0.3, (6, 256, 256)), ((1, 1, 1), 500, (1, 1, 1))])
+@pytest.mark.parametrize(
+    "size, target, shape",
+    [
+        ((50, 4.6, 4.6), 15, (66, 235, 235)),
+        ((10, 10, 10), 20, (10, 384, 384)),
+        ((0.1, 0.1, 0.1), 0.3, (6, 256, 256)),
+        ((1, 1, 1), 500, (1, 1, 1)),
+    ],
+)
 def test_target_shape(size, target, shape):
     volume = resample(_volume(np.zeros((20, 768, 768), np.uint8), size), target)
     assert volume.shape == shape and volume.voxel_size_nm == (target,) * 3
@@ -99,11 +104,11 @@ def test_shrinking_removes_what_the_coarse_grid_cannot_show():
 
 def test_against_scipy_interpolation_where_nothing_is_smoothed():
     from scipy import ndimage
+
     data = _random((7, 8, 9), np.float32)
     out = resample(_volume(data), 4).read(WHOLE)
     at = [(np.arange(n) + 0.5) * 0.4 - 0.5 for n in out.shape]
-    expected = ndimage.map_coordinates(data, np.meshgrid(*at, indexing="ij"), order=1,
-                                       mode="reflect")
+    expected = ndimage.map_coordinates(data, np.meshgrid(*at, indexing="ij"), order=1, mode="reflect")
     np.testing.assert_allclose(out, expected, atol=1e-3)
 
 
@@ -111,10 +116,12 @@ def test_labels_are_never_mixed():
     data = np.random.default_rng(0).choice(np.array([3, 70, 9000], np.uint16), (12, 13, 14))
     out = resample(_volume(data), 17, labels=True).read(WHOLE)
     assert set(np.unique(out)) <= {3, 70, 9000}
-    np.testing.assert_array_equal(resample(_volume(data), 5, labels=True).read(WHOLE),
-                                  data.repeat(2, 0).repeat(2, 1).repeat(2, 2))
-    np.testing.assert_array_equal(resample(_volume(data), 30, labels=True).read(WHOLE),
-                                  data[1::3, 1::3, 1::3][:4, :4, :4])
+    np.testing.assert_array_equal(
+        resample(_volume(data), 5, labels=True).read(WHOLE), data.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    )
+    np.testing.assert_array_equal(
+        resample(_volume(data), 30, labels=True).read(WHOLE), data[1::3, 1::3, 1::3][:4, :4, :4]
+    )
 
 
 @pytest.mark.parametrize("labels", [False, True])
@@ -122,7 +129,7 @@ def test_reads_only_the_box_it_needs(labels):
     source = _Recorder(_volume(_random((200, 200, 200))), [])
     resample(source, 20, labels=labels).read((slice(50, 52), slice(10, 20), slice(99, 100)))
     (box,) = source.boxes
-    for s, (low, high) in zip(box, [(100, 104), (20, 40), (198, 200)]):
+    for s, (low, high) in zip(box, [(100, 104), (20, 40), (198, 200)], strict=True):
         assert low - 8 <= s.start <= s.stop <= high + 8
 
 

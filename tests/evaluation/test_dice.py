@@ -186,7 +186,7 @@ def test_unnamed_truth_ids_are_refused(dtype, bad):
     truth = ArrayVolume(np.array([[[0, 1, bad, 255]]], dtype), "truth.tif")
     with pytest.raises(UserError) as error:
         dice.confusion(labels(0, 0, 0, 0), truth, 2, 2)
-    for part in ("truth.tif", str(bad), "evaluate.classes"):
+    for part in ("truth.tif", str(bad), "data.class_names"):
         assert part in str(error.value)
 
 
@@ -195,5 +195,5 @@ def test_other_labels_that_do_not_fit():
         dice.confusion(labels(0, 3), labels(0, 0), 2, 2)
     with pytest.raises(UserError, match="whole numbers"):
         dice.confusion(labels(0), ArrayVolume(np.zeros((1, 1, 1))), 2, 2)
-    with pytest.raises(UserError, match="evaluate.classes"):
+    with pytest.raises(UserError, match="data.class_names"):
         dice.one_to_one(np.ones((3, 2)), ["mean", "a"])

@@ -66,6 +66,22 @@ def test_attention_on_accelerators_is_the_same_function(monkeypatch):
     np.testing.assert_allclose(here, transformer.attention(qkv, 2), atol=1e-5)
 
 
+def test_mimetic_start_lets_mask_tokens_look_at_their_neighbours():
+    """Attention of the decoder's first block, from the initial weights, over positions alone."""
+    grid, D = (8, 8), 64
+    x = np.asarray(patches.sincos_positions(D, grid))
+    x = (x - x.mean(-1, keepdims=True)) / x.std(-1, keepdims=True)
+
+    def nearness(scale):
+        kernel = np.asarray(transformer.mimetic_init(scale)(jax.random.key(0), (D, 3 * D)))
+        weights = scipy.special.softmax(x @ kernel[:, :D] @ (x @ kernel[:, D : 2 * D]).T / np.sqrt(D), axis=-1)
+        place = np.stack(np.unravel_index(np.arange(64), grid), -1)
+        distance = np.linalg.norm(place[:, None] - place[None], axis=-1)
+        return (weights * distance).sum(-1).mean()
+
+    assert nearness(1.0) < 0.7 * nearness(0.0)
+
+
 @pytest.fixture(params=[False, True], ids=["no cls", "cls"])
 def encoder(request):
     return autoencoder.Encoder((4, 4), 8, 2, 1, cls_token=request.param)

@@ -60,8 +60,8 @@ def test_teacher_starts_as_the_student_and_follows_by_ema(tiny):
         before = state.teacher
 
 
-def test_codes_wait_for_the_warm_up_then_start_among_teacher_tokens(tiny):
-    tiny.train.warmup = 0.2  # 4 of 20 steps
+def test_codes_wait_for_their_start_then_start_among_teacher_tokens(tiny):
+    tiny.codebook.start = 0.2  # 4 of 20 steps
     run = Run(tiny)
     at_init = np.array(run.state.params["codebook"]["codes"])
     history = run.go(6)
@@ -104,7 +104,7 @@ def test_epoch_end_moves_isolated_codes_and_empties_the_count(tiny):
 
 
 def test_ema_codes_follow_their_tokens_and_ignore_the_optimiser(tiny):
-    tiny.codebook.update, tiny.codebook.update_isolated = "ema", False
+    tiny.codebook.learning, tiny.codebook.update_isolated = "ema", False
     history = Run(tiny).go(4)
     states_ = [h[0] for h in history]
     assert np.abs(states_[3].params["codebook"]["codes"] - states_[2].params["codebook"]["codes"]).max() > 0

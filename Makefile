@@ -1,0 +1,39 @@
+# make demo: from a fresh clone to segmented cells.  make test: all tests.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-slow clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/installed
+	@echo "== demo: synthetic cells, a small model, two CPU cores: about 8 minutes"
+	$(RUN) -m his4mae_jax.main --config=configs/demo.py --workdir=runs/demo
+	@echo "== demo: done. Tables in runs/demo/metrics.json, pictures in runs/demo/figures/"
+
+test: $(VENV)/installed-dev
+	@echo "== test: all tests but the slow ones"
+	$(RUN) -m pytest -n 2
+
+test-slow: $(VENV)/installed-dev
+	$(RUN) -m pytest -n 2 -m slow
+
+$(VENV)/bin/python:
+	@echo "== making a virtual environment in $(VENV)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+# requirements.txt pins what was tested together; -e makes edits take effect at once.
+$(VENV)/installed: requirements.txt setup.cfg | $(VENV)/bin/python
+	@echo "== installing (about a minute)"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
+	@echo "== installing what tests need"
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,119 @@
+r"""Speed of the training step (images/s) and of encoding (fields of view/s), whatever the device.
+
+    python benchmarks/encode_and_step.py --json runs/speed.json
+
+Models: "demo" is that of configs/demo.py, "full" the default of his4mae_jax/config.py (encoder
+192 x 14, decoder 128 x 7 x 8 heads). A training step is the whole of training.step: crops to
+fields of view, masking, student, teacher, decoder, gradients, optimiser, EMA and codebook.
+Encoding is the student on unmasked fields of view. Batches are random and lie on the device
+already, so reading volumes is not measured. Compilation is timed apart.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import runpy
+import statistics
+import time
+
+import jax
+import numpy as np
+
+from his4mae_jax.config import get_default
+from his4mae_jax.pretext import his4mae
+from his4mae_jax.segmentation.encode import make_encode
+from his4mae_jax.training import mesh as meshes
+from his4mae_jax.training import state as states
+from his4mae_jax.training.optimizer import make_optimizer
+from his4mae_jax.training.step import compile_steps
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"], "full": get_default}
+
+
+def random_batch(config):
+    """A raw batch as `data.fields_of_view` makes them: crops of 8 bit at the full field of view."""
+    B, F = config.train.batch_size, config.model.fov
+    rng = np.random.default_rng(0)
+    zeros_B = np.zeros(B, np.int32)
+    return {
+        "crop": rng.integers(0, 256, (B, F, F), dtype=np.uint8),
+        "contrast": np.tile(np.float32([0, 255, 0]), (B, 1)),
+        "side": np.full(B, F, np.int32), "flip_rows": zeros_B, "flip_cols": zeros_B, "transpose": zeros_B,
+    }  # fmt: skip
+
+
+def compiled(function, *args):
+    """`(compiled function, seconds)`: tracing and compilation, none of the run."""
+    began = time.perf_counter()
+    return function.lower(*args).compile(), time.perf_counter() - began
+
+
+def median_seconds(call, repeats, calls):
+    """Median over `repeats` of the seconds one call takes, each from `calls` calls in a row."""
+    jax.block_until_ready(call())  # the first run allocates
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        for _ in range(calls):
+            result = call()
+        jax.block_until_ready(result)
+        seconds.append((time.perf_counter() - began) / calls)
+    return statistics.median(seconds)
+
+
+def measure(config, repeats, calls):
+    """Two rows, of the step and of encoding: dicts of what, rate_per_s, seconds, compile_seconds."""
+    mesh, batch_size = meshes.make_mesh(), config.train.batch_size
+    everywhere, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
+    models, optimizer = his4mae.build(config.model, config.codebook.size), make_optimizer(config)
+    state = jax.jit(lambda: states.create(config, models, optimizer), out_shardings=everywhere)()
+    batch = meshes.put_batch(mesh, random_batch(config))
+    images_BxFxF = meshes.put_batch(mesh, np.random.default_rng(0).random(batch["crop"].shape, np.float32))
+
+    encode = jax.jit(make_encode(models), in_shardings=(everywhere, split), out_shardings=split)
+    encode, encode_compile = compiled(encode, state.params["encoder"], images_BxFxF)
+    encode_seconds = median_seconds(lambda: encode(state.params["encoder"], images_BxFxF), repeats, calls)
+
+    step, step_compile = compiled(compile_steps(config, models, optimizer, mesh)[0], state, batch)
+
+    def one_step():
+        nonlocal state  # the step donates its state: each call must go on from the last
+        state, metrics = step(state, batch)
+        return state, metrics
+
+    step_seconds = median_seconds(one_step, repeats, calls)
+    rows = (("step", step_seconds, step_compile), ("encode", encode_seconds, encode_compile))
+    return [dict(what=w, rate_per_s=batch_size / s, seconds=s, compile_seconds=c) for w, s, c in rows]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--batch", type=int, default=32, help="images, or fields of view, at once")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements of which the median is told")
+    parser.add_argument("--calls", type=int, default=3, help="calls in a row that make one measurement")
+    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    args = parser.parse_args()
+    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    print(f"{where}, {os.cpu_count()} CPU cores, jax {jax.__version__}, batch {args.batch}, {args.dtype}")
+    print(f"{'model':<6} {'what':<7} {'per second':>11} {'ms a call':>10} {'compile s':>10}")
+    rows = []
+    for name in args.models:
+        config = MODELS[name]()
+        config.train.batch_size, config.model.dtype = args.batch, args.dtype
+        for row in measure(config, args.repeats, args.calls):
+            rows.append({"model": name, **row})
+            numbers = row["rate_per_s"], 1e3 * row["seconds"], row["compile_seconds"]
+            print("{:<6} {:<7} {:>11.1f} {:>10.1f} {:>10.1f}".format(name, row["what"], *numbers), flush=True)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {key: getattr(args, key) for key in ("batch", "dtype", "repeats", "calls")}
+        about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__}
+        args.json.write_text(json.dumps({**about, **settings, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

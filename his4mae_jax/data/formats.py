@@ -1,0 +1,38 @@
+"""What the readers of all file formats share: voxel sizes, units, and one line for an error."""
+
+import math
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from his4mae_jax.errors import UserError
+
+Triple = tuple[float, float, float]
+
+# Length of a unit in nm, by its name in OME-Zarr, OME-XML or ImageJ, in lower case.
+NM = {
+    "picometer": 1e-3, "angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "centimeter": 1e7,
+    "meter": 1e9, "inch": 2.54e7, "pm": 1e-3, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3, "\u03bcm": 1e3,
+    "\\u00b5m": 1e3, "micron": 1e3, "microns": 1e3, "mm": 1e6, "cm": 1e7, "m": 1e9,
+}  # fmt: skip
+
+
+def triple(value: float | Sequence[float], name: str) -> Triple:
+    """One number or three, as three; UserError unless positive and finite."""
+    try:
+        size = tuple(float(v) for v in np.broadcast_to(np.asarray(value, float), (3,)))
+    except (TypeError, ValueError):
+        size = (0.0,)
+    if not all(0 < v < math.inf for v in size):
+        raise UserError(
+            f"{name}: voxel size {value!r} is not one positive number in nm or three "
+            "(z, y, x); correct data.file_voxel_size_nm or the file's metadata"
+        )
+    return size
+
+
+def brief(error: Exception) -> str:
+    """The telling part of a library's message: one line, without TensorStore's spec and path."""
+    text = re.sub(r'Error reading local file "[^"]*": ', "", str(error).split(" [")[0])
+    return " ".join(text.split())[:200] or type(error).__name__

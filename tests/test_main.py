@@ -1,0 +1,360 @@
+"""The command as a user runs it: stages, workdir contract, resume after kill, bad input."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tifffile
+
+from his4mae_jax import main
+from his4mae_jax.config import get_default
+from his4mae_jax.data.volume import open_volume
+from his4mae_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMALL = (
+    "--config.model.fov=20", "--config.model.embed_dim=8", "--config.model.depth=1", "--config.model.decoder_dim=8",
+    "--config.model.decoder_depth=1", "--config.model.decoder_num_heads=2", "--config.codebook.size=6",
+    "--config.data.crop_min=10", "--config.train.batch_size=4", "--config.train.samples_per_epoch=16",
+    "--config.train.log_every=5", "--config.segment.stride=10", "--config.segment.fraction=0.05",
+    "--config.evaluate.curve_box=24",
+)  # fmt: skip
+
+
+def command(*args, **more):
+    return dict(args=[sys.executable, "-m", "his4mae_jax.main", *args], cwd=ROOT, text=True, **more)
+
+
+def run(*args):
+    return subprocess.run(**command(*args), capture_output=True)
+
+
+def textured(shape, seed):
+    """An image of two textures and the mask of the second."""
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(shape, bool)
+    mask[:, shape[1] // 3 : 2 * shape[1] // 3, shape[2] // 4 : 3 * shape[2] // 4] = True
+    image = 120 + 12 * rng.normal(size=shape)
+    image[mask] += 70 * (np.indices(shape)[2][mask] // 2 % 2) - 35
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def betaseg(tmp_path_factory):
+    """A tiny copy of BetaSeg's folder layout: `download/{cell}/{cell}_{part}.tif`."""
+    root = tmp_path_factory.mktemp("betaseg")
+    for seed, cell in enumerate(("high_c1", "high_c2", "high_c3", "high_c4")):
+        folder = root / "download" / cell
+        folder.mkdir(parents=True)
+        image, organelle = textured((24, 40, 44), seed)
+        cell_mask = np.zeros(image.shape, np.uint8)
+        cell_mask[2:-2, 3:-3, 3:-3] = 255
+        nucleus, mitochondria, granules = (np.zeros(image.shape, np.uint16) for _ in range(3))
+        nucleus[:, :20][organelle[:, :20]] = 1
+        mitochondria[:, 20:][organelle[:, 20:]] = 255
+        granules[4:9, 8:12, 8:12], granules[14:19, 8:12, 30:34] = 1, 2  # instance ids
+        parts = {"source": image, "membrane_full_mask": cell_mask, "nucleus_mask": nucleus.astype(np.uint8),
+                 "mitochondria_mask": mitochondria.astype(np.uint8), "granules": granules}  # fmt: skip
+        for part, array in parts.items():
+            tifffile.imwrite(folder / f"{cell}_{part}.tif", array)
+    return root
+
+
+@pytest.fixture(scope="module")
+def betaseg_run(betaseg, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "betaseg"
+    done = run("--config=configs/betaseg.py", f"--workdir={workdir}", f"--config.data.root={betaseg}", *SMALL,
+               "--config.train.steps=20", "--config.evaluate.clusters=(6,)")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return workdir, done
+
+
+def test_betaseg_layout_trains_segments_and_evaluates(betaseg_run):
+    workdir, done = betaseg_run
+    for stage in ("train:", "segment:", "evaluate:", "figure:"):
+        assert stage in done.stderr
+    for word in ("nucleus", "mitochondria", "granules", "unrecognized", "one-to-one", "many-to-one", "intensity"):
+        assert word in done.stdout
+
+
+def test_workdir_contract(betaseg_run):
+    workdir, _ = betaseg_run
+    classes = {"unrecognized", "nucleus", "mitochondria", "granules", "mean"}
+    assert json.loads((workdir / "config.json").read_text())["codebook"]["gamma"] == 0.8
+    assert any(p.name == "20" for p in (workdir / "checkpoints").iterdir())
+    with np.load(workdir / "centres.npz") as centres:
+        assert centres["centres_4"].shape == (4, 8) and centres["centres_6"].shape == (6, 8)
+        assert centres["projection"].shape == (8, 8)
+    labels = open_volume(workdir / "labels.ome.zarr", image=False)
+    assert labels.shape == (24, 40, 44) and labels.voxel_size_nm == (16.0,) * 3
+    assert set(np.unique(labels.read((slice(None),) * 3))) <= set(range(4))
+    metrics = json.loads((workdir / "metrics.json").read_text())
+    for block in (metrics, *metrics["baselines"].values()):
+        assert set(block["dsc"]["one_to_one"]) == set(block["dsc"]["many_to_one"]) == classes
+        assert block["clusters"] == 4 and block["seconds"]["segment"] > 0
+    assert metrics["seconds"]["train"] > 0 and set(metrics["baselines"]) == {"intensity", "filters"}
+    assert [point["step"] for point in metrics["curve"]][-1] == 20
+    assert (workdir / "metrics.csv").read_text().startswith("method,")
+    assert {p.name for p in (workdir / "figures").iterdir()} == {"training.png", "slices.png", "dsc.png"}
+    lines = [json.loads(line) for line in (workdir / "train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 15, 20]
+    assert {"loss", "loss_recon", "loss_tea", "loss_stu", "lr", "images_per_s", "seconds"} <= set(lines[-1])
+    assert "perplexity" in lines[-1]
+    assert list((workdir / "tensorboard").glob("events*"))
+    assert not list(workdir.glob("partial*")) and not (workdir / "baselines").exists()
+
+
+def test_no_tensorflow_and_no_torch_at_run_time(betaseg_run):
+    """What a whole run imports: everything main imports, late or early."""
+    modules = ("main", "data.datasets", "training.loop", "segmentation.label_volume", "evaluation.evaluate",
+               "evaluation.tables", "report.page")  # fmt: skip
+    code = "import sys, tensorboardX; " + "; ".join(f"import his4mae_jax.{m}" for m in modules)
+    code += "; print(sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'torch'}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_a_second_volume_is_segmented_with_the_trained_model(betaseg, betaseg_run):
+    workdir, _ = betaseg_run
+    other = betaseg / "download" / "high_c2" / "high_c2_source.tif"
+    before = (workdir / "metrics.json").read_text()
+    done = run("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=segment", *SMALL,
+               f"--config.data.root={betaseg}", "--config.train.steps=20", f"--config.segment.volume={other}",
+               "--config.segment.file_voxel_size_nm=(16.0,16.0,16.0)")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((workdir / "segment.json").read_text())["volume"] == str(other)
+    assert (workdir / "metrics.json").read_text() == before
+    # Scores of these labels against another cell's truth would be wrong, and are refused.
+    done = run("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=evaluate", *SMALL,
+               f"--config.data.root={betaseg}", "--config.train.steps=20")  # fmt: skip
+    assert done.returncode == 2 and "run --mode=segment" in one_line(done)
+
+
+def train_args(betaseg, workdir):
+    return ("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=train", f"--config.data.root={betaseg}",
+            *SMALL, "--config.train.steps=600", "--config.train.checkpoint_every=25")  # fmt: skip
+
+
+def final_state(workdir):
+    """Every file of arrays in the last checkpoint, restored."""
+    import jax
+    from jax.sharding import SingleDeviceSharding
+
+    from his4mae_jax.pretext import his4mae
+    from his4mae_jax.training import state as states
+    from his4mae_jax.training.checkpoints import Checkpoints, read_config
+    from his4mae_jax.training.optimizer import make_optimizer
+
+    config = get_default()
+    config.unlock()
+    config.update(read_config(workdir))
+    models = his4mae.build(config.model, config.codebook.size)
+    like = jax.eval_shape(lambda: states.create(config, models, make_optimizer(config)))
+    checkpoints = Checkpoints(workdir, config)
+    step = checkpoints.steps()[-1]
+    state, _ = checkpoints.restore(step, like, SingleDeviceSharding(jax.devices()[0]))
+    checkpoints.close()
+    return step, state
+
+
+def test_killed_and_resumed_equals_never_stopped(betaseg, tmp_path):
+    """SIGKILL at several moments; the final state agrees with an undisturbed run bit for bit."""
+    import jax
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    assert run(*train_args(betaseg, undisturbed)).returncode == 0
+    kills = 0
+    for wait_for in (25, 150, 300):
+        process = subprocess.Popen(**command(*train_args(betaseg, killed)), stderr=subprocess.DEVNULL)
+        deadline = time.time() + 120
+        while process.poll() is None and time.time() < deadline:
+            steps = [int(p.name) for p in (killed / "checkpoints").glob("*") if p.name.isdigit()]
+            if steps and max(steps) >= wait_for:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                break
+            time.sleep(0.01)
+    assert kills >= 2  # the last may have been quicker than we
+    resumed = run(*train_args(betaseg, killed))
+    assert resumed.returncode == 0, resumed.stderr
+    (step_a, a), (step_b, b) = final_state(undisturbed), final_state(killed)
+    assert step_a == step_b == 600
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    logs = [
+        [json.loads(line) for line in (w / "train.jsonl").read_text().splitlines()] for w in (undisturbed, killed)
+    ]
+    assert [x["step"] for x in logs[0]] == [x["step"] for x in logs[1]]
+    again = run(*train_args(betaseg, killed))
+    assert again.returncode == 0 and "all 600 steps are done" in again.stderr
+
+
+def one_line(done):
+    """The only line that says "error"; no traceback."""
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, done.stderr
+    return errors[0]
+
+
+def test_a_misspelt_key_names_the_nearest(tmp_path):
+    done = run("--config=configs/demo.py", f"--workdir={tmp_path / 'run'}", "--config.train.stpes=5")
+    assert "train.stpes" in one_line(done) and "train.steps" in one_line(done)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("--config=configs/nowhere.py",), ("configs/nowhere.py",)),
+        (("--config=configs/demo.py", "--config.train.steps=many"), ("train.steps", "many")),
+        (("--config=configs/demo.py", "--mode=fly"), ("mode", "fly", "segment")),
+        (("--config=configs/demo.py", "--stpes=4"), ("stpes",)),
+        (("--config=configs/demo.py", "extra"), ("extra",)),
+        ((), ("--config", "--help")),
+    ],
+    ids=["no config file", "wrong type", "unknown mode", "unknown flag", "stray word", "nothing"],
+)
+def test_bad_command_lines_are_one_line(tmp_path, args, words):
+    line = one_line(run(f"--workdir={tmp_path / 'run'}", *args))
+    for word in words:
+        assert word in line
+    assert not (tmp_path / "run").exists()
+
+
+# What follows needs no process of its own: `main.run` raises what `cli` prints.
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A config over real TIFF files that would train; tests spoil one thing each."""
+    image, mask = textured((24, 40, 44), 0)
+    tifffile.imwrite(tmp_path / "image.tif", image)
+    tifffile.imwrite(tmp_path / "labels.tif", mask.astype(np.uint8))
+    c = get_default()
+    c.model.fov, c.data.crop_min, c.segment.stride, c.train.steps = 20, 10, 10, 5
+    c.data.train = (str(tmp_path / "image.tif"),)
+    c.data.test = str(tmp_path / "image.tif")
+    c.data.test_labels = str(tmp_path / "labels.tif")
+    c.data.class_names = ("background", "texture")
+    c.data.file_voxel_size_nm = (10.0, 10.0, 10.0)
+    return tmp_path, c
+
+
+def refused(config, tmp_path, *words, mode="all"):
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    with pytest.raises(UserError) as caught:
+        main.run(config, str(tmp_path / "run"), mode)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before  # nothing touched
+
+
+def spoil(array, name):
+    array = array.copy()
+    if name == "nan":
+        array = array.astype(np.float32)
+        array[3, 4, 5] = np.nan
+    elif name == "constant":
+        array[:] = 7
+    elif name == "dtype":
+        array = array.astype(np.float64)
+    elif name == "small":
+        array = array[:, :15, :15]
+    return array
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("nan", "NaN"), ("constant", "constant"), ("dtype", "float64"), ("small", "model.fov")]
+)
+def test_bad_images_are_refused(files, name, word):
+    tmp_path, config = files
+    image = tifffile.imread(tmp_path / "image.tif")
+    tifffile.imwrite(tmp_path / "image.tif", spoil(image, name))
+    tifffile.imwrite(tmp_path / "labels.tif", np.zeros(spoil(image, name).shape, np.uint8))
+    refused(config, tmp_path, "image.tif", word)
+
+
+def test_missing_truncated_and_unreadable_files(files):
+    tmp_path, config = files
+    path = tmp_path / "image.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    refused(config, tmp_path, "image.tif", "truncated")
+    path.write_bytes(b"this is no TIFF")
+    refused(config, tmp_path, "image.tif")
+    path.unlink()
+    refused(config, tmp_path, "image.tif", "no such")
+
+
+def test_labels_of_another_shape(files):
+    tmp_path, config = files
+    tifffile.imwrite(tmp_path / "labels.tif", np.zeros((24, 40, 43), np.uint8))
+    refused(config, tmp_path, "labels.tif", "(24, 40, 43)", "(24, 40, 44)")
+
+
+def test_missing_settings_are_named(files):
+    tmp_path, config = files
+    config.data.train = ()
+    refused(config, tmp_path, "data.train")
+    config.data.test = ""
+    refused(config, tmp_path, "data.test")
+
+
+def test_each_stage_says_what_it_needs(files):
+    tmp_path, config = files
+    refused(config, tmp_path, "--mode=train", mode="segment")
+    refused(config, tmp_path, "--mode=train", mode="evaluate")
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    refused(config, tmp_path, "--mode=segment", mode="evaluate")
+    config.data.test_labels = ""
+    refused(config, tmp_path, "data.test_labels", mode="evaluate")
+
+
+def test_a_workdir_belongs_to_one_config(files):
+    from his4mae_jax.training.checkpoints import write_config
+
+    tmp_path, config = files
+    write_config(tmp_path / "run", config)
+    config.segment.stride, config.evaluate.clusters = 20, (6,)
+    main.check_workdir(tmp_path / "run", config)  # these may change
+    config.model.depth = 3
+    refused(config, tmp_path, "model.depth", "14", "3", "--workdir")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("segment.stride", 7), ("segment.stride", 100), ("objective.mask_ratio", 1.0), ("model.dtype", "float16"),
+        ("data.source", "tape"), ("segment.clusters", 1), ("data.axes", "zz"), ("train.batch_size", 0),
+        ("codebook.learning", "none"), ("data.crop_min", 81),
+    ],
+)  # fmt: skip
+def test_values_that_cannot_work_name_their_key(tmp_path, key, value):
+    config = get_default()
+    section, name = key.split(".")
+    config[section][name] = value
+    refused(config, tmp_path, key)
+
+
+def test_a_full_disk_is_one_line_and_what_was_there_stays(betaseg, tmp_path):
+    """A tmpfs too small for the checkpoints, where mounting is allowed."""
+    small = tmp_path / "small"
+    small.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "none", small]).returncode:
+        pytest.skip("mounting a tmpfs needs root")
+    try:
+        (small / "precious.txt").write_text("kept")
+        done = run("--config=configs/betaseg.py", f"--workdir={small / 'run'}", f"--config.data.root={betaseg}", *SMALL,
+                   "--config.train.steps=20", "--config.model.depth=8")  # fmt: skip
+        assert "no space left" in one_line(done).lower()
+        assert (small / "precious.txt").read_text() == "kept"
+    finally:
+        subprocess.run(["umount", "-l", small], check=True)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -12,11 +12,8 @@ demo: $(VENV)/installed
 	@echo "== demo: done. Tables in runs/demo/metrics.json, pictures in runs/demo/figures/"
 
 test: $(VENV)/installed-dev
-	@echo "== test: all tests but the slow ones"
+	@echo "== test: all tests"
 	$(RUN) -m pytest -n 2
-
-test-slow: $(VENV)/installed-dev
-	$(RUN) -m pytest -n 2 -m slow
 
 $(VENV)/bin/python:
 	@echo "== making a virtual environment in $(VENV)"

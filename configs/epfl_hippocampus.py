@@ -1,11 +1,12 @@
-"""EPFL hippocampus (isotropic FIB-SEM, mitochondria annotated), a model for a CPU.
+"""EPFL hippocampus (isotropic FIB-SEM, mitochondria annotated), half an hour on two CPU cores.
 
     python -m his4mae_jax.main --config=configs/epfl_hippocampus.py --workdir=runs/epfl
 
 Needs training.tif and training_groundtruth.tif of the EPFL CVLab's "Electron Microscopy
 Dataset" in data/; other files with --config.data.train, --config.data.test and
 --config.data.test_labels, and their voxel size (z, y, x) with
---config.data.file_voxel_size_nm="(5.0,5.0,5.0)". Labels: above 0 is a mitochondrion.
+--config.data.file_voxel_size_nm="(5.0,5.0,5.0)". Labels: above 0 is a mitochondrion. They
+only score: training and clustering see the image alone.
 """
 
 from his4mae_jax.config import get_default
@@ -18,13 +19,20 @@ def get_config():
     c.data.test = "data/training.tif"
     c.data.test_labels = "data/training_groundtruth.tif"
     c.data.file_voxel_size_nm = (5.0, 5.0, 5.0)  # the original TIFFs do not say
-    c.data.voxel_size_nm = 10.0
+    c.data.voxel_size_nm = 15.0  # a field of view of 20 pixels then spans a mitochondrion
     c.data.binary_labels = True
     c.data.class_names = EPFL_CLASSES
-    c.model.embed_dim, c.model.depth = 96, 6
-    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 64, 2, 2
+    c.model.fov, c.model.patch_size, c.data.crop_min = 20, 4, 20
+    c.model.embed_dim, c.model.depth = 64, 4
+    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 48, 1, 1
+    c.model.decoder_mimetic = 1.0
     c.codebook.size = 64
-    c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 1500, 64, 6400
+    c.codebook.start = 0.3
+    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 30_000, 96, 28_800
+    c.train.log_every = 1000
+    c.train.keep_checkpoints = 5
+    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.7, "whitened"
+    c.segment.batch_fovs = 512
     c.segment.clusters = 10
     c.evaluate.clusters = (2, 4, 6)
     return c

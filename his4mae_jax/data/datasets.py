@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from his4mae_jax.data import known, ome_zarr, phantom
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.data.resample import resample
 from his4mae_jax.data.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
@@ -24,7 +25,7 @@ class Target:
 
     @property
     def mask(self):
-        """The labels where they mark a cell (255 outside it), for fits inside the cell."""
+        """The labels where they mark a cell (`IGNORE` outside it), for fits inside the cell."""
         return self.labels
 
 
@@ -87,7 +88,7 @@ def make_phantoms(config, workdir, log):
             cell = phantom.make_phantom((size,) * 3, config.seed * 1000 + index, PHANTOM_VOXEL_SIZE_NM)
         except ValueError as error:
             raise UserError(f"config key data.phantom.size: {error}") from error
-        names = {**dict(enumerate(phantom.CLASSES)), phantom.OUTSIDE: "outside the cell"}
+        names = {**dict(enumerate(phantom.CLASSES)), IGNORE: "outside the cell"}
         for path, array, label_values in (
             (image_path, cell.image_ZxYxX, None), (labels_path, cell.labels_ZxYxX, names),
         ):  # fmt: skip

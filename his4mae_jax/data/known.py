@@ -6,6 +6,7 @@ import pathlib
 
 import numpy as np
 
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.data.volume import Box, Triple, Volume, VolumeLike, open_volume, tiff_shape
 from his4mae_jax.errors import UserError
 
@@ -23,8 +24,6 @@ BETASEG_CLASSES = ("unrecognized", "nucleus", "mitochondria", "granules")
 
 # EPFL CVLab: FIB-SEM of mouse hippocampus, https://www.epfl.ch/labs/cvlab/data/data-em/
 EPFL_CLASSES = ("background", "mitochondria")
-
-OUTSIDE = 255  # label of voxels outside the annotated cell: never scored
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +49,7 @@ class MaskLabels:
 
     A mask holds a voxel where it is > 0. Where masks overlap the later organelle wins (granules
     over mitochondria over nucleus: the smaller would lose the larger share of its voxels), and
-    outside `cell` everything is OUTSIDE.
+    outside `cell` everything is `IGNORE`.
 
     Attributes:
       name: for messages.
@@ -80,7 +79,7 @@ class MaskLabels:
         labels = np.zeros(inside.shape, np.uint8)
         for value, mask in enumerate(self.organelles, start=1):
             labels[mask.read(slices) > 0] = value
-        labels[~inside] = OUTSIDE
+        labels[~inside] = IGNORE
         return labels
 
 
@@ -119,7 +118,7 @@ def betaseg_labels(root: str | os.PathLike, cell: str) -> MaskLabels:
       root, cell: as for `betaseg_cell`.
 
     Returns:
-      uint8 labels that index BETASEG_CLASSES, and OUTSIDE (255) outside the cell's membrane.
+      uint8 labels that index BETASEG_CLASSES, and IGNORE (255) outside the cell's membrane.
 
     Raises:
       UserError: a file is missing or bad, or a mask's shape is not the image's.

@@ -18,8 +18,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from sklearn.cluster import KMeans
 
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.errors import UserError
-from his4mae_jax.evaluation.dice import IGNORE, Slices, blocks
+from his4mae_jax.evaluation.dice import Slices, blocks
 
 SIGMAS = {"intensity": (1.0,), "filters": (1.0, 1.6, 3.5, 5.0, 10.0)}  # voxels, on every axis
 TRUNCATE = 3.0  # a filter reaches this many sigmas
@@ -50,8 +51,8 @@ def cluster_classical(
       out: called as out(C, slices, labels) for every C and block, labels uint8 of the block's
         shape. Cluster ids run from dark to bright (mean grey value at the finest scale).
       contrast: contrast.apply(array) maps raw values to float32 in [0, 1].
-      mask: label volume of the same shape. Where it is 255 no voxel is sampled for the fit; the
-        labels still cover the whole volume.
+      mask: label volume of the same shape. Where it is `IGNORE` no voxel is sampled for
+        the fit; the labels still cover the whole volume.
       seed: of the sample and of k-means: the same seed gives the same labels.
       fraction: share of the voxels that is sampled, spread over the blocks in proportion to
         their size; at least 2,000 and at most 300,000 voxels in all.

@@ -18,9 +18,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.errors import UserError
-
-IGNORE = 255  # in truth: not annotated, not scored. In clusters: no prediction.
 
 Slices = tuple[slice, slice, slice]
 
@@ -52,10 +51,10 @@ def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarra
     """Counts the scored voxels of every (cluster, class) pair.
 
     Args:
-      clusters: label volume (z, y, x) with ids 0 … num_clusters − 1, and 255 where there is no
-        prediction.
-      truth: label volume (z, y, x) with class ids 0 … num_classes − 1, and 255 where nothing is
-        annotated: those voxels are not counted.
+      clusters: label volume (z, y, x) with ids 0 … num_clusters − 1, and `IGNORE` (255) where
+        there is no prediction.
+      truth: label volume (z, y, x) with class ids 0 … num_classes − 1, and `IGNORE` where nothing
+        is annotated: those voxels are not counted.
 
     Returns:
       int64, (num_clusters + 1, num_classes). The last row is for voxels without a prediction:

@@ -9,12 +9,19 @@ import numpy as np
 from his4mae_jax.data import ome_zarr
 from his4mae_jax.data.contrast import estimate_contrast
 from his4mae_jax.data.crop import Crop, central_box
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.data.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.evaluation.classical import cluster_classical
 from his4mae_jax.segmentation.label_volume import fit_centres, label_path, make_segmenter, need_checkpoint, segmented
 from his4mae_jax.training.checkpoints import Checkpoints
+
+
+def same_volume(one, other):
+    """Whether two names are of one volume: local paths that lead to one file or folder, or equal texts."""
+    local = "://" not in one and "://" not in other
+    return one == other or (local and pathlib.Path(one).resolve() == pathlib.Path(other).resolve())
 
 
 def _score(confusion, class_names):
@@ -40,7 +47,7 @@ def _baseline(kind, config, test, sizes, workdir):
         paths[size] = folder / f"{kind}_c{size}.ome.zarr"
         arrays[size] = ome_zarr.create(
             paths[size], test.image.shape, np.uint8, test.image.voxel_size_nm, chunks=config.segment.block,
-            label_values={i: f"cluster {i}" for i in range(size)}, fill_value=dice.IGNORE, overwrite=True,
+            label_values={i: f"cluster {i}" for i in range(size)}, fill_value=IGNORE, overwrite=True,
         )  # fmt: skip
     contrast = estimate_contrast(
         test.image, percentiles=tuple(config.data.contrast_percentiles), invert=config.data.invert, seed=config.seed
@@ -112,7 +119,7 @@ def evaluate(config, test, workdir, log):
     need_checkpoint(workdir)
     sizes = sorted({config.segment.clusters, *config.evaluate.clusters})
     facts = segmented(workdir, sizes)
-    if facts["volume"] != test.image.name:
+    if not same_volume(facts["volume"], test.image.name):
         raise UserError(
             f"{pathlib.Path(workdir) / 'segment.json'}: the labels are of {facts['volume']}, not of "
             f"{test.image.name}; run --mode=segment with this config again"
@@ -125,7 +132,8 @@ def evaluate(config, test, workdir, log):
     checkpoints = Checkpoints(workdir, config)
     seconds = {"train": checkpoints.about(facts["step"])["seconds"], "segment": facts["seconds"]}
     checkpoints.close()
-    metrics = {"method": "his4mae", "volume": test.image.name, **_block(confusions, headline, test.class_names, seconds)}
+    block = _block(confusions, headline, test.class_names, seconds)
+    metrics = {"method": "his4mae", "volume": test.image.name, **block}
     metrics["baselines"] = {}
     for kind in config.evaluate.baselines:
         log(f"evaluate: baseline {kind} with k-means")

@@ -14,7 +14,8 @@ def training_curves(train_jsonl, metrics: dict | None, path) -> None:
     """Draws the losses, the codebook's health, the learning rate and the DSC over the steps.
 
     The last panel is the paper's Fig. 3: the DSC of each class and their mean, from
-    metrics["curve"]. A panel without data is left out; without any data no file is written.
+    metrics["curve"]; a class has the colour it has in the slices, whichever classes are absent. A
+    panel without data is left out; without any data no file is written.
 
     Args:
       train_jsonl: the log of training, one JSON object a line with "step" and any of "loss_recon",
@@ -70,9 +71,12 @@ def training_curves(train_jsonl, metrics: dict | None, path) -> None:
         _panel(ax, title)
     if curve:
         ax = grid[count - 1]
-        names = sorted(curve, key=lambda name: name == "mean")  # the mean last, drawn on top
-        for name, colour in zip(names, style.colours(len(names)), strict=True):
-            colour, width = ("black", 2.4) if name == "mean" else (colour, 1.5)
+        names = _class_names(metrics)
+        looks = {name: (colour, 1.5) for name, colour in zip(names, style.colours(len(names)), strict=True)}
+        looks["mean"] = "black", 2.4  # last, drawn on top
+        for name, (colour, width) in looks.items():
+            if name not in curve:  # absent from the ground truth
+                continue
             steps, values = zip(*curve[name], strict=True)
             ax.plot(steps, values, "o-", color=colour, linewidth=width, markersize=3, label=name)
         ax.set_ylim(-0.03, 1.03)
@@ -103,6 +107,13 @@ def _dsc_curve(metrics: dict) -> dict[str, list[tuple[int, float]]]:
             if style.is_number(value):
                 curve.setdefault(name, []).append((entry["step"], float(value)))
     return curve
+
+
+def _class_names(metrics: dict) -> list[str]:
+    """All classes in the order of their ids, those absent from the ground truth included."""
+    blocks = [metrics, *(metrics.get("curve") or [])]
+    named = [name for block in blocks for name in ((block.get("dsc") or {}).get("one_to_one") or {})]
+    return [name for name in dict.fromkeys(named) if name != "mean"]
 
 
 def _panel(ax, title: str) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from his4mae_jax.evaluation.dice import IGNORE
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.report import style
 
 NEUTRAL = ("#FFFFFF", "#C0C0C0", "#909090")  # clusters that stand for no class
@@ -40,8 +40,8 @@ def slice_overlays(
     Args:
       image: grey values, (z, y, x); its voxel_size_nm (z, y, x) sets the scale bars and the
         shape of the pixels.
-      clusters: label volume of the same shape with cluster ids, 255 where there is none.
-      truth: label volume with class ids, 255 where not annotated (left plain); or None: then
+      clusters: label volume of the same shape with cluster ids, `IGNORE` where there is none.
+      truth: label volume with class ids, `IGNORE` where not annotated (left plain); or None: then
         there is no such column, and each cluster has a colour of its own.
       assignment: for each cluster the class it stands for (`dice.Scores.assignment`) or None:
         those are hatched in greys.
@@ -50,13 +50,13 @@ def slice_overlays(
       contrast: contrast.apply(array) maps raw values to [0, 1].
     """
     rows = []
-    voxels = np.zeros(256, np.int64)  # per cluster, in the slices shown
+    voxels = np.zeros(IGNORE + 1, np.int64)  # per cluster, in the slices shown
     for axis in range(3):
         for share in (0.25, 0.5, 0.75):
             index = int(share * image.shape[axis])
             grey = _slice(image, axis, index, contrast.apply, average=True)
             labels = [_slice(v, axis, index) for v in (truth, clusters) if v is not None]
-            voxels += np.bincount(labels[-1].ravel(), minlength=256)
+            voxels += np.bincount(labels[-1].ravel(), minlength=IGNORE + 1)
             rows.append((axis, f"{'zyx'[axis]} = {index}\n{100 * share:.0f} %", grey, labels))
     seen = [cluster for cluster in np.flatnonzero(voxels).tolist() if cluster != IGNORE]
 

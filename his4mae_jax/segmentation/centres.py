@@ -34,17 +34,20 @@ class Centres:
         return weights.astype(np.float32), offset.astype(np.float32)
 
 
-def noise_whitening(differences_MxD):
-    """P such that differences between neighbouring lattice points become white, `(D, D)`.
+def noise_whitening(*noises_MxD):
+    """P such that noise becomes white, `(D, D)`; noises are samples of mean 0, weighed equally.
 
-    Most of a token's variance is fine structure of its own patch, which the next token does
-    not share; organelles are what neighbours agree on. Dividing by the covariance of the
-    differences weighs each direction by how far it reaches in space (the minimum noise
-    fraction transform of Green et al. 1988). It needs no labels and is linear, so labels
-    still come from C score maps.
+    Most of a token's variance is fine structure of its own patch and of its own slice.
+    Organelles are what neighbouring tokens agree on, and what slices across different axes
+    agree on at one place: differences between either are noise. Dividing by its covariance
+    weighs each direction by what it says beyond one token (the minimum noise fraction
+    transform of Green et al. 1988). It needs no labels and is linear, so labels still come
+    from C score maps.
     """
-    x = differences_MxD.astype(np.float64)
-    covariance = x.T @ x / len(x)
+    covariance = 0.0
+    for x in noises_MxD:
+        part = x.T.astype(np.float64) @ x / len(x)
+        covariance = covariance + part / np.trace(part)
     values, vectors = np.linalg.eigh(covariance)
     # Directions that hardly vary at all (LayerNorm removes one) must not be blown up.
     values = np.maximum(values, 1e-3 * values.mean())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from his4mae_jax.data.contrast import Contrast
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation.encode import make_encode
 
@@ -45,6 +46,7 @@ class Segmenter:
         self.fov = self.models.encoder.grid[0] * self.patch
         self._encode = make_encode(self.models)
         self._compiled: dict[tuple, Callable] = {}
+        self._held = None
 
     def check_size(self, volume, name_axes="zyx"):
         """Slices across every axis used must hold a field of view; returns the offending axis or None."""
@@ -98,8 +100,14 @@ class Segmenter:
         The mean over `axes` of what each axis's slices give. `linear` is `(weights, offset)`
         of `Centres.linear`, for scores.
         """
-        box = volume.read(tuple(slice(*t.read) for t in tiles))
         total = 0.0
+        for lattice in self._lattices(volume, tiles, linear):
+            total = total + lattice
+        return total / len(self.axes)
+
+    def _lattices(self, volume, tiles, linear=None):
+        """The lattice that the slices across each of `axes` give, one after the other."""
+        box = volume.read(tuple(slice(*t.read) for t in tiles))
         for axis in ("zyx".index(a) for a in self.axes):
             rows, cols = (tiles[i] for i in range(3) if i != axis)
             function = self._grid_function(axis, rows, cols, "scores" if linear else "features")
@@ -112,8 +120,7 @@ class Segmenter:
                 full = np.concatenate([take, np.repeat(take[-1:], at_once - len(take))])
                 slices = self.contrast.apply(np.moveaxis(np.take(box, full, axis), axis, 0))
                 parts.append(function(self.params, slices, *(linear or ()))[: len(take)])
-            total = total + jnp.moveaxis(jnp.concatenate(parts), 0, axis)
-        return total / len(self.axes)
+            yield jnp.moveaxis(jnp.concatenate(parts), 0, axis)
 
     def smoothed(self, lattice, tiles):
         """The lattice after the 3D Gaussian of `smooth` tokens."""
@@ -123,13 +130,14 @@ class Segmenter:
         return self._function("smooth", lambda: es.smooth, tiles)(lattice, matrices)
 
     def sample(self, volume, fraction, max_tiles, seed, mask=None):
-        """What the fit of centres needs: `(features (M, D), differences (N, D))`.
+        """What the fit of centres needs: `(features (M, D), noises)`.
 
         Features are those at a random `fraction` of the voxels, stratified over tiles: at
         most `max_tiles` tiles are encoded, drawn at random, with more voxels of each where
-        not all are. Differences are those between neighbouring lattice points, not smoothed.
-        `mask` (a label volume) leaves voxels of 255 out of both. The same seed gives the
-        same sample.
+        not all are. Noises are arrays `(N, D)` for `centres.noise_whitening`, not smoothed:
+        differences between neighbouring lattice points, and with several axes what each
+        differs from their mean. `mask` (a label volume) leaves voxels of 255 out of all. The
+        same seed gives the same sample.
         """
         rng = np.random.default_rng(seed)
         tiles = self.tiles(volume.shape, min(self.tile, FIT_TILE))
@@ -137,25 +145,36 @@ class Segmenter:
         sides = [[t.write[1] - t.write[0] for t in tiles[i]] for i in chosen]
         share = min(1.0, fraction * np.prod(volume.shape, dtype=float) / sum(np.prod(s, dtype=float) for s in sides))
         nothing = np.zeros((0, self.models.encoder.embed_dim), np.float32)
-        features, differences = [nothing], [nothing]
+        features, steps, views = [nothing], [nothing], [nothing]
         for i, side in zip(chosen, sides, strict=True):
             # With replacement: for so small a share it is the same, and needs no permutation.
             index = np.stack([rng.integers(0, n, max(1, round(share * np.prod(side)))) for n in side], axis=1)
             if mask is not None:
-                inside = mask.read(tuple(slice(*t.write) for t in tiles[i])) != 255
+                inside = mask.read(tuple(slice(*t.write) for t in tiles[i])) != IGNORE
                 index = index[inside[tuple(index.T)]]
             if not len(index):
                 continue
-            lattice = self.lattice(volume, tiles[i])
-            features.append(es.at_voxels(np.asarray(self.smoothed(lattice, tiles[i])), tiles[i], index))
-            lattice = np.asarray(lattice)
             point = np.stack([t.lower[n] for t, n in zip(tiles[i], index.T, strict=True)], axis=1)
-            for axis, tile in enumerate(tiles[i]):
-                step = self.patch if tile.dense else 1
-                ahead = point + step * (np.arange(3) == axis)
-                ahead, here = ahead[ahead[:, axis] < tile.points], point[ahead[:, axis] < tile.points]
-                differences.append(lattice[tuple(ahead.T)] - lattice[tuple(here.T)])
-        return np.concatenate(features), np.concatenate(differences)
+            total, by_axis = 0.0, []
+            for lattice in self._lattices(volume, tiles[i]):
+                by_axis.append(np.asarray(lattice[tuple(point.T)]))
+                total = total + lattice
+            mean = total / len(self.axes)
+            if len(tiles) == 1:  # so small a volume need not be encoded again to be labelled
+                self._held = (volume, mean)
+            features.append(es.at_voxels(np.asarray(self.smoothed(mean, tiles[i])), tiles[i], index))
+            steps += self._steps(np.asarray(mean), tiles[i], point)
+            if len(by_axis) > 1:
+                views += [view - np.mean(by_axis, axis=0) for view in by_axis]
+        noises = [np.concatenate(n) for n in (steps, views)]
+        return np.concatenate(features), [n for n in noises if len(n)]
+
+    def _steps(self, lattice, tiles, point_Mx3):
+        """Differences between lattice points and the next ones along each axis, one token on."""
+        for axis, tile in enumerate(tiles):
+            ahead = point_Mx3 + (self.patch if tile.dense else 1) * (np.arange(3) == axis)
+            there = ahead[:, axis] < tile.points
+            yield lattice[tuple(ahead[there].T)] - lattice[tuple(point_Mx3[there].T)]
 
     def label(self, volume, centres_by_size, write, *, progress=lambda n: None):
         """Label every voxel by `{C: Centres}`; `write(size, slices, labels)` gets uint8 blocks, each voxel once.
@@ -165,7 +184,11 @@ class Segmenter:
         sizes = tuple(centres_by_size)
         linear = tuple(np.concatenate(parts) for parts in zip(*(c.linear() for c in centres_by_size.values()), strict=True))
         for tiles in self.tiles(volume.shape):
-            lattice = self.smoothed(self.lattice(volume, tiles, linear), tiles)
+            if self._held and self._held[0] is volume and max(volume.shape) <= self.tile:
+                lattice = jax.jit(es.scores)(self._held[1], *linear)
+            else:
+                lattice = self.lattice(volume, tiles, linear)
+            lattice = self.smoothed(lattice, tiles)
             z, y, x = tiles
 
             def expanded(lattice, lower, fraction, y=y, x=x):

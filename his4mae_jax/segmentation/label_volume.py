@@ -13,6 +13,7 @@ import tqdm
 
 from his4mae_jax.data import ome_zarr
 from his4mae_jax.data.contrast import estimate_contrast
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.pretext import his4mae
 from his4mae_jax.segmentation import centres as centre_files
@@ -20,8 +21,6 @@ from his4mae_jax.segmentation import expand_stride
 from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training.checkpoints import Checkpoints
-
-UNASSIGNED = 255
 
 
 def label_path(workdir, clusters, headline):
@@ -78,9 +77,8 @@ def check_size(segmenter, volume):
 def fit_centres(config, segmenter, volume, sizes, fraction, mask):
     """`({C: Centres}, voxels sampled)`: one sample of the volume, one k-means for each C."""
     s = config.segment
-    features, differences = segmenter.sample(volume, fraction, s.fit_tiles, config.seed, mask)
-    whiten = s.metric == "whitened" and len(differences) > 0
-    projection = centre_files.noise_whitening(differences) if whiten else None
+    features, noises = segmenter.sample(volume, fraction, s.fit_tiles, config.seed, mask)
+    projection = centre_files.noise_whitening(*noises) if s.metric == "whitened" and noises else None
     centres = {size: centre_files.fit(features, size, s.restarts, config.seed, projection) for size in sizes}
     return centres, len(features)
 
@@ -94,7 +92,7 @@ def open_outputs(workdir, volume, sizes, headline, block):
         names = {i: f"cluster {i}" for i in range(size)}
         arrays[size] = ome_zarr.create(
             paths[size][0], volume.shape, np.uint8, volume.voxel_size_nm,
-            chunks=block, label_values=names, fill_value=UNASSIGNED, overwrite=True,
+            chunks=block, label_values=names, fill_value=IGNORE, overwrite=True,
         )  # fmt: skip
 
     def publish():

@@ -5,6 +5,7 @@ import pytest
 import tifffile
 
 from his4mae_jax.data import known
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.data.resample import resample
 from his4mae_jax.errors import UserError
 
@@ -37,7 +38,7 @@ def test_labels(tmp_path, inner):
     assert labels.shape == SHAPE and labels.dtype == np.uint8
     assert labels.voxel_size_nm == (16.0, 16.0, 16.0) and "high_c4" in labels.name
     read = labels.read(WHOLE)
-    assert read.dtype == np.uint8 and (read[:, 0] == known.OUTSIDE).all()
+    assert read.dtype == np.uint8 and (read[:, 0] == IGNORE).all()
     names = np.array(known.BETASEG_CLASSES)[read[:, 1]]
     assert (names[:3] == "nucleus").all()
     assert (names[3, 4:] == "mitochondria").all()  # over the nucleus
@@ -45,7 +46,7 @@ def test_labels(tmp_path, inner):
     assert (names[4, 6:] == "mitochondria").all() and (names[5] == "unrecognized").all()
     box = (slice(2, 5), slice(0, 3), slice(3, 8))
     np.testing.assert_array_equal(labels.read(box), read[box])
-    assert set(np.unique(resample(labels, 24, labels=True).read(WHOLE))) <= {0, 1, 2, 3, 255}
+    assert set(np.unique(resample(labels, 24, labels=True).read(WHOLE))) <= {0, 1, 2, 3, IGNORE}
 
 
 def test_leading_singleton_axes(tmp_path):

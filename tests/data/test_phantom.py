@@ -8,7 +8,8 @@ from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
-from his4mae_jax.data.phantom import CLASSES, OUTSIDE, make_phantom
+from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.phantom import CLASSES, make_phantom
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +18,7 @@ def phantom():
 
 
 def class_fractions(labels_ZxYxX):
-    counts = np.bincount(labels_ZxYxX.ravel(), minlength=OUTSIDE + 1)[: len(CLASSES)]
+    counts = np.bincount(labels_ZxYxX.ravel(), minlength=IGNORE + 1)[: len(CLASSES)]
     return counts / counts.sum()
 
 
@@ -35,7 +36,7 @@ def test_types_and_labels(phantom):
     assert phantom.image_ZxYxX.shape == phantom.labels_ZxYxX.shape == (96, 96, 96)
     assert phantom.voxel_size_nm == 16.0
     assert CLASSES == ("unrecognized", "nucleus", "mitochondria", "granules")
-    assert set(np.unique(phantom.labels_ZxYxX)) == {0, 1, 2, 3, OUTSIDE}
+    assert set(np.unique(phantom.labels_ZxYxX)) == {0, 1, 2, 3, IGNORE}
 
 
 def test_same_seed_same_volume_whatever_the_global_state(phantom):
@@ -62,7 +63,7 @@ def test_other_seed_other_cell(phantom):
 def test_every_class_at_small_and_uneven_shapes(shape, seed):
     labels_ZxYxX = make_phantom(shape, seed).labels_ZxYxX
     assert labels_ZxYxX.shape == shape
-    assert set(np.unique(labels_ZxYxX)) == {0, 1, 2, 3, OUTSIDE}
+    assert set(np.unique(labels_ZxYxX)) == {0, 1, 2, 3, IGNORE}
     assert (class_fractions(labels_ZxYxX) > 0.002).all()
 
 
@@ -74,7 +75,7 @@ def test_class_fractions(seed):
     assert 0.08 < nucleus < 0.35
     assert 0.05 < mitochondria < 0.25
     assert 0.02 < granules < 0.25
-    outside = labels_ZxYxX == OUTSIDE
+    outside = labels_ZxYxX == IGNORE
     assert 0.1 < outside.mean() < 0.7
     corners = outside[::95, ::95, ::95]
     assert corners.any() and not corners.all()
@@ -110,11 +111,15 @@ def test_organelles_keep_apart(phantom):
 
 
 def test_grey_values_overlap(phantom):
-    inside = phantom.labels_ZxYxX != OUTSIDE
+    inside = phantom.labels_ZxYxX != IGNORE
     image, label = phantom.image_ZxYxX.astype(np.float32), phantom.labels_ZxYxX[inside][::40]
     means = [image[phantom.labels_ZxYxX == k].mean() for k in range(4)]
     spreads = [image[phantom.labels_ZxYxX == k].std() for k in range(4)]
-    assert np.ptp(means) < min(spreads) * 1.5
+    assert np.ptp([means[k] for k in (0, 1, 3)]) < min(spreads)
+    assert means[2] < min(means[0], means[1], means[3])  # mitochondria are darker, and yet overlap
+    shares = [np.histogram(image[phantom.labels_ZxYxX == k], 64, (0, 256))[0] for k in range(4)]
+    shares = [share / share.sum() for share in shares]
+    assert all(np.minimum(shares[2], shares[k]).sum() > 0.3 for k in (0, 1, 3))
     for grey_ZxYxX in (image, ndimage.gaussian_filter(image, 1)):
         grey_Nx1 = grey_ZxYxX[inside][::40, None]
         cluster = KMeans(4, n_init=10, random_state=0).fit_predict(grey_Nx1)
@@ -147,7 +152,7 @@ def test_curtains_and_drift(phantom):
 def test_a_finer_voxel_size_shows_the_same_organelles_larger():
     fine = make_phantom((128, 128, 128), seed=0, voxel_size_nm=8.0)
     assert fine.voxel_size_nm == 8.0
-    assert set(np.unique(fine.labels_ZxYxX)) == {0, 1, 2, 3, OUTSIDE}
+    assert set(np.unique(fine.labels_ZxYxX)) == {0, 1, 2, 3, IGNORE}
     depth = ndimage.distance_transform_edt(fine.labels_ZxYxX == 3)
     assert 14 < depth.max() < 26
 

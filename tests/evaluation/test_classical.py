@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import classical
 
@@ -45,9 +46,9 @@ def run(volume, kind, counts, **options):
     def out(count, where, labels):
         assert labels.dtype == np.uint8
         if count not in results:
-            results[count] = np.full(volume.shape, 255, np.uint8)
+            results[count] = np.full(volume.shape, IGNORE, np.uint8)
         target = results[count][where]
-        assert (target == 255).all() and target.shape == labels.shape
+        assert (target == IGNORE).all() and target.shape == labels.shape
         results[count][where] = labels
 
     options = {"contrast": Grey, "restarts": 3} | options
@@ -122,7 +123,7 @@ def test_masked_voxels_are_not_sampled_but_are_labelled():
     volume, right = textured()
     grey = np.where(right, 200, np.where(np.indices(right.shape)[1] < 24, 50, 80))
     volume = ArrayVolume(grey.astype(np.uint8))
-    mask = ArrayVolume(np.where(right, 255, 0).astype(np.uint8), "mask.tif")
+    mask = ArrayVolume(np.where(right, IGNORE, 0).astype(np.uint8), "mask.tif")
     # The bright half is masked out, so the two clusters are the two darks, and it joins one.
     labels = run(volume, "intensity", [2], mask=mask, block=(16, 32, 32))[2]
     assert set(np.unique(labels[:, :20, :28])) == {0}
@@ -144,7 +145,7 @@ def test_what_cannot_be_clustered_is_refused():
         (dict(kind="edges"), "edges"),
         (dict(counts=[300]), "between 1 and 255"),
         (dict(mask=ArrayVolume(np.zeros((4, 8, 9), np.uint8), "mask.tif")), "mask.tif"),
-        (dict(mask=ArrayVolume(np.full((4, 8, 8), 255, np.uint8), "mask.tif")), "mask.tif"),
+        (dict(mask=ArrayVolume(np.full((4, 8, 8), IGNORE, np.uint8), "mask.tif")), "mask.tif"),
         (dict(volume=ArrayVolume(np.full((4, 8, 8), 9, np.uint8), "flat.tif")), "flat.tif"),
     ]
     for changes, part in cases:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 
@@ -48,8 +49,8 @@ def test_blocks_tile_the_volume_once():
 
 
 def test_confusion_counts_what_is_scored():
-    truth = labels(0, 0, 0, 1, 1, 255, 255)
-    clusters = labels(0, 0, 1, 1, 255, 0, 255)
+    truth = labels(0, 0, 0, 1, 1, IGNORE, IGNORE)
+    clusters = labels(0, 0, 1, 1, IGNORE, 0, IGNORE)
     # Columns are classes; the last row is the voxel of class 1 without a prediction.
     expected = [[2, 0], [1, 1], [0, 0], [0, 1]]
     assert dice.confusion(clusters, truth, 3, 2).tolist() == expected
@@ -57,10 +58,10 @@ def test_confusion_counts_what_is_scored():
 
 def test_confusion_is_blockwise_and_equals_a_plain_count():
     rng = np.random.default_rng(0)
-    truth = ArrayVolume(rng.choice([0, 1, 2, 255], size=(70, 300, 260)).astype(np.uint8))
-    clusters = ArrayVolume(rng.choice([0, 1, 255], size=truth.shape).astype(np.uint8))
+    truth = ArrayVolume(rng.choice([0, 1, 2, IGNORE], size=(70, 300, 260)).astype(np.uint8))
+    clusters = ArrayVolume(rng.choice([0, 1, IGNORE], size=truth.shape).astype(np.uint8))
     found = dice.confusion(clusters, truth, 2, 3)
-    for row, cluster in enumerate([0, 1, 255]):
+    for row, cluster in enumerate([0, 1, IGNORE]):
         for klass in range(3):
             both = (clusters.array == cluster) & (truth.array == klass)
             assert found[row, klass] == np.count_nonzero(both)
@@ -183,7 +184,7 @@ def test_different_shapes_are_refused():
 
 @pytest.mark.parametrize("dtype, bad", [(np.uint8, 7), (np.int16, -1), (np.uint16, 300)])
 def test_unnamed_truth_ids_are_refused(dtype, bad):
-    truth = ArrayVolume(np.array([[[0, 1, bad, 255]]], dtype), "truth.tif")
+    truth = ArrayVolume(np.array([[[0, 1, bad, IGNORE]]], dtype), "truth.tif")
     with pytest.raises(UserError) as error:
         dice.confusion(labels(0, 0, 0, 0), truth, 2, 2)
     for part in ("truth.tif", str(bad), "data.class_names"):

@@ -4,6 +4,7 @@ import json
 
 from matplotlib.image import imread
 
+from his4mae_jax.report import style
 from his4mae_jax.report.curves import training_curves
 
 
@@ -31,6 +32,15 @@ def test_training_curves_draw_what_was_logged(tmp_path, drawn, metrics):
     assert nucleus.get_label() == "nucleus" and list(nucleus.get_xdata()) == [100, 200]
     assert imread(path).std() > 0.01
     assert [p.name for p in path.parent.iterdir()] == ["training.png"]
+
+
+def test_a_class_absent_from_the_ground_truth_leaves_the_others_their_colours(tmp_path, drawn):
+    dsc = {"one_to_one": {"golgi": None, "nucleus": 0.5, "mean": 0.5}}
+    metrics = {"dsc": dsc, "curve": [{"step": 10, "dsc": dsc}]}
+    training_curves(tmp_path / "absent.jsonl", metrics, tmp_path / "training.png")
+    nucleus, mean = drawn[0].axes[0].lines
+    assert nucleus.get_label() == "nucleus" and nucleus.get_color() == style.PALETTE[1]
+    assert mean.get_label() == "mean" and mean.get_color() == "black"
 
 
 def test_a_killed_and_resumed_run_is_drawn(tmp_path, drawn):

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.report import slices, style
 
 NAMES = ["unrecognized", "nucleus", "granules"]
@@ -34,7 +35,7 @@ def labelled():
     shape = (12, 20, 30)
     truth = np.zeros(shape, np.uint8)
     truth[3:9, 4:16, 5:20] = 1
-    truth[:, :, 28:] = 255
+    truth[:, :, 28:] = IGNORE
     clusters = np.array([2, 0], np.uint8)[np.minimum(truth, 1)]
     clusters[5:7, 9:12, 14:16] = 1
     grey = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)

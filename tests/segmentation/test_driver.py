@@ -67,11 +67,15 @@ COVERS = (dict(), dict(axes="zyx"), dict(axes="zyx", smooth=0.7), dict(axes="x",
 @pytest.mark.parametrize("how", COVERS, ids=str)
 def test_tiled_equals_untiled(make, how):
     volume = blobs((45, 47, 53))
-    features, differences = make(**how).sample(volume, 0.02, 5, seed=0)
-    whitened = centre_files.noise_whitening(differences)
+    features, noises = make(**how).sample(volume, 0.02, 5, seed=0)
+    assert len(noises) == (2 if len(how.get("axes", "z")) > 1 else 1)
+    whitened = centre_files.noise_whitening(*noises)
     centres = {3: centre_files.fit(features, 3, 3, 0, whitened), 5: centre_files.fit(features, 5, 3, 0, whitened)}
     whole = labels_of(make(**how), volume, centres)
     assert len(np.unique(whole[3])) == 3 and whole[5].max() == 4
+    segmenter = make(**how)
+    segmenter.sample(volume, 0.02, 5, seed=0)  # keeps what it encoded: labels must not change
+    assert (labels_of(segmenter, volume, centres)[3] == whole[3]).mean() > 0.9999
     tiled = labels_of(make(tile=30, **how), volume, centres)
     for size in centres:
         assert (tiled[size] == whole[size]).mean() > 0.9999
@@ -172,7 +176,8 @@ def test_noise_whitening_makes_neighbour_differences_white():
     rng = np.random.default_rng(0)
     differences = (rng.normal(size=(5000, 4)) @ rng.normal(size=(4, 4))).astype(np.float32)
     white = differences @ centre_files.noise_whitening(differences)
-    np.testing.assert_allclose(white.T @ white / len(white), np.eye(4), atol=1e-3)
+    covariance = white.T @ white / len(white)
+    np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(4), atol=1e-3)
     constant = np.concatenate([differences, np.zeros((5000, 1), np.float32)], axis=1)
     assert np.isfinite(centre_files.noise_whitening(constant)).all()
 
@@ -180,7 +185,17 @@ def test_noise_whitening_makes_neighbour_differences_white():
 def test_differences_are_between_neighbouring_tokens(make):
     """On a ramp along x, tokens differ along x and hardly along z."""
     ramp = Memory(np.uint8(np.broadcast_to(np.linspace(0, 255, 60), (40, 40, 60))))
-    _, differences = make(axes="zyx").sample(ramp, 0.01, 1, seed=0)
+    _, (differences, views) = make(axes="zyx").sample(ramp, 0.01, 1, seed=0)
     assert len(differences) > 1000 and np.isfinite(differences).all()
     third = len(differences) // 3
     assert np.abs(differences[:third]).mean() < 0.2 * np.abs(differences[-third:]).mean()
+    # What the axes differ by is measured from their mean at the same place.
+    np.testing.assert_allclose(np.sum(np.split(views, 3), axis=0), 0, atol=1e-4)
+
+
+def test_each_noise_weighs_the_same_whatever_its_size():
+    rng = np.random.default_rng(0)
+    a, b = (np.float32(rng.normal(size=(4000, 2)) * scale) for scale in ((1, 0.1), (0.1, 1)))
+    np.testing.assert_allclose(
+        *(np.abs(centre_files.noise_whitening(x, y)).max(1) for x, y in ((a, b), (a, 50 * b))), rtol=1e-4
+    )

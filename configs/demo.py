@@ -21,7 +21,7 @@ def get_config():
     c.model.decoder_mimetic = 1.0
     c.codebook.size = 64
     c.codebook.start = 0.3
-    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 9000, 96, 28_800
+    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 12_000, 64, 25_600
     c.train.log_every = 500
     c.train.keep_checkpoints = 4
     c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.7, "whitened"

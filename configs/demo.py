@@ -23,9 +23,8 @@ def get_config():
     c.codebook.start = 0.3
     c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 12_000, 64, 25_600
     c.train.log_every = 500
-    c.train.keep_checkpoints = 4
+    c.train.keep_checkpoints = 3
     c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.7, "whitened"
     c.segment.batch_fovs = 512
     c.evaluate.clusters = (6,)
-    c.evaluate.curve_box = 128
     return c

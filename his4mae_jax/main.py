@@ -137,6 +137,14 @@ def cli():
     except UserError as error:
         log(f"error: {error}")
         sys.exit(2)
+    except Exception as error:
+        from his4mae_jax.data.ome_zarr import friendly_io_error
+
+        friendly = friendly_io_error(error, flags.FLAGS.workdir)
+        if friendly is None:
+            raise
+        log(f"error: {friendly}")
+        sys.exit(2)
     except KeyboardInterrupt:
         log("interrupted; run the same command again to go on from the last checkpoint")
         sys.exit(130)

@@ -272,7 +272,7 @@ def spoil(array, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("nan", "NaN"), ("constant", "constant"), ("dtype", "float64"), ("small", "model.fov")]
+    ("name", "word"), [("nan", "NaN"), ("constant", "every voxel"), ("dtype", "float64"), ("small", "model.fov")]
 )
 def test_bad_images_are_refused(files, name, word):
     tmp_path, config = files

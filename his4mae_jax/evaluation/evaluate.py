@@ -89,7 +89,7 @@ def dsc_curve(config, test, workdir, log):
     image, labels = Crop(test.image, box), Crop(test.labels, box)
     mask = labels if config.segment.within_mask else None
     clusters, curve = config.segment.clusters, []
-    for step in checkpoints.steps():
+    for step in checkpoints.spread():
         segmenter = make_segmenter(config, checkpoints, step, test.image)
         if segmenter.check_size(image):
             log(f"evaluate: no curve: evaluate.curve_box is smaller than the field of view of {segmenter.fov}")

@@ -7,6 +7,7 @@ Each holds the items `student` and `teacher` (the encoders), `rest` (all other s
 import json
 import os
 import pathlib
+import shutil
 
 import jax
 import orbax.checkpoint as ocp
@@ -53,8 +54,8 @@ class Checkpoints:
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self.every = checkpoint_every(config)
         kept = max(1, config.train.keep_checkpoints)
-        period = -(-total_steps(config) // (kept * self.every)) * self.every
-        options = ocp.CheckpointManagerOptions(max_to_keep=3, keep_period=period, enable_async_checkpointing=True)
+        self._period = -(-total_steps(config) // (kept * self.every)) * self.every
+        options = ocp.CheckpointManagerOptions(max_to_keep=3, keep_period=self._period, enable_async_checkpointing=True)
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.path, options=options)
@@ -63,8 +64,27 @@ class Checkpoints:
         """Steps with a whole checkpoint, ascending; partly written ones do not count."""
         return sorted(self._manager.all_steps())
 
+    def spread(self):
+        """The evenly kept steps and the last: what the curve over training is drawn from."""
+        steps = self.steps()
+        return [step for step in steps if step % self._period == 0 or step == steps[-1]]
+
+    def check_space(self, state):
+        """Raise `UserError` unless the disk holds one more checkpoint.
+
+        Asked before each save: what fails in orbax's threads can only be told untidily.
+        """
+        need = sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 20)
+        free = shutil.disk_usage(self.path).free
+        if free < need:
+            raise UserError(
+                f"{self.path}: no space left on the device: a checkpoint needs {need / 1e6:.1f} MB and {free / 1e6:.1f} "
+                "MB are free; free some and run the same command again"
+            )
+
     def save(self, step, state, about):
         """Start saving; training goes on while the copy is written."""
+        self.check_space(state)
         args = {name: ocp.args.StandardSave(tree) for name, tree in _split(state).items()}
         with writing(self.path):
             self._manager.save(

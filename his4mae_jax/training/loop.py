@@ -126,6 +126,7 @@ def train(config, volumes, workdir, log):
         f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.model.dtype}; volumes "
         + ("in memory" if fields.in_memory else "streamed")
     )
+    checkpoints.check_space(state)  # now, and not after the first hour
     step_fn, place_codes = compile_steps(config, models, optimizer, mesh)
     writer, window = MetricWriter(workdir, start), _Window()
     began, logged_at, logged_images = time.perf_counter(), time.perf_counter(), 0

@@ -82,7 +82,8 @@ def train_step(state, batch, *, config, models, optimizer):
     metrics["perplexity"], metrics["dead_fraction"] = codebook.usage_statistics(
         usage_K, config.codebook.isolated_below
     )
-    codes_KxD, usage_K, metrics["epoch_end"] = _end_of_epoch(config, codes_KxD, usage_K, step)
+    codes_KxD, usage_K, is_end = _end_of_epoch(config, codes_KxD, usage_K, step)
+    metrics["epoch_end"] = is_end & ready  # before, there is no usage to tell of
     params["codebook"]["codes"] = codes_KxD
     metrics["grad_norm"] = optax.tree.norm({k: v for k, v in grads.items() if k != "codebook"})
     metrics["lr"] = schedule(config.train.lr, config)(step)

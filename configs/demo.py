@@ -21,10 +21,10 @@ def get_config():
     c.model.decoder_mimetic = 1.0
     c.codebook.size = 64
     c.codebook.start = 0.3
-    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 12_000, 64, 25_600
+    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 17_000, 64, 25_600
     c.train.log_every = 500
     c.train.keep_checkpoints = 3
-    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.7, "whitened"
+    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.5, "whitened"
     c.segment.batch_fovs = 512
     c.evaluate.clusters = (6,)
     return c

@@ -28,10 +28,10 @@ def get_config():
     c.model.decoder_mimetic = 1.0
     c.codebook.size = 64
     c.codebook.start = 0.3
-    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 30_000, 96, 28_800
+    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 24_000, 64, 25_600
     c.train.log_every = 1000
     c.train.keep_checkpoints = 5
-    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.7, "whitened"
+    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.5, "whitened"
     c.segment.batch_fovs = 512
     c.segment.clusters = 10
     c.evaluate.clusters = (2, 4, 6)

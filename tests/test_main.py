@@ -136,6 +136,20 @@ def test_a_second_volume_is_segmented_with_the_trained_model(betaseg, betaseg_ru
     assert done.returncode == 2 and "run --mode=segment" in one_line(done)
 
 
+def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):
+    args = ("--config=configs/demo.py", f"--workdir={tmp_path}", "--config.data.phantom.size=64",
+            "--config.data.phantom.cells=1", "--config.train.steps=4", "--config.train.batch_size=4",
+            "--config.evaluate.curve_box=0", "--config.evaluate.baselines=()")  # fmt: skip
+    done = run(*args)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("drawing synthetic cell") == 2 and "loss_recon" in done.stderr
+    facts = json.loads((tmp_path / "segment.json").read_text())
+    assert facts["volume"].endswith("cell_1/image.ome.zarr")
+    assert json.loads((tmp_path / "metrics.json").read_text())["baselines"] == {}
+    again = run(*args)
+    assert again.returncode == 0 and "drawing" not in again.stderr and "all 4 steps are done" in again.stderr
+
+
 def train_args(betaseg, workdir):
     return ("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=train", f"--config.data.root={betaseg}",
             *SMALL, "--config.train.steps=600", "--config.train.checkpoint_every=25")  # fmt: skip

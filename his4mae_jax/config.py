@@ -115,7 +115,7 @@ def get_default():
     e = c.evaluate = ml_collections.ConfigDict()
     e.clusters = ()  # further values of C to score
     e.baselines = ("intensity", "filters")  # label-free classical rows beside ours
-    e.curve_box = 192  # voxels; side of the box scored at each kept checkpoint; 0: no curve
+    e.curve_box = 256  # voxels; side of the box scored at each kept checkpoint; 0: no curve
     return c.lock()
 
 

@@ -78,11 +78,13 @@ class _Array:
         return self.array[slices]
 
 
-def dsc_curve(config, test, workdir, log):
-    """DSC of every kept checkpoint on a box in the middle of the volume (paper's Fig. 3).
+def dsc_curve(config, test, workdir, log, scored):
+    """DSC of checkpoints spread over the run, on a box in the middle of the volume (Fig. 3).
 
-    Each checkpoint gets its own centres, fitted on the same voxels. The curve is shown; it
-    chooses nothing: the score of a run is always that of its last checkpoint.
+    `scored` is `(step, dsc)` of the segmentation itself, whose point is taken as it is where
+    the box is the whole volume. Each other checkpoint gets its own centres, fitted on the
+    same voxels. The curve is shown; it chooses nothing: the score of a run is always that of
+    its last checkpoint.
     """
     checkpoints = Checkpoints(workdir, config)
     box = central_box(test.image.shape, config.evaluate.curve_box)
@@ -90,6 +92,9 @@ def dsc_curve(config, test, workdir, log):
     mask = labels if config.segment.within_mask else None
     clusters, curve = config.segment.clusters, []
     for step in checkpoints.spread():
+        if step == scored[0] and image.shape == test.image.shape:
+            curve.append({"step": step, "dsc": scored[1]})
+            continue
         segmenter = make_segmenter(config, checkpoints, step, test.image)
         if segmenter.check_size(image):
             log(f"evaluate: no curve: evaluate.curve_box is smaller than the field of view of {segmenter.fov}")
@@ -139,6 +144,6 @@ def evaluate(config, test, workdir, log):
         log(f"evaluate: baseline {kind} with k-means")
         metrics["baselines"][kind] = _baseline(kind, config, test, sizes, workdir)
     if config.evaluate.curve_box:
-        metrics["curve"] = dsc_curve(config, test, workdir, log)
+        metrics["curve"] = dsc_curve(config, test, workdir, log, (facts["step"], metrics["dsc"]))
     shutil.rmtree(pathlib.Path(workdir) / "baselines", ignore_errors=True)  # scored: only figures are kept
     return metrics, dice.one_to_one(confusions[headline], test.class_names).assignment

@@ -3,7 +3,8 @@
 Slices across one axis (the paper's z) or all three are encoded; where several axes are used,
 slices lie one patch apart, so that the lattice is that of the tokens on every axis. Averages
 over axes and Gaussian smoothing are linear, as is the expansion to voxels: labels need only
-the C score maps of a tile, whatever the feature dimension.
+the C score maps of a tile, whatever the feature dimension. Features themselves are held for
+the fit alone, those of one tile of at most `FIT_TILE` voxels a side.
 """
 
 import dataclasses
@@ -182,7 +183,8 @@ class Segmenter:
         What is held is set by the tile, whatever the volume's size.
         """
         sizes = tuple(centres_by_size)
-        linear = tuple(np.concatenate(parts) for parts in zip(*(c.linear() for c in centres_by_size.values()), strict=True))
+        weights, offsets = zip(*(c.linear() for c in centres_by_size.values()), strict=True)
+        linear = np.concatenate(weights), np.concatenate(offsets)
         for tiles in self.tiles(volume.shape):
             if self._held and self._held[0] is volume and max(volume.shape) <= self.tile:
                 lattice = jax.jit(es.scores)(self._held[1], *linear)

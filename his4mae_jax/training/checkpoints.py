@@ -78,8 +78,8 @@ class Checkpoints:
         free = shutil.disk_usage(self.path).free
         if free < need:
             raise UserError(
-                f"{self.path}: no space left on the device: a checkpoint needs {need / 1e6:.1f} MB and {free / 1e6:.1f} "
-                "MB are free; free some and run the same command again"
+                f"{self.path}: no space left on the device: a checkpoint needs {need / 1e6:.1f} MB and "
+                f"{free / 1e6:.1f} MB are free; free some and run the same command again"
             )
 
     def save(self, step, state, about):

@@ -9,12 +9,12 @@ Dataset" in data/; other files with --config.data.train, --config.data.test and
 only score: training and clustering see the image alone.
 """
 
-from his4mae_jax.config import get_default
+from his4mae_jax.config import get_small
 from his4mae_jax.data.known import EPFL_CLASSES
 
 
 def get_config():
-    c = get_default()
+    c = get_small()
     c.data.train = ("data/training.tif",)
     c.data.test = "data/training.tif"
     c.data.test_labels = "data/training_groundtruth.tif"
@@ -22,17 +22,8 @@ def get_config():
     c.data.voxel_size_nm = 15.0  # a field of view of 20 pixels then spans a mitochondrion
     c.data.binary_labels = True
     c.data.class_names = EPFL_CLASSES
-    c.model.fov, c.model.patch_size, c.data.crop_min = 20, 4, 20
-    c.model.embed_dim, c.model.depth = 64, 4
-    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 48, 1, 1
-    c.model.decoder_mimetic = 1.0
-    c.codebook.size = 64
-    c.codebook.start = 0.3
-    c.train.lr, c.train.steps, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 24_000, 64, 25_600
+    c.train.steps = 24_000
     c.train.log_every = 1000
-    c.train.keep_checkpoints = 5
-    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.5, "whitened"
-    c.segment.batch_fovs = 512
     c.segment.clusters = 10
     c.evaluate.clusters = (2, 4, 6)
     return c

@@ -119,6 +119,28 @@ def get_default():
     return c.lock()
 
 
+def get_small():
+    """Defaults for minutes on a CPU, at 15 nm a voxel or so; each choice was measured
+    (docs/results.md).
+
+    What differs from the paper's settings makes up for a run far shorter than the paper's.
+    """
+    c = get_default()
+    # A field of view of an organelle's size: a short run learns what is in view long before
+    # it learns what is at each token of a large one.
+    c.model.fov, c.model.patch_size, c.data.crop_min = 20, 4, 20
+    # A small model takes many more steps in the same time.
+    c.model.embed_dim, c.model.depth = 64, 4
+    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 48, 1, 1
+    c.model.decoder_mimetic = 1.0
+    c.codebook.size, c.codebook.start = 64, 0.3
+    c.train.lr, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 64, 25_600
+    c.train.keep_checkpoints = 3
+    c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.5, "whitened"
+    c.segment.batch_fovs = 512
+    return c
+
+
 def flat_keys(config, prefix=""):
     """All leaf keys in dotted form."""
     for key, value in config.items():

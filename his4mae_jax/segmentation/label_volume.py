@@ -134,13 +134,14 @@ def segment(config, test, workdir, log):
         total=int(np.prod(volume.shape)), unit="voxel", unit_scale=True, desc="segment", mininterval=1.0
     ) as bar:  # fmt: skip
         segmenter.label(volume, centres, write, progress=bar.update)
+        # Killed from here on, the labels count as not there: old facts never meet new files.
+        facts = pathlib.Path(workdir) / "segment.json"
+        facts.unlink(missing_ok=True)
         centre_files.save(
             pathlib.Path(workdir) / "centres.npz", centres, encoder=s.encoder, step=step, volume=volume.name,
             seed=config.seed, voxels=voxels, contrast=segmenter.contrast.to_json(),
         )  # fmt: skip
         seconds = time.perf_counter() - began
-        facts = pathlib.Path(workdir) / "segment.json"
-        facts.unlink(missing_ok=True)  # killed from here on, the labels count as not there
         publish()
         ome_zarr.write_json(
             facts, {"seconds": seconds, "fovs": fovs, "step": step, "clusters": sizes, "volume": volume.name}

@@ -29,7 +29,7 @@ ROWS = (
 def get_config():
     c = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "demo.py"))["get_config"]()
     c.data.phantom.size, c.data.phantom.cells = 128, 2
-    c.train.steps = 2500
+    c.train.steps, c.codebook.start = 2500, 0.5
     c.evaluate.clusters, c.evaluate.curve_box = (5, 6, 7, 8, 9, 10), 0
     c.compare.rows = ROWS
     c.compare.figures = ("slices", "curves")

@@ -1,11 +1,12 @@
 """EPFL hippocampus (isotropic FIB-SEM, mitochondria annotated), half an hour on two CPU cores.
 
+    python -m his4mae_jax.main --config=configs/epfl_hippocampus.py --mode=fetch
     python -m his4mae_jax.main --config=configs/epfl_hippocampus.py --workdir=runs/epfl
 
-Needs training.tif and training_groundtruth.tif of the EPFL CVLab's "Electron Microscopy
-Dataset" in data/; other files with --config.data.train, --config.data.test and
---config.data.test_labels, and their voxel size (z, y, x) with
---config.data.file_voxel_size_nm="(5.0,5.0,5.0)". Labels: above 0 is a mitochondrion. They
+The first downloads training.tif and training_groundtruth.tif of the EPFL CVLab's "Electron
+Microscopy Dataset" to data/; files that lie there are used. Other files with
+--config.data.train, --config.data.test and --config.data.test_labels, and their voxel size
+(z, y, x) with --config.data.file_voxel_size_nm="(5.0,5.0,5.0)". Labels: above 0 is a mitochondrion. They
 only score: training and clustering see the image alone.
 """
 
@@ -15,10 +16,10 @@ from his4mae_jax.data.known import EPFL_CLASSES
 
 def get_config():
     c = get_small()
-    c.data.train = ("data/training.tif",)
-    c.data.test = "data/training.tif"
-    c.data.test_labels = "data/training_groundtruth.tif"
-    c.data.file_voxel_size_nm = (5.0, 5.0, 5.0)  # the original TIFFs do not say
+    c.data.root = "data"
+    c.data.train = ("epfl:training",)
+    c.data.test = c.data.test_labels = "epfl:training"
+    c.data.file_voxel_size_nm = (5.0, 5.0, 5.0)  # of other files: those named above are known
     c.data.voxel_size_nm = 15.0  # a field of view of 20 pixels then spans a mitochondrion
     c.data.binary_labels = True
     c.data.class_names = EPFL_CLASSES

@@ -21,24 +21,40 @@ def get_default():
     c.method = "his4mae"  # one of METHODS
 
     d = c.data = ml_collections.ConfigDict()
-    # Where volumes come from: "files" (the paths below), "phantom" (synthetic cells, made
-    # in the workdir) or "betaseg" (cells of that data set's folder layout under data.root).
+    # Where volumes come from: "files" (the paths, URLs and names below), "phantom" (synthetic cells,
+    # made in the workdir) or "betaseg" (cells of that data set's folder layout under data.root).
+    # Names stand for known data sets: "betaseg:high_c1", "epfl:training",
+    # "openorganelle:jrc_mus-pancreas-1"; --mode=fetch downloads what they need to data.root.
     d.source = "files"
-    d.root = ""  # folder of BetaSeg; for "phantom" that of its cells (empty: in the workdir)
-    d.train = ()  # paths, or for "betaseg" cell names
+    d.root = ""  # folder of the known data sets; for "phantom" that of its cells (empty: in the workdir)
+    d.train = ()  # paths, URLs or names, or for "betaseg" cell names
     d.train_labels = ()  # their ground truth, for supervised methods only
     d.test = ""  # path (or cell) to segment and score
-    d.test_labels = ""  # path of its ground truth; empty: segment without scoring
+    d.test_labels = ""  # path of its ground truth, or its own name; empty: segment without scoring
     d.class_names = ()  # names of label ids 0, 1, ...; label 255 is never scored
     d.binary_labels = False  # labels are a mask: every id above 0 is class 1
     d.file_voxel_size_nm = ()  # z, y, x of the files above; goes before what they say themselves
-    d.voxel_size_nm = 0.0  # isotropic size to train and segment at; 0: as stored
+    # Size to train and segment at; 0: as stored. An axis more than 1.2 times coarser stays as it is, and
+    # slices are then taken across that axis only (data/anisotropy.py).
+    d.voxel_size_nm = 0.0
     d.axes = "zyx"  # axes along which training slices are taken
     d.crop_min = 40  # pixels; side of the random crop that is resized to the field of view
     d.contrast_percentiles = (0.1, 99.9)  # mapped to 0 and 1
-    d.invert = False
+    d.contrast_window = ()  # grey levels mapped to 0 and 1, of all volumes; goes before percentiles
+    d.invert = False  # swap black and white; of known data sets, once more than they say themselves
+    d.missing_chunks = "fill"  # chunks that are not stored are the array's fill value, or an "error"
     d.in_memory_gb = 8.0  # volumes up to this size together are read once; larger ones stream
-    d.workers = 4  # threads that read fields of view ahead of the training step
+    d.cache_mb = 32  # MiB of decoded chunks kept for each volume that is streamed
+    d.workers = 4  # threads that read volumes which cannot be read asynchronously (resampled ones)
+    # Where fields of view are cut: on the "host", or on the "device", in whose memory the volumes lie. "auto": on
+    # an accelerator, where they take at most device_fraction of its free memory. Both give the same samples.
+    d.sampler = "auto"
+    d.device_fraction = 0.4
+    # Bricks of which fields of view come from a rolling pool, so that a batch does not read a thousand chunks. 0:
+    # from anywhere, as in the paper; -1: 0 for volumes of at most in_memory_gb, and 64 for larger ones.
+    d.pool_bricks = -1
+    d.brick = 192  # voxels a side of a brick, or about that: bricks begin where chunks do
+    d.steps_per_brick = 4  # steps after which one brick of the pool is replaced
     p = d.phantom = ml_collections.ConfigDict()
     p.cells = 3  # cells to train on; one more is held out
     p.size = 256  # voxels a side, at 16 nm
@@ -111,6 +127,9 @@ def get_default():
     r.warmup = 0.05  # fraction of all steps
     r.weight_decay = 0.05
     r.betas = (0.9, 0.95)
+    # Optimiser steps in one call of the device; 0: 25 where an accelerator cuts its own fields of view, else 1.
+    r.steps_per_call = 0
+    r.require_accelerator = False  # True: refuse to train on a CPU
     r.log_every = 50  # steps
     r.checkpoint_every = 0  # steps; 0: ten times over the run
     r.keep_checkpoints = 10  # evenly kept ones, for the curve of DSC over training
@@ -124,21 +143,33 @@ def get_default():
     s.inference = "expand"
     s.expansion = "linear"
     s.centres = "kmeans"  # or "codebook": the codes, grouped to C clusters
+    s.centres_file = ""  # centres.npz of another segmentation with this encoder, to apply in place of a fit
     s.clusters = 4  # C of the headline and of labels.ome.zarr
     s.stride = 40  # pixels between fields of view (S), a multiple of the patch
     s.axes = "z"  # slices across these axes; of several ("zyx"), scores are averaged
     s.smooth = 0.0  # sigma, in tokens, of a 3D Gaussian over the averaged tokens
     s.overhang = 0  # pixels that fields of view may reach beyond the border, on mirrored pixels
+    s.symmetries = 1  # of the field of view, over which tokens are averaged: 2 (mirror), 4 (both flips) or 8 (all)
+    s.shifts = 1  # of the token grid, by parts of a patch, over which score maps are averaged
     s.edge_weight = 0.25  # weight of a field of view's outermost tokens, 1 at its centre
     s.metric = "euclidean"  # of k-means; "whitened": by the noise between neighbouring tokens
     s.restarts = 10  # of k-means
     s.fraction = 1e-3  # of the voxels whose features fit the centres
+    s.fit_voxels = 100_000  # at most so many: the fit's memory does not grow with the volume
     s.fit_tiles = 8  # at most so many tiles, drawn at random, are encoded for the fit
     s.within_mask = True  # fit centres inside the cell mask, where the data has one ...
     s.mask_margin = 10  # ... and so many voxels from its border: what is next to it looks mixed
     s.batch_fovs = 64  # fields of view encoded at once; sets the memory used
     s.tile = 512  # voxels a side of the largest piece held at once; sets the memory used
     s.block = (64, 128, 128)  # chunks of the label volume, z, y, x
+    s.ome_zarr_version = "0.4"  # or "0.5"
+    s.pyramid = True  # coarser levels of the volumes written, for viewers
+    s.outputs = ()  # further formats of the labels: some of "precomputed", "tiff", "cellsketch"
+    # Labels of the headline, by id or name, or "all", whose connected components are written too, with a table.
+    s.instances = ()
+    s.min_instance_voxels = 100  # smaller components are left out
+    s.instance_connectivity = 6  # neighbours of a voxel (6, 18 or 26): more join instances that touch at a corner
+    s.probabilities = False  # also write each label's probability, the softmax of its scores
 
     e = c.evaluate = ml_collections.ConfigDict()
     e.clusters = ()  # further values of C to score
@@ -205,6 +236,8 @@ def validate(config):
     """Raise `UserError` naming the first key whose value cannot work."""
     m, s, r, d = config.model, config.segment, config.train, config.data
     _one_of(config, "data.source", ("files", "phantom", "betaseg"))
+    _one_of(config, "data.sampler", ("auto", "host", "device"))
+    _one_of(config, "data.missing_chunks", ("fill", "error"))
     _one_of(config, "method", METHODS)
     _one_of(config, "segment.inference", ("expand", "cover"))
     _one_of(config, "segment.expansion", ("linear", "nearest"))
@@ -216,6 +249,9 @@ def validate(config):
     _one_of(config, "codebook.init", ("kmeans", "samples"))
     _one_of(config, "segment.metric", ("euclidean", "whitened"))
     _one_of(config, "segment.encoder", ("student", "teacher"))
+    _one_of(config, "segment.symmetries", (1, 2, 4, 8))
+    _one_of(config, "segment.ome_zarr_version", ("0.4", "0.5"))
+    _one_of(config, "segment.instance_connectivity", (6, 18, 26))
     checks = (
         ("model.fov", m.fov > 0 and m.fov % m.patch_size == 0, "a multiple of model.patch_size"),
         ("model.embed_dim", m.embed_dim % (4 * m.num_heads) == 0, "a multiple of 4 * model.num_heads"),
@@ -231,17 +267,28 @@ def validate(config):
          "some of the letters z, y, x, each at most once"),
         ("data.contrast_percentiles", len(d.contrast_percentiles) == 2
          and 0 <= d.contrast_percentiles[0] < d.contrast_percentiles[1] <= 100, "two rising numbers from 0 to 100"),
+        ("data.contrast_window", not d.contrast_window
+         or (len(d.contrast_window) == 2 and d.contrast_window[0] < d.contrast_window[1]),
+         "two rising grey levels, or empty for percentiles"),
         ("data.voxel_size_nm", d.voxel_size_nm >= 0, "a size in nm, or 0 for that of the file"),
+        ("data.cache_mb", isinstance(d.cache_mb, int) and d.cache_mb >= 0, "a whole number of MiB, 0 for none"),
+        ("data.device_fraction", 0 < d.device_fraction <= 1, "above 0 and at most 1"),
+        ("data.pool_bricks", d.pool_bricks >= -1, "a number of bricks, 0 for no pool or -1 for an automatic choice"),
+        ("data.brick", d.brick > 0, "a number of voxels above 0"),
+        ("data.steps_per_brick", d.steps_per_brick > 0, "at least 1"),
+        ("train.steps_per_call", r.steps_per_call >= 0, "a number of steps, or 0 for an automatic choice"),
         ("train.batch_size", r.batch_size > 0, "at least 1"),
         ("train.log_every", r.log_every > 0, "at least 1"),
         ("train.warmup", 0 <= r.warmup < 1, "a fraction of the run below 1"),
         ("segment.stride", 0 < s.stride <= m.fov and s.stride % m.patch_size == 0,
          "a multiple of model.patch_size, at most model.fov"),
+        ("segment.shifts", 1 <= s.shifts <= m.patch_size, "between 1 and model.patch_size"),
         ("segment.overhang", 0 <= s.overhang < m.fov, "at least 0 and below model.fov"),
         ("segment.mask_margin", s.mask_margin >= 0, "a number of voxels, 0 for none"),
         ("segment.clusters", 2 <= s.clusters < 255, "between 2 and 254"),
         ("segment.edge_weight", 0 < s.edge_weight <= 1, "above 0 and at most 1"),
         ("segment.fraction", 0 < s.fraction <= 1, "above 0 and at most 1"),
+        ("segment.fit_voxels", s.fit_voxels > 0, "at least 1"),
         ("segment.fit_tiles", s.fit_tiles > 0, "at least 1"),
         ("segment.axes", bool(s.axes) and set(s.axes) <= set("zyx") and len(set(s.axes)) == len(s.axes),
          "some of the letters z, y, x, each at most once"),
@@ -249,10 +296,18 @@ def validate(config):
         ("segment.tile", s.tile >= s.stride, "at least segment.stride"),
         ("segment.batch_fovs", s.batch_fovs > 0, "at least 1"),
         ("segment.block", len(s.block) == 3 and min(s.block) > 0, "three positive sizes (z, y, x)"),
+        ("segment.outputs", set(s.outputs) <= {"precomputed", "tiff", "cellsketch"},
+         "some of 'precomputed', 'tiff', 'cellsketch'"),
+        ("segment.instances", all(isinstance(i, str) or (isinstance(i, int) and 0 <= i < 255) for i in s.instances),
+         "label ids, names of labels, or 'all', in a tuple"),
+        ("segment.min_instance_voxels", s.min_instance_voxels > 0, "at least 1"),
         ("evaluate.clusters", all(2 <= c < 255 for c in config.evaluate.clusters), "numbers between 2 and 254"),
         ("evaluate.baselines", set(config.evaluate.baselines) <= {"intensity", "filters"},
          "some of 'intensity', 'filters'"),
         ("segment.smooth", s.inference == "expand" or s.smooth == 0, '0 when segment.inference is "cover"'),
+        ("segment.shifts", s.inference == "expand" or s.shifts == 1, '1 when segment.inference is "cover"'),
+        ("segment.expansion", s.inference == "expand" or s.expansion == "linear",
+         '"linear" when segment.inference is "cover"'),
         ("segment.centres", s.centres == "kmeans" or (config.method == "his4mae" and config.codebook.enabled),
          '"kmeans" unless method is "his4mae" with codebook.enabled'),
         ("sdae.folds", config.sdae.folds > 0, "at least 1"),

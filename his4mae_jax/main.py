@@ -10,25 +10,31 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 
 from absl import app, flags
 from ml_collections import config_flags
 
 from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
+from his4mae_jax.training import preemption
 
-MODES = ("train", "segment", "evaluate", "all", "compare")
+MODES = ("train", "segment", "evaluate", "all", "compare", "fetch", "inspect")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, labels, metrics, figures.")
 _MODE = flags.DEFINE_enum("mode", "all", MODES, "Stage to run; all runs them one after the other.")
 # Settings that may change between stages of one run; all others must stay as they were trained.
-FREE = ("segment.", "evaluate.", "compare.", "train.log_every", "train.keep_checkpoints", "data.workers",
-        "data.in_memory_gb", "data.root", "data.test", "data.test_labels", "data.binary_labels",
-        "data.class_names")  # fmt: skip
+FREE = ("segment.", "evaluate.", "compare.", "train.log_every", "train.keep_checkpoints", "train.steps_per_call",
+        "train.require_accelerator", "data.workers", "data.cache_mb", "data.sampler", "data.device_fraction",
+        "data.root", "data.test", "data.test_labels", "data.binary_labels", "data.class_names")  # fmt: skip
+ALONE = ("compare", "fetch", "inspect")  # modes that are not shared among processes
+_process = None  # which of several that share the run this one is
 
 
 def log(message):
-    print(message, file=sys.stderr, flush=True)
+    """Say something on the terminal; of several processes the first one does."""
+    if not _process:
+        print(message, file=sys.stderr, flush=True)
 
 
 def _get(tree, dotted):
@@ -55,8 +61,14 @@ def check_workdir(workdir, config):
 def run(config, workdir, mode):
     """Run the stages of `mode` in order. Raises `UserError` for bad input."""
     configs.validate(config)
+    if mode in ALONE:
+        check_alone(mode)
     if mode == "compare":
         return compare(config, workdir)
+    if mode == "fetch":
+        from his4mae_jax.data.fetch import fetch
+
+        return fetch(config, log)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
         from his4mae_jax.data import datasets
 
@@ -68,21 +80,49 @@ def run(config, workdir, mode):
     # Imported late: a typo in a flag is told before JAX has started.
     from his4mae_jax.data import datasets
     from his4mae_jax.segmentation import label_volume
-    from his4mae_jax.training import loop
+    from his4mae_jax.training import distributed, loop
 
     if config.data.source == "phantom":
-        datasets.make_phantoms(config, workdir, log)
+        if distributed.is_main():
+            datasets.make_phantoms(config, workdir, log)
+        distributed.barrier("phantoms")
+    if mode == "inspect":
+        from his4mae_jax.report.inspect import inspect
+
+        for path in inspect(config, workdir, log):
+            log(f"inspect: {path}")
     if mode in ("train", "all"):
         if mode == "all":  # a bad test volume is told now, not after hours of training
             datasets.target(config, workdir, need_labels=False)
-        volumes = datasets.training_volumes(config, workdir)
+        volumes = datasets.training_volumes(config, workdir, log)
         labels = datasets.training_labels(config, workdir) if config.method in configs.SUPERVISED else None
         loop.train(config, volumes, workdir, log, labels)
     if mode == "segment" or mode == "all":
         label_volume.need_checkpoint(workdir)
-        label_volume.segment(config, datasets.target(config, workdir, need_labels=False), workdir, log)
-    if mode == "evaluate" or mode == "all":
+        label_volume.segment(config, datasets.target(config, workdir, need_labels=False, log=log), workdir, log)
+    if (mode == "evaluate" or mode == "all") and distributed.is_main():  # the others wait at the end
         score(config, datasets.target(config, workdir, need_labels=mode == "evaluate"), workdir)
+
+
+def join():
+    """Find the other processes of the run, where a launcher started several."""
+    global _process
+    from his4mae_jax.training import distributed
+
+    how = distributed.initialise()
+    if how:
+        import jax
+
+        _process = jax.process_index()
+        log(f"processes: {jax.process_count()} of {jax.local_device_count()} devices each, found by {how}")
+
+
+def check_alone(mode):
+    """Raise `UserError` where a launcher started several processes for a mode that is for one."""
+    from his4mae_jax.training import distributed
+
+    if distributed.detect(os.environ, has_tpu=False):
+        raise UserError(f"--mode={mode} is for one process, and the launcher started several; start it without one")
 
 
 def compare(config, workdir):
@@ -123,10 +163,16 @@ def score(config, test, workdir):
 def main(argv):
     if len(argv) > 1:
         raise UserError(f"unknown argument {argv[1]!r}; settings are given as --config.<key>=<value>")
-    if _CONFIG.value is None or _WORKDIR.value is None:
+    if _CONFIG.value is None or (_WORKDIR.value is None and _MODE.value != "fetch"):
         raise UserError("--config=FILE and --workdir=FOLDER are needed; see --help")
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every save in many lines
+    if _MODE.value not in ALONE:
+        join()
     run(_CONFIG.value, _WORKDIR.value, _MODE.value)
+    if _process is not None:
+        from his4mae_jax.training import distributed
+
+        distributed.shut_down()
 
 
 def _parse(argv):
@@ -155,25 +201,48 @@ def _named(argv):
     return next((a.partition("=")[2] for a in argv if a.startswith(("--config=", "-config="))), "?")
 
 
+def _end(status, message):
+    """Say why, and end this process; one of several must not wait for the others."""
+    if _process is None:
+        print(message, file=sys.stderr, flush=True)
+        sys.exit(status)
+    from his4mae_jax.training import distributed
+
+    print(f"{message} (process {_process})", file=sys.stderr, flush=True)
+    distributed.leave(status)
+
+
+def _stop(why):
+    """End this process as one that is to be started again."""
+    preemption.ignore()
+    if why.together and _process is not None:
+        from his4mae_jax.training import distributed
+
+        log(why)
+        distributed.shut_down()
+        sys.exit(preemption.EXIT_STATUS)
+    _end(preemption.EXIT_STATUS, f"{why}; run the same command again to go on")
+
+
 def cli():
-    """Entry point: exit status 0, or 2 with one line on bad input."""
+    """Entry point: exit status 0, or 2 with one line on bad input, or 75 when told to stop by a signal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    preemption.install()
     try:
         main(_parse(sys.argv))
     except UserError as error:
-        log(f"error: {error}")
-        sys.exit(2)
+        _end(2, f"error: {error}")
     except Exception as error:
         from his4mae_jax.data.ome_zarr import friendly_io_error
 
         friendly = friendly_io_error(error, flags.FLAGS.workdir)
-        if friendly is None:
-            raise
-        log(f"error: {friendly}")
-        sys.exit(2)
+        if friendly is not None:
+            _end(2, f"error: {friendly}")
+        _end(1, traceback.format_exc())
+    except preemption.Preempted as why:
+        _stop(why)
     except KeyboardInterrupt:
-        log("interrupted; run the same command again to go on from the last checkpoint")
-        sys.exit(130)
+        _end(130, "interrupted; run the same command again to go on from the last checkpoint")
 
 
 if __name__ == "__main__":

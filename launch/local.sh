@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/usr/bin/env bash
 # Runs one config on this machine, on its NVIDIA GPU(s) if there are any and else on its CPU:
 #
 #     launch/local.sh [--dry-run] [--device=auto|cpu|cuda] CONFIG WORKDIR [FLAG ...]
@@ -6,31 +6,16 @@
 # Makes the virtual environment .venv and installs into it on the first run. FLAGs go to the
 # program as they are, such as --mode=segment or --config.segment.stride=20. Relative paths are
 # taken from the repository's root. PYTHON names another interpreter than python3. --dry-run
-# prints the commands and runs none. The same command again goes on from the last checkpoint.
-set -eu
-
-fail() {
-    printf 'error: %s\n' "$*" >&2
-    exit 2
-}
-
-# Prints a command as it could be typed, and runs it unless this is a dry run.
-run() {
-    line=
-    for word in "$@"; do
-        case $word in
-            *[!A-Za-z0-9_./=:,@%+-]*) word="'$(printf '%s' "$word" | sed "s/'/'\\\\''/g")'" ;;
-        esac
-        line="$line $word"
-    done
-    printf '+%s\n' "$line"
-    [ "$dry_run" = yes ] || "$@"
-}
+# prints the commands and runs none. The same command again goes on from the last checkpoint; status 75
+# says that a signal stopped the run and that it is to be started again.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/lib.sh
 
 usage='usage: launch/local.sh [--dry-run] [--device=auto|cpu|cuda] CONFIG WORKDIR [FLAG ...]'
 dry_run=no
 device=auto
-while [ $# -gt 0 ]; do
+while [[ $# -gt 0 ]]; do
     case $1 in
         --dry-run) dry_run=yes ;;
         --device=*) device=${1#--device=} ;;
@@ -40,14 +25,13 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ $# -ge 2 ] || fail "$usage"
+[[ $# -ge 2 ]] || fail "$usage"
 config=$1
 workdir=$2
 shift 2
 
-cd "$(dirname "$0")/.."
-[ -f "$config" ] || fail "$config: no such config file"
-if [ "$device" = auto ]; then
+[[ -f $config ]] || fail "$config: no such config file"
+if [[ $device == auto ]]; then
     device=cpu
     if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
         device=cuda
@@ -62,17 +46,19 @@ esac
 
 python=.venv/bin/python
 installed=.venv/installed-$device
-if [ ! -x "$python" ]; then
+if [[ ! -x $python ]]; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "Python 3.11 or newer is needed; name one as PYTHON=python3.12 launch/local.sh ..."
     run "${PYTHON:-python3}" -m venv .venv
 fi
-if [ ! -f "$installed" ] || [ -n "$(find setup.cfg requirements.txt -newer "$installed")" ]; then
+if [[ ! -f $installed || -n $(find setup.cfg requirements.txt -newer "$installed") ]]; then
     run "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -e "$package"
     run touch "$installed"
 fi
-if [ "$device" = cuda ]; then # JAX would train on the CPU rather than say so
+if [[ $device == cuda ]]; then # JAX would train on the CPU rather than say so
     run "$python" -c 'import jax; jax.devices("cuda")' ||
         fail "JAX cannot use a GPU here; see what nvidia-smi says, or give --device=cpu"
 fi
-run env JAX_PLATFORMS="$platforms" "$python" -m his4mae_jax.main --config="$config" --workdir="$workdir" "$@"
+program=(env "JAX_PLATFORMS=$platforms" "$python" -m his4mae_jax.main "--config=$config" "--workdir=$workdir" "$@")
+show "${program[@]}"
+[[ $dry_run == yes ]] || exec "${program[@]}" # in our place, so that signals reach it

@@ -378,3 +378,32 @@ def test_settings_that_a_method_refuses_leave_the_workdir_free(betaseg, tmp_path
                "--config.train.steps=2", "--config.method=sdae", "--config.sdae.folds=3", "--mode=train")  # fmt: skip
     assert done.returncode == 2 and "sdae.folds" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "config.json").exists()
+
+
+def test_thick_sections_are_trained_on_and_segmented_in_their_plane(tmp_path, capsys):
+    """Serial sections, ten times thicker than their pixels: one warning, slices across z alone, nothing made up."""
+    image, _ = textured((12, 60, 64), 0)
+    tifffile.imwrite(tmp_path / "sections.tif", image)
+    config = files_config(tmp_path / "sections.tif")
+    config.data.file_voxel_size_nm = (50.0, 5.0, 5.0)
+    config.data.voxel_size_nm = 6.0
+    config.segment.axes, config.segment.smooth, config.segment.fraction = "zyx", 0.5, 0.05
+    main.run(config, tmp_path / "run", "all")
+    said = capsys.readouterr().err
+    assert "are anisotropic" in said and "slices are taken across z only" in said
+    labels = open_volume(tmp_path / "run" / "labels.ome.zarr", image=False)
+    assert labels.shape == (12, 50, 53) and labels.voxel_size_nm == (50.0, 6.0, 6.0)
+    with pytest.raises(UserError, match="data.axes is 'yx'"):
+        config.data.axes = "yx"
+        main.run(config, tmp_path / "other", "train")
+
+
+def files_config(path):
+    config = get_default()
+    config.model.fov, config.model.embed_dim, config.model.depth = 20, 8, 1
+    config.model.decoder_dim, config.model.decoder_depth, config.model.decoder_num_heads = 8, 1, 2
+    config.codebook.size, config.data.crop_min = 6, 10
+    config.train.batch_size, config.train.samples_per_epoch, config.train.steps, config.train.log_every = 4, 16, 4, 2
+    config.segment.stride = 10
+    config.data.train, config.data.test = (str(path),), str(path)
+    return config

@@ -20,7 +20,8 @@ def test_the_example_config_is_valid():
 def test_keys_and_modes_exist():
     keys = set(configs.flat_keys(configs.get_default()))
     sections = "|".join({key.split(".")[0] for key in keys if "." in key})
-    named = set(re.findall(rf"(?:--config\.|`)((?:{sections})\.\w+)", README)) - {"train.jsonl", "segment.json"}
+    files = {"train.jsonl", "segment.json", "segment.partial"}
+    named = set(re.findall(rf"(?:--config\.|`)((?:{sections})\.\w+)", README)) - files
     assert len(named) > 10 and named <= keys
     assert set(re.findall(r"--mode=(\w+)", README)) <= set(MODES)
     assert all(f"| `{mode}` |" in README for mode in MODES)

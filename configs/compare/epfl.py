@@ -2,8 +2,8 @@
 
     python -m his4mae_jax.main --config=configs/compare/epfl.py --workdir=runs/epfl_table --mode=compare
 
-Needs training.tif, training_groundtruth.tif, testing.tif and testing_groundtruth.tif in data/ (see
-configs/epfl_hippocampus.py). Only the two supervised rows read training_groundtruth.tif.
+Needs training.tif, training_groundtruth.tif, testing.tif and testing_groundtruth.tif in data/: the same command
+with --mode=fetch downloads them. Only the two supervised rows read training_groundtruth.tif.
 """
 
 import pathlib
@@ -14,9 +14,10 @@ HERE = pathlib.Path(__file__).parent
 
 def get_config():
     c = runpy.run_path(str(HERE.parent / "epfl_hippocampus.py"))["get_config"]()
-    c.data.train_labels = ("data/training_groundtruth.tif",)
-    c.data.test = "data/testing.tif"
-    c.data.test_labels = "data/testing_groundtruth.tif"
+    c.data.train_labels = ("epfl:training",)
+    c.data.test = c.data.test_labels = "epfl:testing"
+    c.model.patch_size, c.segment.stride, c.segment.overhang = 5, 10, 10  # as in table3.py
+    c.train.steps, c.codebook.start = 2000, 0.5
     c.evaluate.clusters, c.evaluate.curve_box = (4, 5, 6, 7, 8, 9), 0
     c.compare.rows = runpy.run_path(str(HERE / "table3.py"))["ROWS"]
     c.compare.figures = ("slices", "curves")

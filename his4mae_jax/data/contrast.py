@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from his4mae_jax.data.volume import Box, VolumeLike
+from his4mae_jax.data.padding import without_padding
+from his4mae_jax.data.volume import Box, View, VolumeLike, read_async
 from his4mae_jax.errors import UserError
 
 _BLOCK = 64  # side in voxels of a sampled block
+_TRIES = 4  # times as many blocks are drawn at most, where those drawn first hold padding alone
 _SLAB = 16  # planes searched for padding at once
 _TILE = 256  # side in voxels of the part of those planes read at once
 
@@ -50,6 +52,19 @@ class Contrast:
         return cls(float(value["low"]), float(value["high"]), bool(value["invert"]))
 
 
+@dataclasses.dataclass(frozen=True)
+class Windowed(View):
+    """A volume that brings the window of grey levels to see it in: `estimate_contrast` returns that."""
+
+    contrast: Contrast
+
+    def read(self, slices):
+        return self.source.read(slices)
+
+    def read_async(self, slices):
+        return read_async(self.source, slices)
+
+
 def estimate_contrast(
     volume: VolumeLike,
     *,
@@ -58,11 +73,9 @@ def estimate_contrast(
     seed: int = 0,
     blocks: int = 64,
 ) -> Contrast:
-    """Finds the window of grey levels from a sample of the volume's content.
+    """Finds the window of grey levels from a sample of the volume's content (`sample_content`).
 
-    A volume no larger than the sample is used whole; of a larger one, `blocks` blocks of 64^3
-    voxels at positions drawn with `seed`. Constant padding at the borders is left out. NaN and
-    infinity are looked for in what was sampled.
+    A `Windowed` volume has its own, which goes before percentiles and `invert`.
 
     Args:
       volume: anything with the interface of Volume.
@@ -76,24 +89,53 @@ def estimate_contrast(
     Raises:
       UserError: NaN or infinite values, or a constant volume.
     """
-    box = content_box(volume)
-    sizes = [s.stop - s.start for s in box]
-    if math.prod(sizes) <= blocks * _BLOCK**3:
-        values = volume.read(box).ravel()
-    else:
-        rng = np.random.default_rng(seed)
-        values = np.concatenate([volume.read(_random_block(box, rng)).ravel() for _ in range(blocks)])
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        raise UserError(
-            f"{volume.name}: holds NaN or infinite values; replace them, for example "
-            "by 0 (numpy.nan_to_num), and save the volume again"
-        )
+    own = getattr(volume, "contrast", None)
+    if own is not None and volume.dtype.kind != "f":  # floats are looked through for NaN all the same
+        return own
+    values = sample_content(volume, seed=seed, blocks=blocks)
+    return own or window(volume, values, percentiles, invert)
+
+
+def window(volume: VolumeLike, values: np.ndarray, percentiles: tuple[float, float], invert: bool = False) -> Contrast:
+    """The Contrast between two percentiles of `values`, grey levels of the volume."""
     low, high = (float(v) for v in np.percentile(values, percentiles))
     if not high > low:
         low, high = float(values.min()), float(values.max())
     if not high > low:
         raise _constant(volume, low)
     return Contrast(low, high, invert)
+
+
+def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np.ndarray:
+    """Grey levels of a sample of the volume's content, 1D, in its dtype.
+
+    A volume no larger than the sample is used whole; of a larger one, `blocks` blocks of 64^3 voxels at
+    positions drawn with `seed`. Padding is left out: constant planes at the borders (`content_box`), and
+    constant blocks at the corners of a rotated volume (`padding.without_padding`).
+
+    Raises:
+      UserError: NaN or infinite values in the sample, or a constant volume.
+    """
+    box = content_box(volume)
+    sizes = [s.stop - s.start for s in box]
+    if math.prod(sizes) <= blocks * _BLOCK**3:
+        sample = [volume.read(box)]
+    else:
+        rng = np.random.default_rng(seed)
+        sample = []
+        for tried in range(_TRIES * blocks):
+            block = volume.read(_random_block(box, rng))
+            # A block of padding alone is drawn again, as long as there are draws enough for the rest.
+            if block.min() != block.max() or _TRIES * blocks - tried <= blocks - len(sample):
+                sample.append(block)
+            if len(sample) == blocks:
+                break
+    if sample[0].dtype.kind == "f" and not all(np.isfinite(block).all() for block in sample):
+        raise UserError(
+            f"{volume.name}: holds NaN or infinite values; replace them, for example "
+            "by 0 (numpy.nan_to_num), and save the volume again"
+        )
+    return without_padding(sample)
 
 
 def content_box(volume: VolumeLike) -> Box:

@@ -4,12 +4,12 @@ import dataclasses
 import os
 import pathlib
 
-import numpy as np
-
-from his4mae_jax.data import known, ome_zarr, phantom
+from his4mae_jax.data import known, named, ome_zarr, phantom
+from his4mae_jax.data.anisotropy import in_plane_nm, size_text, slice_axes, target_size
+from his4mae_jax.data.contrast import Contrast, Windowed
 from his4mae_jax.data.labels import IGNORE
-from his4mae_jax.data.resample import resample
-from his4mae_jax.data.volume import View, VolumeLike, open_volume
+from his4mae_jax.data.resample import resample, resample_labels
+from his4mae_jax.data.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 
 PHANTOM_VOXEL_SIZE_NM = 16.0
@@ -24,25 +24,64 @@ class Target:
     class_names: tuple[str, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class BinaryLabels(View):
-    """Labels of which every id above 0 is read as 1: masks stored as 0 and 255, or instances."""
+def open_image(spec, config, voxel_size_nm=None):
+    """Open one image as it is trained on and segmented: at the voxel size of the config, with its window.
 
-    @property
-    def dtype(self):
-        return np.dtype(np.uint8)
+    Args:
+      spec: a path or URL, or the name of a known volume (`named`), each with a crop if need be.
+      voxel_size_nm: z, y, x of the file; None: its metadata say. Known volumes have their own.
+    """
+    source = _source(spec, config, voxel_size_nm)
+    volume = _open(source, config)
+    target_nm = target_size(volume.voxel_size_nm, config.data.voxel_size_nm)
+    if target_nm != volume.voxel_size_nm:
+        at_level = _open(source, config, target_nm)  # of a multiscale volume, the level nearest to that size
+        volume = resample(at_level, target_nm)
+    window = tuple(config.data.contrast_window) or source.window
+    if not window:
+        return volume
+    return Windowed(volume, Contrast(*window, bool(config.data.invert) != source.invert))
 
-    def read(self, slices):
-        return (self.source.read(slices) > 0).astype(np.uint8)
+
+def _source(spec, config, voxel_size_nm):
+    name = named.parse(spec)
+    if name is None:
+        return named.Source(os.fspath(spec), voxel_size_nm)
+    return named.image(name, config.data.root, config.data.voxel_size_nm or None)
+
+
+def _open(source, config, target_nm=None):
+    d = config.data
+    return open_volume(
+        source.path, source.voxel_size_nm, target_nm=target_nm, missing_chunks=d.missing_chunks,
+        cache_bytes=d.cache_mb << 20,
+    )  # fmt: skip
+
+
+def _open_labels(spec, image, image_spec, config):
+    """Open the ground truth of an image, on the grid of that image.
+
+    Raises `UserError` when it covers another space.
+    """
+    name = named.parse(spec)
+    if name is not None:
+        return resample_labels(named.labels(name, config.data.root), image)
+    # Label files often do not say their voxel size: they are taken for labels of the image's full resolution.
+    full = _open(_source(image_spec, config, _file_voxel_size(config)), config)
+    labels = open_volume(spec, full.voxel_size_nm, image=False)
+    if labels.shape != full.shape:
+        try:
+            labels = open_volume(spec, image=False)
+        except UserError:
+            raise UserError(
+                f"{labels.name}: labels of {labels.shape} voxels (z, y, x) do not fit the image {full.name} of "
+                f"{full.shape}; give labels of the same volume"
+            ) from None
+    return resample_labels(known.AboveZero(labels) if config.data.binary_labels else labels, image)
 
 
 def _file_voxel_size(config):
     return tuple(config.data.file_voxel_size_nm) or None
-
-
-def _at_training_size(volume, config, labels=False):
-    size = config.data.voxel_size_nm
-    return resample(volume, size, labels=labels) if size else volume
 
 
 def _need(value, key, what):
@@ -83,107 +122,128 @@ def make_phantoms(config, workdir, log):
                 os.replace(part, path)  # a cell is there whole or not at all
 
 
-def training_volumes(config, workdir):
-    """Open the images to train on, at the voxel size to train at."""
-    source = config.data.source
-    if source == "phantom":
-        paths = [phantom_paths(config, workdir, i)[0] for i in range(config.data.phantom.cells)]
-    else:
-        what = "cell names" if source == "betaseg" else "paths of volumes"
-        paths = _need(config.data.train, "data.train", f"{what} to train on")
-        paths = [paths] if isinstance(paths, str) else list(paths)
-    volumes = []
-    for path in paths:
-        if source == "betaseg":
-            cell = known.betaseg_cell(_need(config.data.root, "data.root", "the folder of BetaSeg"), path)
-            volume = open_volume(cell.image_path, cell.voxel_size_nm)
-        else:
-            volume = open_volume(path, _file_voxel_size(config))
-        volumes.append(_at_training_size(volume, config))
-    for volume in volumes[1:]:
-        _same_voxel_size(volume, volumes[0].voxel_size_nm[0])
+def _train_specs(config, workdir):
+    """What `data.train` names: paths, or names of known volumes."""
+    if config.data.source == "phantom":
+        return [phantom_paths(config, workdir, i)[0] for i in range(config.data.phantom.cells)]
+    what = "cell names" if config.data.source == "betaseg" else "paths of volumes"
+    return [_betaseg(spec, config) for spec in _listed(_need(config.data.train, "data.train", f"{what} to train on"))]
+
+
+def _betaseg(spec, config):
+    """With `data.source = "betaseg"` a bare cell name is one of that data set."""
+    return f"betaseg:{spec}" if config.data.source == "betaseg" and named.parse(spec) is None else spec
+
+
+def _listed(value):
+    return [value] if isinstance(value, str) else list(value)
+
+
+def training_volumes(config, workdir, log=None):
+    """Open the images to train on, at the voxel size to train at.
+
+    Raises `UserError` for one that cannot be used; `log` is told which are anisotropic.
+    """
+    size = None if config.data.source == "phantom" else _file_voxel_size(config)
+    volumes = [open_image(spec, config, size) for spec in _train_specs(config, workdir)]
+    for volume in volumes:
+        slice_axes(volume, config.data.axes, "data.axes", log)
+        _same_voxel_size(volume, volumes[0])
     return volumes
 
 
 def training_labels(config, workdir):
     """Open the ground truth of the volumes to train on, one each; for supervised methods."""
-    source, count = config.data.source, config.data.phantom.cells
-    need = f'method "{config.method}" is supervised: give the ground truth of each volume of data.train'
+    source, specs = config.data.source, _train_specs(config, workdir)
     if source == "phantom":
-        found = [open_volume(phantom_paths(config, workdir, i)[1], image=False) for i in range(count)]
-    elif source == "betaseg":
-        found = [known.betaseg_labels(config.data.root, cell) for cell in config.data.train]
+        paths = [phantom_paths(config, workdir, i)[1] for i in range(len(specs))]
     else:
-        paths = config.data.train_labels
-        paths = [paths] if isinstance(paths, str) else list(paths)
-        images = [config.data.train] if isinstance(config.data.train, str) else list(config.data.train)
-        if not paths or len(paths) != len(images):
-            raise UserError(f"config key data.train_labels holds {len(paths)} paths for {len(images)} volumes: {need}")
-        found = []
-        for path, image_path in zip(paths, images, strict=True):
-            image = open_volume(image_path, _file_voxel_size(config))
-            labels = open_volume(path, image.voxel_size_nm, image=False)
-            _same_shape(labels, image)
-            found.append(BinaryLabels(labels) if config.data.binary_labels else labels)
-    return [_at_training_size(labels, config, labels=True) for labels in found]
+        paths = specs if source == "betaseg" else _listed(config.data.train_labels)
+    if not paths or len(paths) != len(specs):
+        raise UserError(
+            f"config key data.train_labels holds {len(paths)} paths for {len(specs)} volumes: method "
+            f'"{config.method}" is supervised: give the ground truth of each volume of data.train'
+        )
+    size = None if source == "phantom" else _file_voxel_size(config)
+    images = [open_image(spec, config, size) for spec in specs]
+    return [_open_labels(path, image, spec, config) for path, image, spec in zip(paths, images, specs, strict=True)]
 
 
 def class_names(config):
     """Names of the classes of the data set, by label id; empty when it has no labels."""
-    fixed = {"phantom": phantom.CLASSES, "betaseg": known.BETASEG_CLASSES}
-    return tuple(fixed.get(config.data.source, config.data.class_names))
+    fixed = {"phantom": phantom.CLASSES, "betaseg": known.BETASEG_CLASSES}.get(config.data.source)
+    if fixed or config.data.class_names:
+        return tuple(fixed or config.data.class_names)
+    labelled = [named.parse(spec) for spec in (config.data.test_labels, *_listed(config.data.train_labels))]
+    return next((named.classes(name) for name in labelled if name), ())
 
 
-def _same_shape(labels, image):
-    if labels.shape != image.shape:
-        raise UserError(
-            f"{labels.name}: labels of {labels.shape} voxels (z, y, x) do not fit the image {image.name} of "
-            f"{image.shape}; give labels of the same volume"
-        )
-
-
-def _same_voxel_size(volume, size_nm):
+def _same_voxel_size(volume, first):
     """One model knows one voxel size; another would show it organelles of another size."""
-    if max(abs(s / size_nm - 1) for s in volume.voxel_size_nm[1:]) > 0.01:
+    if abs(in_plane_nm(volume) / in_plane_nm(first) - 1) > 0.01:
         raise UserError(
-            f"{volume.name}: voxels of {volume.voxel_size_nm} nm beside others of {size_nm:g} nm; set "
+            f"{volume.name}: voxels of {size_text(volume)} beside others of {size_text(first)}; set "
             "--config.data.voxel_size_nm to the size that all are to be resampled to"
         )
 
 
-def target(config, workdir, *, need_labels):
+def target(config, workdir, *, need_labels, log=None):
     """Open the volume to segment; its labels too when it has some.
 
     `segment.volume` takes the place of the data set's own test volume and has no labels.
-    Raises `UserError` when labels are needed and there are none, or shapes differ.
+    Raises `UserError` when labels are needed and there are none, or they do not fit the image; `log` is told when
+    the volume is anisotropic.
     """
-    names = tuple(config.data.class_names)
     if config.segment.volume:
         if need_labels:
             raise UserError(
                 "config key segment.volume: this volume has no labels to score; give data.test and data.test_labels"
             )
-        size = tuple(config.segment.file_voxel_size_nm) or None
-        return Target(_at_training_size(open_volume(config.segment.volume, size), config), None, names)
-    source = config.data.source
-    labels = None
+        image = open_image(config.segment.volume, config, tuple(config.segment.file_voxel_size_nm) or None)
+        slice_axes(image, config.segment.axes, "segment.axes", log)
+        return Target(image, None, tuple(config.data.class_names))
+    source, size = config.data.source, _file_voxel_size(config)
     if source == "phantom":
-        image_path, labels_path = phantom_paths(config, workdir, config.data.phantom.cells)
-        image, labels, names = open_volume(image_path), open_volume(labels_path, image=False), phantom.CLASSES
+        spec, labels_spec = phantom_paths(config, workdir, config.data.phantom.cells)
+        size = None
     elif source == "betaseg":
-        root = _need(config.data.root, "data.root", "the folder of BetaSeg")
-        cell = known.betaseg_cell(root, _need(config.data.test, "data.test", "the name of the test cell"))
-        image, labels = open_volume(cell.image_path, cell.voxel_size_nm), known.betaseg_labels(root, cell.name)
-        names = known.BETASEG_CLASSES
+        spec = labels_spec = _betaseg(_need(config.data.test, "data.test", "the name of the test cell"), config)
     else:
-        image = open_volume(_need(config.data.test, "data.test", "the volume to segment"), _file_voxel_size(config))
-        if config.data.test_labels:
-            labels = open_volume(config.data.test_labels, image.voxel_size_nm, image=False)
-            labels = BinaryLabels(labels) if config.data.binary_labels else labels
-            _need(names, "data.class_names", "the names of label ids 0, 1, ...")
-    if labels is None and need_labels:
+        spec, labels_spec = _need(config.data.test, "data.test", "the volume to segment"), config.data.test_labels
+    if need_labels and not labels_spec:
         raise UserError("config key data.test_labels is empty: give the ground truth of data.test to score")
-    if labels is not None:
-        _same_shape(labels, image)
-    labels = None if labels is None else _at_training_size(labels, config, labels=True)
-    return Target(_at_training_size(image, config), labels, tuple(names))
+    image = open_image(spec, config, size)
+    slice_axes(image, config.segment.axes, "segment.axes", log)
+    if not labels_spec:
+        return Target(image, None, class_names(config))
+    labels = _open_labels(labels_spec, image, spec, config)
+    names = _need(class_names(config), "data.class_names", "the names of label ids 0, 1, ...")
+    return Target(image, labels, names)
+
+
+def all_volumes(config, workdir):
+    """Open every image that the config names: list of `(roles, volume)`, such as `("train, test", volume)`.
+
+    Raises `UserError` when it names none, or one cannot be opened.
+    """
+    d, size = config.data, _file_voxel_size(config)
+    named_by_role = []
+    if d.source == "phantom" or d.train:
+        named_by_role += [("train", spec, size) for spec in _train_specs(config, workdir)]
+    if d.source == "phantom":
+        named_by_role.append(("test", phantom_paths(config, workdir, d.phantom.cells)[0], size))
+    elif d.test:
+        named_by_role.append(("test", _betaseg(d.test, config), size))
+    if config.segment.volume:
+        own = tuple(config.segment.file_voxel_size_nm) or None
+        named_by_role.append(("segment", config.segment.volume, own))
+    roles = {}
+    for role, spec, own in named_by_role:
+        roles.setdefault((os.fspath(spec), own), []).append(role)
+    if not roles:
+        raise UserError("config keys data.train, data.test and segment.volume are empty: name a volume to look at")
+    phantoms = d.source == "phantom"
+    return [
+        (", ".join(dict.fromkeys(r)), open_image(spec, config, None if phantoms and r != ["segment"] else own))
+        for (spec, own), r in roles.items()
+    ]

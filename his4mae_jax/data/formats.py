@@ -15,6 +15,7 @@ NM = {
     "picometer": 1e-3, "angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "centimeter": 1e7,
     "meter": 1e9, "inch": 2.54e7, "pm": 1e-3, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3, "\u03bcm": 1e3,
     "\\u00b5m": 1e3, "micron": 1e3, "microns": 1e3, "mm": 1e6, "cm": 1e7, "m": 1e9,
+    "nanometers": 1.0, "micrometers": 1e3, "nanometre": 1.0, "micrometre": 1e3, "angstroms": 0.1,
 }  # fmt: skip
 
 
@@ -33,6 +34,9 @@ def triple(value: float | Sequence[float], name: str) -> Triple:
 
 
 def brief(error: Exception) -> str:
-    """The telling part of a library's message: one line, without TensorStore's spec and path."""
-    text = re.sub(r'Error reading local file "[^"]*": ', "", str(error).split(" [")[0])
-    return " ".join(text.split())[:200] or type(error).__name__
+    """The telling part of a library's message: one line, without TensorStore's spec, path and status."""
+    whole = str(error)
+    text = re.sub(r'Error reading local file "[^"]*": ', "", whole.split(" [")[0])
+    code = re.search(r"\[HTTP code (\d+)\]", whole)
+    text = " ".join(re.sub(r"^[A-Z_]+: ", "", text).split())[:200] or type(error).__name__
+    return f"{text} (HTTP {code.group(1)})" if code else text

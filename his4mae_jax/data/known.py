@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 
 from his4mae_jax.data.labels import IGNORE
-from his4mae_jax.data.volume import Box, Triple, Volume, VolumeLike, open_volume, tiff_shape
+from his4mae_jax.data.volume import Box, Triple, View, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 
 # BetaSeg: FIB-SEM of mouse pancreatic beta cells (Müller et al., "3D FIB-SEM reconstruction of
@@ -22,7 +22,11 @@ BETASEG_VOXEL_SIZE_NM = 16.0  # isotropic
 BETASEG_MASKS = ("nucleus_mask", "mitochondria_mask", "granules", "membrane_full_mask")
 BETASEG_CLASSES = ("unrecognized", "nucleus", "mitochondria", "granules")
 
-# EPFL CVLab: FIB-SEM of mouse hippocampus, https://www.epfl.ch/labs/cvlab/data/data-em/
+# EPFL CVLab: FIB-SEM of mouse hippocampus (Lucchi et al., "Learning for structured prediction using
+# approximate subgradient descent with working sets", CVPR 2013), https://www.epfl.ch/labs/cvlab/data/data-em/
+EPFL_URL = "https://documents.epfl.ch/groups/c/cv/cvlab-unit/www/data/%20ElectronMicroscopy_Hippocampus"
+EPFL_HALVES = ("training", "testing")  # 165 x 768 x 1024 voxels each, both annotated
+EPFL_VOXEL_SIZE_NM = 5.0  # isotropic; the TIFFs do not say
 EPFL_CLASSES = ("background", "mitochondria")
 
 
@@ -41,6 +45,18 @@ class KnownCell:
     image_path: pathlib.Path
     mask_paths: dict[str, pathlib.Path]
     voxel_size_nm: float = BETASEG_VOXEL_SIZE_NM
+
+
+@dataclasses.dataclass(frozen=True)
+class AboveZero(View):
+    """Labels of which every id above 0 is read as 1: masks stored as 0 and 255, or instances."""
+
+    @property
+    def dtype(self):
+        return np.dtype(np.uint8)
+
+    def read(self, slices):
+        return (self.source.read(slices) > 0).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +103,8 @@ def betaseg_cell(root: str | os.PathLike, cell: str) -> KnownCell:
     """Finds the files of one labelled BetaSeg cell.
 
     Args:
-      root: the folder in which the BetaSeg zip was unpacked: it holds `download/{cell}` or
-        `{cell}`, and those hold `{cell}_{part}.tif`.
+      root: the folder in which the BetaSeg zip was unpacked, or to which it was fetched: it holds `{cell}` or
+        `download/{cell}`, and those hold `{cell}_{part}.ome.zarr` or `{cell}_{part}.tif`.
       cell: one of BETASEG_CELLS.
 
     Returns:
@@ -97,25 +113,34 @@ def betaseg_cell(root: str | os.PathLike, cell: str) -> KnownCell:
     Raises:
       UserError: unknown cell, or a file is missing.
     """
-    if cell not in BETASEG_CELLS:
-        raise UserError(f"unknown BetaSeg cell {cell!r}; choose one of {', '.join(BETASEG_CELLS)}")
-    folder = pathlib.Path(root) / "download" / cell
-    if not folder.is_dir() and (pathlib.Path(root) / cell).is_dir():
-        folder = pathlib.Path(root) / cell
-    paths = {part: folder / f"{cell}_{part}.tif" for part in ("source", *BETASEG_MASKS)}
-    for path in paths.values():
-        if not path.is_file():
+    check_betaseg_cell(cell)
+    folders = [pathlib.Path(root) / cell, pathlib.Path(root) / "download" / cell]
+    paths = {}
+    for part in ("source", *BETASEG_MASKS):
+        places = [folder / f"{cell}_{part}{ending}" for folder in folders for ending in (".ome.zarr", ".tif")]
+        found = [path for path in places if path.exists()]
+        if not found:
+            there = next((folder for folder in folders if folder.is_dir()), folders[-1])
             raise UserError(
-                f"{path}: no such file; download BetaSeg from {BETASEG_URL} and unpack it in {os.fspath(root)}"
+                f"{there / f'{cell}_{part}.tif'}: no such file; run --mode=fetch with this config, or download BetaSeg "
+                f"from {BETASEG_URL} and unpack it in {os.fspath(root)}"
             )
+        paths[part] = found[0]
     return KnownCell(cell, paths.pop("source"), paths)
 
 
-def betaseg_labels(root: str | os.PathLike, cell: str) -> MaskLabels:
+def check_betaseg_cell(cell: str) -> None:
+    """Raises `UserError` for a name that is none of BETASEG_CELLS."""
+    if cell not in BETASEG_CELLS:
+        raise UserError(f"unknown BetaSeg cell {cell!r}; choose one of {', '.join(BETASEG_CELLS)}")
+
+
+def betaseg_labels(root: str | os.PathLike, cell: str, crop: str = "") -> MaskLabels:
     """Opens the labels of one BetaSeg cell, put together on reading.
 
     Args:
       root, cell: as for `betaseg_cell`.
+      crop: "[z0:z1, y0:y1, x0:x1]" in voxels, or "" for the whole cell.
 
     Returns:
       uint8 labels that index BETASEG_CLASSES, and IGNORE (255) outside the cell's membrane.
@@ -124,10 +149,10 @@ def betaseg_labels(root: str | os.PathLike, cell: str) -> MaskLabels:
       UserError: a file is missing or bad, or a mask's shape is not the image's.
     """
     files = betaseg_cell(root, cell)
-    shape = tiff_shape(files.image_path)  # headers alone: the image itself is not needed here
+    shape = open_volume(f"{files.image_path}{crop}", files.voxel_size_nm).shape
     masks = {}
     for part, path in files.mask_paths.items():
-        mask: Volume = open_volume(path, files.voxel_size_nm, image=False)
+        mask = open_volume(f"{path}{crop}", files.voxel_size_nm, image=False)
         if mask.shape != shape:
             raise UserError(
                 f"{path}: shape {mask.shape} differs from {shape} of {files.image_path}; download the cell again"
@@ -135,3 +160,26 @@ def betaseg_labels(root: str | os.PathLike, cell: str) -> MaskLabels:
         masks[part] = mask
     organelles = tuple(masks[p] for p in ("nucleus_mask", "mitochondria_mask", "granules"))
     return MaskLabels(f"labels of BetaSeg {cell}", organelles, masks["membrane_full_mask"])
+
+
+def epfl_path(root: str | os.PathLike, half: str, labels: bool = False) -> pathlib.Path:
+    """Where the image, or the ground truth, of one half of the EPFL volume lies: in `root` or `root/epfl`.
+
+    Raises:
+      UserError: `half` is none of EPFL_HALVES, or the file is missing.
+    """
+    places = epfl_places(root, half, labels)
+    for path in places:
+        if path.is_file():
+            return path
+    raise UserError(
+        f"{places[0]}: no such file; run --mode=fetch with this config, or download it from {EPFL_URL}/{places[0].name}"
+    )
+
+
+def epfl_places(root: str | os.PathLike, half: str, labels: bool = False) -> list[pathlib.Path]:
+    """The paths at which one half's image or ground truth may lie; fetched files lie at the first."""
+    if half not in EPFL_HALVES:
+        raise UserError(f"unknown half {half!r} of the EPFL volume; choose one of {', '.join(EPFL_HALVES)}")
+    file = f"{half}_groundtruth.tif" if labels else f"{half}.tif"
+    return [pathlib.Path(root) / "epfl" / file, pathlib.Path(root) / file]

@@ -1,182 +1,130 @@
-"""Open TIFF stacks and folders of 2D TIFFs, and find the damaged ones before they are read."""
+"""Open TIFF stacks and folders of 2D TIFFs lazily: mapped where they are not compressed, else page by page."""
 
 import contextlib
-import json
 import math
 import os
 import pathlib
 import re
-import struct
+import weakref
 import xml.etree.ElementTree
-from typing import Any, NoReturn
 
 import numpy as np
 import tensorstore as ts
 import tifffile
 
-from his4mae_jax.data.formats import NM, Triple, brief, triple
+from his4mae_jax.data.formats import triple
+from his4mae_jax.data.levels import Level, Opened, Wanted
+from his4mae_jax.data.tiff_headers import check_tiff_headers, checked_tiff, plainly, tiff_description, tiff_layout
+from his4mae_jax.data.virtual import virtual
 from his4mae_jax.errors import UserError
 
-# TIFF tags that say what and where an image is; bytes of one value of each TIFF type.
-_TIFF_TAGS = {258, 270, 273, 279, 324, 325}
-_TIFF_SIZES = {
-    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
-}  # fmt: skip
+MOST_CHECKED = 256  # headers of a folder's slices looked at when it is opened; all of them once they are read
 
 
-def tiff_shape(path: str | os.PathLike) -> tuple[int, ...]:
-    """Returns the shape `open_volume` would give a TIFF, from its headers alone."""
-    with _tiff(pathlib.Path(path)) as tif:
-        shape = _tiff_layout(tif, pathlib.Path(path))[0]
-    while len(shape) > 3 and shape[0] == 1:
-        shape = shape[1:]
-    return tuple(shape)
+class _Pages:
+    """The pages of a TIFF that stays open as long as they are referred to."""
+
+    def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list):
+        self._file, self._pages = file, pages
+        tif.filehandle.set_lock(True)  # pages are read in several threads
+        weakref.finalize(self, tif.close)
+
+    def read(self, box: tuple[slice, ...]) -> np.ndarray:
+        """Returns the page of a box (1, y, x)."""
+        with plainly(self._file):
+            page = self._pages[box[0].start].asarray(maxworkers=1)
+        return page[None, box[1], box[2]]
 
 
-@contextlib.contextmanager
-def _tiff(file: pathlib.Path):
-    """Opens a TIFF; anything that fails inside becomes a UserError naming the file."""
-    try:
-        _check_tiff_headers(file)
-        with tifffile.TiffFile(file) as tif:
-            yield tif
-    except (UserError, MemoryError, PermissionError):
-        raise
-    except Exception as error:  # every codec raises exceptions of its own
-        if "imagecodecs" in str(error):
-            raise UserError(
-                f"{file}: its compression needs the package imagecodecs; pip install imagecodecs"
-            ) from error
-        raise UserError(f"{file}: unreadable TIFF ({brief(error)}); copy or export it again") from error
+def open_tiff(file: pathlib.Path, wanted: Wanted) -> Opened:
+    """Opens one TIFF: memory-mapped where its numbers can be used as they lie, else read page by page.
 
-
-def _truncated(file: pathlib.Path) -> NoReturn:
-    raise UserError(f"{file}: truncated TIFF, the end of the file is missing; copy it again")
-
-
-def _check_tiff_headers(file: pathlib.Path) -> None:
-    """Walks the chain of page headers: tifffile only logs one that points past the file's end."""
-    end = file.stat().st_size
-    if end == 0:
-        raise UserError(f"{file}: the file is empty; copy it again")
-    with open(file, "rb") as stream:
-        header = stream.read(16)
-        order = {b"II": "<", b"MM": ">"}.get(header[:2])
-        if order is None or len(header) < 8 or header[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
-            raise UserError(f"{file}: not a TIFF or zarr volume; convert it to OME-Zarr or TIFF")
-        big = 43 in header[2:4]
-        if big and len(header) < 16:
-            _truncated(file)
-        count_code, offset_code, entry = ("Q", "Q", "HHQ8s") if big else ("H", "I", "HHI4s")
-        inline = 8 if big else 4
-        count_size, entry_size = struct.calcsize(count_code), struct.calcsize("<" + entry)
-        (offset,) = struct.unpack_from(order + offset_code, header, 8 if big else 4)
-        seen = set()
-        while offset and offset not in seen:
-            seen.add(offset)
-            stream.seek(offset)
-            start = stream.read(count_size)
-            if len(start) < count_size:
-                _truncated(file)
-            (count,) = struct.unpack(order + count_code, start)
-            size = count * entry_size
-            if offset + count_size + size + inline > end:
-                _truncated(file)
-            body = stream.read(size + inline)
-            for tag, kind, n, value in struct.iter_unpack(order + entry, body[:size]):
-                n_bytes = n * _TIFF_SIZES.get(kind, 1)
-                if tag in _TIFF_TAGS and n_bytes > inline:
-                    if struct.unpack(order + offset_code, value)[0] + n_bytes > end:
-                        _truncated(file)
-            (offset,) = struct.unpack(order + offset_code, body[size:])
-
-
-def _tiff_layout(tif: tifffile.TiffFile, file: pathlib.Path) -> tuple[tuple[int, ...], np.dtype, Any]:
-    """(shape, dtype, its series or None for one image a page) of a TIFF; checks it is all there."""
-    if not tif.series:
-        raise UserError(f"{file}: holds no image; export it again")
-    series, end = tif.series[0], file.stat().st_size
-    if series.dataoffset is not None:
-        if series.dataoffset + series.nbytes > end:
-            _truncated(file)
-    for page in tif.pages if series.dataoffset is None else ():
-        if any(o + n > end for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)):
-            _truncated(file)
-    if any(page is None for page in series.pages):
-        raise UserError(f"{file}: an OME-TIFF whose other files are missing; put them beside it")
-    declared = _tiff_description(tif).get("shape") if tif.is_shaped else None
-    planes = series.size // max(1, math.prod(series.shape[-2:]))
-    if (declared and math.prod(declared) > series.size) or (
-        tif.imagej_metadata and tif.imagej_metadata.get("images", 1) > planes
-    ):
-        _truncated(file)
-    if len(tif.series) == 1:
-        return series.shape, series.dtype, series
-    # Some writers leave every page on its own: a stack, if all are alike.
-    kinds = {(s.shape, s.dtype) for s in tif.series}
-    shapes = sorted({s.keyframe.shape for s in tif.series})
-    if len(kinds) > 1 or len(series.shape) != 2:
-        raise UserError(
-            f"{file}: holds several images, of shapes {', '.join(map(str, shapes[:4]))}; save one stack of equal slices"
-        )
-    return (len(tif.series), *series.shape), series.dtype, None
-
-
-def open_tiff(file: pathlib.Path) -> tuple[ts.TensorStore, Triple | None]:
-    """Opens one TIFF: memory-mapped where its numbers can be used as they lie, else read at once.
-
-    Returns:
-      (array, voxel size in nm or None where the file does not say all three).
+    The first page is read at once, so that a missing codec is told when the file is opened.
 
     Raises:
       UserError: the file is damaged, cut short, or holds several images.
     """
-    with _tiff(file) as tif:
-        shape, dtype, series = _tiff_layout(tif, file)
-        size = _tiff_voxel_size(tif, file)
-        # TensorStore would copy swapped or unaligned numbers, so those are read as one as well.
-        usable = (
+    with plainly(file), contextlib.ExitStack() as stack:
+        check_tiff_headers(file)
+        tif = stack.enter_context(tifffile.TiffFile(file))
+        shape, dtype, series = tiff_layout(tif, file)
+        level = _voxel_size(tif, file)
+        size = wanted.given or level.size_nm
+        while len(shape) > 3 and shape[0] == 1:
+            shape = shape[1:]
+        # TensorStore would copy swapped or unaligned numbers, so those are read by pages as well.
+        if (
             series is not None
             and series.dataoffset is not None
             and (series.dataoffset % dtype.itemsize == 0 and dtype.newbyteorder(tif.byteorder).isnative)
-        )
-        if usable:
-            data = np.memmap(file, dtype, "r", series.dataoffset, shape)
-        else:
+        ):
+            array = ts.array(np.memmap(file, dtype, "r", series.dataoffset, shape), write=False)
+            return Opened(array, size, unknown_units=level.unknown_units)
+        pages = list(tif.pages if series is None else series.pages)
+        by_pages = len(shape) == 3 and len(pages) == shape[0] and all(p.parent is tif for p in pages)
+        if by_pages and pages[0].asarray().shape == tuple(shape[1:]):
+            array = virtual(_Pages(file, tif, pages).read, shape, dtype, (1, *shape[1:]), wanted.cache_bytes)
+            stack.pop_all()  # what is popped is not closed
+        else:  # volumes in one page, stacks over several files
             _check_memory(math.prod(shape) * dtype.itemsize, file)
             data = series.asarray() if series is not None else tif.asarray(key=slice(None))
-    while data.ndim > 3 and data.shape[0] == 1:
-        data = data[0]
-    return ts.array(data, write=False), size
+            array = ts.array(data.reshape(shape), write=False)
+    return Opened(array, size, unknown_units=level.unknown_units)
 
 
-def open_slices(folder: pathlib.Path) -> tuple[ts.TensorStore, Triple | None]:
-    """Reads a folder of 2D TIFFs, sorted so that slice 10 follows slice 9, into one stack."""
+def open_slices(folder: pathlib.Path, wanted: Wanted) -> Opened:
+    """Opens a folder of 2D TIFFs, sorted so that slice 10 follows slice 9, as one stack.
+
+    Of more than `MOST_CHECKED` slices, the headers of as many, evenly spread, are looked at here; of the others
+    the file's size alone. A slice that differs from the first is then told when it is read.
+
+    Raises:
+      UserError: no slices, or bad ones.
+    """
     files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not files:
-        raise UserError(f"{folder}: holds neither zarr metadata nor TIFF slices; give the path of a volume")
+        raise UserError(
+            f"{folder}: holds neither zarr, N5 or precomputed metadata nor TIFF slices; give the path of a volume"
+        )
     files.sort(key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)])
-    first = size = None
-    for file in files:  # all headers before any pixel: errors come in the first second
-        with _tiff(file) as tif:
-            shape, dtype, _ = _tiff_layout(tif, file)
+    spread = np.unique(np.linspace(0, len(files) - 1, MOST_CHECKED).round().astype(int))
+    for file in files:
+        if file.stat().st_size == 0:
+            raise UserError(f"{file}: the file is empty; copy it again")
+    first = None
+    for file in [files[i] for i in spread]:
+        with checked_tiff(file) as tif:
+            shape, dtype, _ = tiff_layout(tif, file)
             if first is None:
-                first, size = (shape, dtype), _tiff_voxel_size(tif, file)
-        if len(shape) != 2:
-            raise UserError(
-                f"{file}: shape {shape} is not a 2D slice; give the path of one volume,"
-                " or a folder that holds its slices alone"
-            )
-        if (shape, dtype) != first:
-            raise UserError(
-                f"{file}: {shape} {dtype} differs from {first[0]} {first[1]} of {files[0].name}; make all slices alike"
-            )
-    _check_memory(len(files) * math.prod(first[0]) * first[1].itemsize, folder)
-    stack = np.empty((len(files), *first[0]), first[1].newbyteorder("="))
-    for i, file in enumerate(files):
-        with _tiff(file) as tif:
-            stack[i] = tif.series[0].asarray()
-    return ts.array(stack, write=False), size
+                first, level = (shape, dtype), _voxel_size(tif, file)
+                if len(shape) == 2:
+                    tif.pages[0].asarray()
+        _check_slice(file, (shape, dtype), first, files[0])
+
+    def read(box: tuple[slice, ...]) -> np.ndarray:
+        file = files[box[0].start]
+        if not file.exists():
+            raise UserError(f"{file}: no such file any more; put the slice back")
+        with checked_tiff(file) as tif:
+            _check_slice(file, tiff_layout(tif, file)[:2], first, files[0])
+            return tif.series[0].asarray(maxworkers=1)[None, box[1], box[2]]
+
+    (rows, columns), dtype = first
+    array = virtual(read, (len(files), rows, columns), dtype, (1, rows, columns), wanted.cache_bytes)
+    return Opened(array, wanted.given or level.size_nm, unknown_units=level.unknown_units)
+
+
+def _check_slice(file: pathlib.Path, found: tuple, first: tuple, of: pathlib.Path) -> None:
+    shape, dtype = found
+    if len(shape) != 2:
+        raise UserError(
+            f"{file}: shape {shape} is not a 2D slice; give the path of one volume,"
+            " or a folder that holds its slices alone"
+        )
+    if found != first:
+        raise UserError(
+            f"{file}: {shape} {dtype} differs from {first[0]} {first[1]} of {of.name}; make all slices alike"
+        )
 
 
 def _check_memory(n_bytes: int, path: pathlib.Path) -> None:
@@ -189,31 +137,23 @@ def _check_memory(n_bytes: int, path: pathlib.Path) -> None:
         )
 
 
-def _tiff_description(tif: tifffile.TiffFile) -> dict[str, Any]:
-    """The first page's description where it is a JSON object, else {}."""
-    try:
-        value = json.loads(tif.pages[0].description)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _tiff_voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Triple | None:
-    """Voxel size from a JSON description, OME-XML or ImageJ's tags; None if none says it all."""
-    spacing = _tiff_description(tif).get("spacing_nm")
+def _voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
+    """What a JSON description, OME-XML or ImageJ's tags say; no scale where none says it all."""
+    spacing = tiff_description(tif).get("spacing_nm")
     if spacing is not None:
-        return triple(spacing, str(file))
-    size = []
+        return Level("", triple(spacing, str(file)), ("nm",) * 3)
+    size, units = [], [None] * 3
     if tif.is_ome:
         root = xml.etree.ElementTree.fromstring(tif.ome_metadata)
         pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
-        for axis in "ZYX" if pixels is not None else "":
-            unit = NM.get(pixels.get(f"PhysicalSize{axis}Unit", "µm").lower())  # OME's default
-            size.append(float(pixels.get(f"PhysicalSize{axis}") or 0) * (unit or 0))
+        if pixels is not None:
+            units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"]  # OME's default
+            size = [float(pixels.get(f"PhysicalSize{axis}") or 0) for axis in "ZYX"]
     elif tif.imagej_metadata:
-        unit = NM.get(str(tif.imagej_metadata.get("unit")).lower(), 0)
-        size.append(float(tif.imagej_metadata.get("spacing", 0)) * unit)
+        units = [tif.imagej_metadata.get("unit")] * 3
+        size.append(float(tif.imagej_metadata.get("spacing", 0)))
         for tag in ("YResolution", "XResolution"):
             pixels, length = tif.pages[0].tags[tag].value if tag in tif.pages[0].tags else (0, 0)
-            size.append(length / pixels * unit if pixels else 0)
-    return tuple(size) if len(size) == 3 and all(0 < v < math.inf for v in size) else None
+            size.append(length / pixels if pixels else 0)
+    whole = len(size) == 3 and all(0 < v < math.inf for v in size)
+    return Level("", tuple(size), tuple(units)) if whole else Level("")

@@ -11,7 +11,8 @@ from his4mae_jax.errors import UserError
 
 RESERVED = ("data", "figures")  # folders of the workdir that are no row's
 # Settings without influence on a run's scores: what is scored stays so when they change.
-INERT = ("data.root", "data.workers", "data.in_memory_gb", "train.log_every", "train.keep_checkpoints", "compare.")
+INERT = ("data.root", "data.workers", "data.cache_mb", "data.sampler", "data.device_fraction", "train.steps_per_call",
+         "train.require_accelerator", "train.log_every", "train.keep_checkpoints", "compare.")  # fmt: skip
 # Settings without influence on its checkpoints: runs that differ in these alone share a training.
 AFTER_TRAINING = (*INERT, "segment.", "evaluate.", "data.test")
 

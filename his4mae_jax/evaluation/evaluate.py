@@ -15,15 +15,13 @@ from his4mae_jax.data.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.evaluation.classical import cluster_classical
+from his4mae_jax.segmentation.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.segmentation.label_volume import (
-    fit_centres,
-    fit_mask,
     headline,
     label_path,
     label_sizes,
     make_segmenter,
     need_checkpoint,
-    read_codes,
     segmented,
 )
 from his4mae_jax.training.checkpoints import Checkpoints
@@ -106,7 +104,7 @@ def dsc_curve(config, test, workdir, log, scored):
             curve.append({"step": step, "dsc": scored[1]})
             continue
         segmenter = make_segmenter(config, checkpoints, step, test.image)
-        if segmenter.check_size(image):
+        if segmenter.check_size(image.shape):
             log(f"evaluate: no curve: evaluate.curve_box is smaller than the field of view of {segmenter.fov}")
             break
         # A tenth of the box's voxels at most: small boxes hold few thousandths.
@@ -114,11 +112,8 @@ def dsc_curve(config, test, workdir, log, scored):
         codes_KxD = read_codes(config, checkpoints, step) if config.segment.centres == "codebook" else None
         centres, _ = fit_centres(config, segmenter, image, [clusters], fraction, mask, codes_KxD)
         found = np.empty(image.shape, np.uint8)
-
-        def write(_, where, block, found=found):
-            found[where] = block
-
-        segmenter.label(image, centres, write)
+        for tile, blocks, _ in segmenter.label(image, centres):
+            found[tile.write] = blocks[clusters]
         confusion = dice.confusion(_Array(found, image), labels, clusters, len(test.class_names))
         curve.append({"step": int(step), "dsc": _score(confusion, test.class_names, config.method in SUPERVISED)})
         log(f"evaluate: step {step}: mean DSC {curve[-1]['dsc']['one_to_one']['mean']:.3f} in a box of {image.shape}")

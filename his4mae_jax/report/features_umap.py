@@ -15,8 +15,6 @@ from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.report import style
 from his4mae_jax.report.compare_curves import legend_columns
-from his4mae_jax.segmentation import expand_stride as es
-from his4mae_jax.segmentation.driver import FIT_TILE
 
 VOXELS = 5000
 NEIGHBOURS = 15  # umap-learn's default
@@ -78,10 +76,10 @@ def annotated_features(segmenter, image, labels, *, count=VOXELS, max_tiles, see
       features `(M, D)` float32 and class ids `(M,)`; M is 0 without annotation.
     """
     rng = np.random.default_rng(seed)
-    all_tiles = segmenter.tiles(image.shape, min(segmenter.tile, FIT_TILE))
+    all_tiles = segmenter.fit_tiles(image.shape)
     chosen, sizes = [], []
     for i in rng.permutation(len(all_tiles)):
-        annotated = np.count_nonzero(_labels(labels, all_tiles[i]) != IGNORE)
+        annotated = np.count_nonzero(labels.read(all_tiles[i].write) != IGNORE)
         if annotated:
             chosen.append(all_tiles[i])
             sizes.append(annotated)
@@ -91,26 +89,14 @@ def annotated_features(segmenter, image, labels, *, count=VOXELS, max_tiles, see
     picked = np.sort(rng.choice(total, min(count, total), replace=False)) if total else np.zeros(0, int)
     of_tile = np.searchsorted(ends, picked, side="right")
     features, classes = [np.zeros((0, segmenter.models.encoder.embed_dim), np.float32)], [np.zeros(0, np.uint8)]
-    for i, tiles in enumerate(chosen):
-        block = _labels(labels, tiles)
+    for i, tile in enumerate(chosen):
+        block = labels.read(tile.write)
         where = np.flatnonzero(block != IGNORE)[picked[of_tile == i] - (ends[i] - sizes[i])]
         if len(where):
-            features.append(_at(segmenter, image, tiles, np.stack(np.unravel_index(where, block.shape), axis=1)))
+            index_Mx3 = np.stack(np.unravel_index(where, block.shape), axis=1)
+            features.append(segmenter.features(image, tile, index_Mx3))
             classes.append(block.ravel()[where])
     return np.concatenate(features), np.concatenate(classes)
-
-
-def _labels(labels, tiles):
-    return labels.read(tuple(slice(*t.write) for t in tiles))
-
-
-def _at(segmenter, image, tiles, index_Mx3):
-    """Features at M voxels written by a tile, `(M, D)`."""
-    if segmenter.cover:
-        box = image.read(tuple(slice(*t.read) for t in tiles))
-        return np.mean(segmenter.features_at(box, tiles, index_Mx3), axis=0)
-    lattice = segmenter.smoothed(segmenter.lattice(image, tiles), tiles)
-    return es.at_voxels(np.asarray(lattice), tiles, index_Mx3)
 
 
 def embed(features_MxD, seed) -> np.ndarray:

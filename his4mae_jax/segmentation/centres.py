@@ -17,12 +17,14 @@ class Centres:
 
     A voxel belongs to the centre with the smallest |z P - c|^2; `projection_DxM` is P, the
     identity for plain k-means. Its label is that centre's number or, where several centres
-    share a label, what `group_C` (integers) has for it.
+    share a label, what `group_C` (integers) has for it. `variance` is the mean of (z P - c)^2 over
+    the voxels of a cluster and over M: with it distances become probabilities.
     """
 
     centres_CxM: np.ndarray
     projection_DxM: np.ndarray
     group_C: np.ndarray | None = None
+    variance: float = 1.0
 
     def linear(self):
         """`(weights_CxD, offset_C)` of the scores |z P - c|^2 - |z P - m|^2, linear in z.
@@ -116,7 +118,8 @@ def fit(features_MxD, clusters, restarts, seed, projection_DxM=None, mixture=Fal
         centres_CxF = mixture_centres(z_MxF, centres_CxF)
         labels = np.argmin(np.sum(centres_CxF**2, axis=1) - 2 * z_MxF @ centres_CxF.T, axis=1)
     order = np.argsort(-np.bincount(labels, minlength=clusters), kind="stable")
-    return Centres(centres_CxF[order].astype(np.float32), projection_DxM)
+    variance = max(float(np.mean((z_MxF - centres_CxF[labels]) ** 2)), 1e-12)
+    return Centres(centres_CxF[order].astype(np.float32), projection_DxM, variance=variance)
 
 
 def from_codes(codes_KxD, usage_K, clusters, restarts, seed):
@@ -145,7 +148,9 @@ def from_codes(codes_KxD, usage_K, clusters, restarts, seed):
         middles = codes[used]
     group = np.argmin(np.sum((codes[:, None].astype(np.float64) - middles) ** 2, axis=-1), axis=1)
     order = np.argsort(-np.bincount(group, weights=usage, minlength=len(middles)), kind="stable")
-    return Centres(codes, np.eye(codes.shape[1], dtype=np.float32), np.argsort(order)[group])
+    # No voxels are at hand: the spread of codes about the middle of their cluster stands for theirs.
+    variance = max(float(np.average(np.mean((codes - middles[group]) ** 2, axis=1), weights=usage)), 1e-6)
+    return Centres(codes, np.eye(codes.shape[1], dtype=np.float32), np.argsort(order)[group], variance)
 
 
 def save(path, centres_by_size, **facts):
@@ -155,6 +160,7 @@ def save(path, centres_by_size, **facts):
         arrays = {f"centres_{size}": c.centres_CxM for size, c in centres_by_size.items()}
         arrays |= {f"projection_{size}": c.projection_DxM for size, c in centres_by_size.items()}
         arrays |= {f"group_{size}": c.group_C for size, c in centres_by_size.items() if c.group_C is not None}
+        arrays |= {f"variance_{size}": np.float64(c.variance) for size, c in centres_by_size.items()}
         np.savez(file, facts=json.dumps(facts), **arrays)
     os.replace(part, path)
 
@@ -166,8 +172,12 @@ def load(path):
             facts = json.loads(str(data["facts"]))
             sizes = [k.removeprefix("centres_") for k in data.files if k.startswith("centres_")]
             found = {
-                int(c): Centres(data[f"centres_{c}"], data[f"projection_{c}"], data.get(f"group_{c}")) for c in sizes
-            }
+                int(c): Centres(
+                    data[f"centres_{c}"], data[f"projection_{c}"], data.get(f"group_{c}"),
+                    float(data.get(f"variance_{c}", 1.0)),
+                )
+                for c in sizes
+            }  # fmt: skip
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not a centres file ({error}); delete it and run --mode=segment again") from error
-    return found, facts
+    return dict(sorted(found.items())), facts

@@ -12,12 +12,10 @@ aligned way is offered here, and the border is a mirror (`expand_stride.reflect`
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.segmentation.encode import in_batches
-from his4mae_jax.segmentation.expand_stride import reflect
+from his4mae_jax.segmentation.expand_stride import cut_and_encode, reflect
 
 
 def central_tokens(tokens):
@@ -59,8 +57,7 @@ class CoverTile:
     """One axis of a tile; its lattice is every voxel written. The counterpart of `AxisTile`."""
 
     write: tuple[int, int]  # voxels of the volume that this tile labels
-    read: tuple[int, int]  # voxels of the volume that it reads
-    gather: np.ndarray  # padded pixel -> pixel read (reflection at the volume's border)
+    pixels: np.ndarray  # padded pixel -> voxel of the volume (reflection at its border)
     origins: np.ndarray  # first padded pixel of each field of view
     place: np.ndarray  # written voxel -> number of its field of view * tokens kept + which of them
 
@@ -70,8 +67,14 @@ class CoverTile:
 
     @property
     def slices(self):
-        """Voxel of each lattice point, relative to `read`: where slices are cut."""
-        return np.arange(*self.write) - self.read[0]
+        """Voxel of the volume at each lattice point: where slices are cut."""
+        return np.arange(*self.write)
+
+    @property
+    def read(self):
+        """Voxels of the volume that it reads, `(start, stop)`."""
+        # Slices across this axis are cut at the voxels written, which a reflection need not read.
+        return min(int(self.pixels.min()), self.write[0]), max(int(self.pixels.max()) + 1, self.write[1])
 
     @property
     def lower(self):
@@ -83,13 +86,21 @@ class CoverTile:
         """... and the share of the point above it: none."""
         return np.zeros(self.points, np.float32)
 
-    def arrays(self):
-        """What `token_grid` needs, as a pytree: tiles of equal shapes share compiled functions."""
-        return self.gather, self.origins, self.place
+    def moved(self, by):
+        """The same, of an axis that begins at voxel `by` of a longer one."""
+        return dataclasses.replace(self, write=(self.write[0] + by, self.write[1] + by), pixels=self.pixels + by)
 
-    def key(self):
-        """Tiles of equal key share the functions that expand their lattice."""
-        return ("cover", self.points)
+    @property
+    def scale(self):
+        """Lattice points a voxel."""
+        return 1
+
+    def arrays(self, begin):
+        """What `token_grid` needs, voxels counted from `begin`: a dict of arrays."""
+        return {
+            "pixels": self.pixels - begin, "origins": self.origins, "place": self.place,
+            "slices": self.slices - begin, "lower": self.lower, "fraction": self.fraction,
+        }  # fmt: skip
 
 
 def axis_tile(length, write, fov, patch):
@@ -105,38 +116,21 @@ def axis_tile(length, write, fov, patch):
     begins, number = np.unique(block * kept * patch + shift - first * patch - patch // 2, return_inverse=True)
     start = int(begins[0])
     pixels = reflect(np.arange(start, begins[-1] + fov), length)
-    # Slices across this axis are cut at the voxels written, which a reflection always reads.
-    low = min(int(pixels.min()), write[0])
-    high = max(int(pixels.max()) + 1, write[1])
-    return CoverTile(
-        write=write, read=(low, high), gather=pixels - low, origins=begins - start, place=number * kept + within
-    )
+    return CoverTile(write=write, pixels=pixels, origins=begins - start, place=number * kept + within)
 
 
 def token_grid(project, slices_SxHxW, rows, cols, *, fov, patch, batch):
-    """The kept tokens of S equal slices, at their pixels: `(S, rows.points, cols.points, F)`.
+    """The kept tokens of S equal slices, at their pixels: `(S, rows' points, columns' points, F)`.
 
     `project` maps images `(B, fov, fov)` to `(B, g, g, F)`: tokens themselves, or their C
-    scores. `rows` and `cols` are `CoverTile.arrays()`, `slices` what the tiles say to read.
+    scores. `rows` and `cols` are `CoverTile.arrays`, `slices` what the tiles say to read.
     """
-    row_gather, row_origins, row_place = rows
-    col_gather, col_origins, col_place = cols
     first, kept = central_tokens(fov // patch)
-    S, R, C = len(slices_SxHxW), len(row_origins), len(col_origins)
-    padded = slices_SxHxW[:, row_gather][:, :, col_gather]
-    at_Nx3 = jnp.stack(jnp.meshgrid(jnp.arange(S), row_origins, col_origins, indexing="ij"), -1).reshape(-1, 3)
-    batch = min(batch, len(at_Nx3))
-    # Whole batches: the encoder is then compiled once. What the repeated ones give is dropped.
-    at_Nx3 = jnp.concatenate([at_Nx3, jnp.repeat(at_Nx3[-1:], -len(at_Nx3) % batch, axis=0)])
-
-    def encode(at_Bx3):
-        # Cut batch by batch: all fields of view of a slice at once would be its pixels (fov / kept)^2 times.
-        fovs = jax.vmap(lambda at: jax.lax.dynamic_slice(padded, at, (1, fov, fov))[0])(at_Bx3)
-        return project(fovs)[:, first : first + kept, first : first + kept]
-
-    values = in_batches(encode, at_Nx3, batch)[: S * R * C]
-    values = values.reshape(S, R, C, kept, kept, -1).swapaxes(2, 3).reshape(S, R * kept, C * kept, -1)
-    return values[:, row_place][:, :, col_place].astype(jnp.float32)
+    keep = slice(first, first + kept)
+    values = cut_and_encode(lambda x: project(x)[:, keep, keep], slices_SxHxW, rows, cols, fov=fov, batch=batch)
+    S, R, C, _, _, F = values.shape
+    values = values.swapaxes(2, 3).reshape(S, R * kept, C * kept, F)
+    return values[:, rows["place"]][:, :, cols["place"]].astype(jnp.float32)
 
 
 def fovs_at(box_ZxYxX, tiles, axis, index_Mx3, fov, patch):
@@ -150,10 +144,10 @@ def fovs_at(box_ZxYxX, tiles, axis, index_Mx3, fov, patch):
     for i, tile in enumerate(tiles):
         if i != axis:
             number, within = np.divmod(tile.place[index_Mx3[:, i]], kept)
-            pixels.append(tile.gather[tile.origins[number][:, None] + np.arange(fov)])
+            pixels.append(tile.pixels[tile.origins[number][:, None] + np.arange(fov)] - tile.read[0])
             token.append(first + within)
     rows, cols = pixels
-    across = tiles[axis].slices[tiles[axis].lower[index_Mx3[:, axis]]]
+    across = index_Mx3[:, axis] + tiles[axis].write[0] - tiles[axis].read[0]
     box = np.moveaxis(box_ZxYxX, axis, 0)
     return box[across[:, None, None], rows[:, :, None], cols[:, None, :]], np.stack(token, axis=1)
 

@@ -2,17 +2,20 @@
 
 Slices across one axis (the paper's z) or all three are encoded; where several axes are used,
 slices lie one patch apart, so that the lattice is that of the tokens on every axis. Averages
-over axes and Gaussian smoothing are linear, as is the expansion to voxels: labels need only
-the C score maps of a tile, whatever the feature dimension. Features themselves are held for
-the fit alone, those of one tile of at most `FIT_TILE` voxels a side.
+over axes, symmetries of the field of view and shifts of the token grid, and Gaussian smoothing are
+linear, as is the expansion to voxels: labels need only the C score maps of a tile, whatever the
+feature dimension. Features themselves are held for the fit alone, those of one tile of at most
+`FIT_TILE` voxels a side.
+
+A tile goes from raw voxels to labels in one jitted function; tiles of one volume have equal shapes
+and share it. While a tile is computed the next is read.
 
 With cover-stride every voxel has a token of its own (`cover_stride`). The fit then encodes only
 the fields of view of the voxels sampled; the score maps of a tile are held at every voxel.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Callable
+import math
 
 import jax
 import jax.numpy as jnp
@@ -20,25 +23,32 @@ import numpy as np
 
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.padding import padding_mask
 from his4mae_jax.errors import UserError
 from his4mae_jax.segmentation import cover_stride as cs
 from his4mae_jax.segmentation import expand_stride as es
-from his4mae_jax.segmentation.encode import make_encode
+from his4mae_jax.segmentation.blocks import in_order
+from his4mae_jax.segmentation.encode import SYMMETRIES, make_encode
+from his4mae_jax.segmentation.tiling import Tiling, spans
 
-FIT_TILE = 256  # voxels a side at most: the fit holds all D features of a tile, labelling C scores
+FIT_TILE = 256  # voxels a side at most of the cube that holds as much as a tile of the fit
+FEATURES_BYTES = 2**28  # of such a tile's lattice of features; smaller tiles where they would be more
 EXPAND_SLICES = 8  # slices of score maps expanded to voxels at once
-MAPS_BYTES = 2**30  # of a tile's score maps at most (a few copies are held); smaller tiles where there are many
+NOISE_POINTS = 30_000  # places at most where the fit measures noise: covariances need no more
+MAPS_BYTES = 2**30  # of a tile's score maps and labels at most; smaller tiles where there are many
+GROUP = 4  # slices are encoded together until they make so many batches
 
 
 @dataclasses.dataclass
 class Segmenter:
     """An encoder, its parameters and the way a volume is covered.
 
-    `axes`, `stride`, `overhang`, `edge_weight`, `smooth`, `batch` and `tile` are
-    `segment.axes`, `.stride`, `.overhang`, `.edge_weight`, `.smooth`, `.batch_fovs`, `.tile`.
-    `inference` is "expand" or "cover", which has no stride, overhang, edge weight or smoothing;
-    `expansion` of tokens to voxels is "linear" (the paper's) or "nearest". Raises `UserError`
-    for settings that do not go together.
+    `axes`, `stride`, `overhang`, `edge_weight`, `smooth`, `symmetries`, `shifts`, `batch` and `tile`
+    are the `segment.` settings of these names (`batch_fovs`). `inference` is "expand" or "cover", which has no
+    stride, overhang, edge weight, shifts or smoothing; `expansion` of tokens to voxels is "linear" (the
+    paper's) or "nearest". `spacing` is the voxel size (z, y, x) over the smallest of the three: smoothing
+    is isotropic in nm. `padding` are the grey levels of constant regions that are neither sampled nor
+    labelled (`data.padding`). Raises `UserError` for settings that do not go together.
     """
 
     models: object
@@ -53,34 +63,43 @@ class Segmenter:
     overhang: int = 0
     inference: str = "expand"
     expansion: str = "linear"
+    symmetries: int = 1
+    shifts: int = 1
+    spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    padding: tuple[float, ...] = ()
 
     def __post_init__(self):
-        for key, choices in (("inference", ("expand", "cover")), ("expansion", ("linear", "nearest"))):
+        for key, choices in (
+            ("inference", ("expand", "cover")), ("expansion", ("linear", "nearest")), ("symmetries", tuple(SYMMETRIES)),
+        ):  # fmt: skip
             if getattr(self, key) not in choices:
                 raise UserError(
                     f"config key segment.{key} is {getattr(self, key)!r}: choose one of {', '.join(map(repr, choices))}"
                 )
-        self.cover = self.inference == "cover"
-        if self.cover and self.smooth > 0:
-            raise UserError(
-                f"config key segment.smooth is {self.smooth:g}: cover-stride has no token grid to smooth; set it to 0, "
-                "or segment.inference to 'expand'"
-            )
-        if self.cover and self.expansion != "linear":
-            raise UserError(
-                f"config key segment.expansion is {self.expansion!r}: cover-stride has a token for every voxel and "
-                "expands nothing; leave it 'linear', or set segment.inference to 'expand'"
-            )
         self.patch = self.models.patch_size
         self.fov = self.models.encoder.grid[0] * self.patch
-        self._encode = make_encode(self.models)
-        self._compiled: dict[tuple, Callable] = {}
+        self.cover = self.inference == "cover"
+        for key, value in (("smooth", 0), ("expansion", "linear"), ("shifts", 1)):
+            if self.cover and getattr(self, key) != value:
+                raise UserError(
+                    f"config key segment.{key} is {getattr(self, key)!r}: cover-stride has a token for every voxel "
+                    f"and no grid to smooth, shift or expand; leave it {value!r}, or set segment.inference to 'expand'"
+                )
+        if not 1 <= self.shifts <= self.patch:
+            raise UserError(
+                f"config key segment.shifts is {self.shifts}: give 1 to {self.patch} shifts of the token grid within a "
+                "patch (model.patch_size)"
+            )
+        self._encode = make_encode(self.models, self.symmetries)
+        self._features, self._tokens = jax.jit(self._lattices), jax.jit(self._tokens_of)
+        self._label = jax.jit(self._label_tile, static_argnames=("counts", "of"))
+        self._label_held = jax.jit(self._label_lattices, static_argnames=("counts", "of"))
         self._held = None
 
-    def check_size(self, volume, name_axes="zyx"):
+    def check_size(self, shape):
         """Slices across every axis used must hold a field of view; returns the offending axis or None."""
         for axis in self.axes:
-            sides = [n for n, a in zip(volume.shape, name_axes, strict=True) if a != axis]
+            sides = [n for n, a in zip(shape, "zyx", strict=True) if a != axis]
             if min(sides) < self.fov:
                 return axis
         return None
@@ -88,95 +107,185 @@ class Segmenter:
     def count_fovs(self, shape):
         """Fields of view to encode for the labels of a volume (z, y, x) as one tile."""
         if self.cover:
-            return cs.count_fovs(shape, self.fov, self.patch, self.axes)
-        return es.count_fovs(shape, self.fov, self.patch, self.stride, self.axes, self.overhang)
+            return self.symmetries * cs.count_fovs(shape, self.fov, self.patch, self.axes)
+        return self.symmetries * es.count_fovs(
+            shape, self.fov, self.patch, self.stride, self.axes, self.overhang, self.shifts
+        )
 
-    def _axis_tile(self, axis, length, write):
-        halo = es.smoothing_halo(self.smooth)
-        if self.axes == "zyx"[axis]:
-            return es.dense_tile(length, write, halo * self.patch)
-        if self.cover:
-            return cs.axis_tile(length, write, self.fov, self.patch)
-        return es.axis_tile(length, write, self.fov, self.patch, self.stride, halo, self.overhang, self.expansion)
+    # How a volume is cut.
 
-    def _label_side(self, maps):
-        """Side of the tiles that are labelled: `tile`, or less where so many score maps need it."""
-        side, most = self.tile, MAPS_BYTES / (4 * maps)
+    def tiles(self, shape, side=None, *, inside=None, block=(1, 1, 1)):
+        """The `Tiling` of a volume of `shape` into tiles of about side^3 voxels; `side` is `tile` by default.
+
+        `inside` (slices) is the part that is wanted, and `block` what tiles are multiples of.
+        """
+        inside = inside or tuple(slice(0, n) for n in shape)
+        sides = self._sides(side or self.tile)
+        if self.cover:  # whole blocks of cover-stride, where that can be: neighbours then encode no field of view twice
+            whole = [math.lcm(b, cs.block_size(self.fov, self.patch)) for b in block]
+            block = tuple(w if w <= n else b for w, b, n in zip(whole, block, sides, strict=True))
+        found = [spans(w.start, w.stop, n, b) for w, n, b in zip(inside, sides, block, strict=True)]
+        origin, extent = [w.start for w in inside], [w.stop - w.start for w in inside]
+        make = lambda axis, write, shift: self._axis_tile(axis, extent[axis], write, shift, origin[axis])  # noqa: E731
+        return Tiling(found, make, es.grid_shifts(self.patch, self.shifts), self.smooth)
+
+    def fit_tiles(self, shape, **kwargs):
+        """The `Tiling` that the fit of centres takes its sample from."""
+        per_point = 4 * self.models.encoder.embed_dim
+        held = lambda n: 0 if self.cover else per_point * n**3 / self._voxels_per_point  # noqa: E731
+        return self.tiles(shape, self._fitting(min(self.tile, FIT_TILE), held, FEATURES_BYTES), **kwargs)
+
+    def label_tiles(self, shape, outputs, maps, **kwargs):
+        """The `Tiling` that is labelled, with `outputs` bytes a voxel written, from `maps` score maps."""
         if self.cover:
-            # Whole blocks, so that neighbouring tiles encode no field of view twice.
-            side, block = max(min(side, int(most ** (1 / 3))), 1), cs.block_size(self.fov, self.patch)
-            return side // block * block or side
-        voxels_per_point = self.patch ** (2 if len(self.axes) == 1 else 3)
-        while side > self.patch and max(side**3 / voxels_per_point, EXPAND_SLICES * side**2) > most:
-            side //= 2
+            side = self._fitting(self.tile, lambda n: (4 * maps + outputs) * n**3, MAPS_BYTES)
+            return self.tiles(shape, side, **kwargs)
+        per_voxel = max(4 * maps / self._voxels_per_point, outputs)
+        held = lambda n: max(per_voxel * n**3, 4 * maps * EXPAND_SLICES * self._sides(n)[1] * self._sides(n)[2])  # noqa: E731
+        return self.tiles(shape, self._fitting(self.tile, held, MAPS_BYTES), **kwargs)
+
+    @property
+    def _voxels_per_point(self):
+        return 1 if self.cover else self.patch ** (2 if len(self.axes) == 1 else 3)
+
+    def _fitting(self, side, held, most):
+        """`side`, or less where `held(side)` bytes are more than `most`."""
+        while side > self.patch and held(side) > most:
+            side = max(int(side * 0.8), self.patch)
         return side
 
-    def tiles(self, shape, side=None):
-        """Triples of `AxisTile`s (z, y, x) of at most `side` voxels that cover a volume of `shape`."""
-        side = side or self.tile
-        spans = [
-            [self._axis_tile(axis, n, (a, min(a + side, n))) for a in range(0, n, side)] for axis, n in enumerate(shape)
+    def _sides(self, side):
+        """Sides (z, y, x) of a tile of about side^3 voxels: flat ones where slices are across one axis alone, whose
+        neighbours in the plane share fields of view."""
+        if self.cover or len(self.axes) > 1:
+            return (side,) * 3
+        return tuple(max(side // 4, 1) if "zyx"[axis] == self.axes else 2 * side for axis in range(3))
+
+    def _axis_tile(self, axis, length, write, shift, origin):
+        """The plan of one axis of a tile, of the part of the volume that begins at `origin`."""
+        write = tuple(w - origin for w in write)
+        halo = es.smoothing_halo(self.smooth)
+        if self.axes == "zyx"[axis]:
+            # At so many slices a token's side: the Gaussian is as wide in nm as within the slices.
+            scale = self.patch / self.spacing[axis]
+            tile = es.dense_tile(length, write, math.ceil(halo * scale), scale)
+        elif self.cover:
+            tile = cs.axis_tile(length, write, self.fov, self.patch)
+        else:
+            tile = es.axis_tile(
+                length, write, self.fov, self.patch, self.stride, halo, self.overhang, self.expansion,
+                self.edge_weight, shift,
+            )  # fmt: skip
+        return tile.moved(origin)
+
+    def memory_bytes(self, volume, outputs, maps):
+        """Bytes held at most, by their largest parts, while `volume` is fitted and labelled."""
+        raw = volume.dtype.itemsize
+        tokens, dim = (self.fov // self.patch) ** 2, self.models.encoder.embed_dim
+        encoder = 4 * self.batch * tokens * (16 * dim + 2 * tokens)
+        parameters = sum(x.nbytes for x in jax.tree.leaves(self.params))
+
+        def of(tiling, per_point, per_voxel):
+            tile = tiling[0]
+            points = max(math.prod(s["slices"] for s in sizes) for sizes in tile.sizes)
+            lattices = points * per_point * (len(self.axes) + 2) * self.shifts
+            voxels = math.prod(s["lower"] for s in tile.sizes[0])
+            return 3 * raw * math.prod(tile.read_shape) + lattices + voxels * per_voxel
+
+        fit = 0 if self.cover else of(self.fit_tiles(volume.shape), 4 * dim, 0)
+        label = of(self.label_tiles(volume.shape, outputs, maps), 4 * maps, 2 * outputs)
+        return parameters + encoder + max(fit, label)
+
+    # On the device.
+
+    def _project(self, params, linear):
+        """Images to tokens or, given `linear`, to the scores of centres."""
+        return lambda x: es.scores(self._encode(params, x), *linear) if linear else self._encode(params, x)
+
+    def _axis_lattice(self, params, box, grid, axis, window, linear):
+        """The lattice that slices across one axis give, `(z, y, x, F)`."""
+        rows, cols = (grid[i] for i in range(3) if i != axis)
+        planes, where = jnp.moveaxis(box, axis, 0), grid[axis]["slices"]
+        at_once = _slices_at_once(len(rows["origins"]) * len(cols["origins"]), self.batch, len(where))
+        filled = jnp.concatenate([where, jnp.repeat(where[-1:], -len(where) % at_once)])
+        size = dict(fov=self.fov, batch=self.batch, **({"patch": self.patch} if self.cover else {}))
+        token_grid = cs.token_grid if self.cover else es.token_grid
+
+        def encode(take):
+            return token_grid(self._project(params, linear), grey(planes[take], window), rows, cols, **size)
+
+        out = jax.lax.map(encode, filled.reshape(-1, at_once))
+        return jnp.moveaxis(out.reshape(-1, *out.shape[2:])[: len(where)], 0, axis)
+
+    def _lattices(self, params, box, grids, window, linear=None):
+        """Of each shift of the token grid, the lattices of slices across each of `axes`."""
+        axes = ["zyx".index(a) for a in self.axes]
+        return [[self._axis_lattice(params, box, grid, a, window, linear) for a in axes] for grid in grids]
+
+    def _smoothed(self, lattice, grid):
+        return es.smooth(lattice, [axis["smooth"] for axis in grid]) if self.smooth else lattice
+
+    def _label_tile(self, params, box, grids, window, linear, groups, variance, *, counts, of):
+        found = self._lattices(params, box, grids, window, linear)
+        lattices = [sum(by_axis) / len(by_axis) for by_axis in found]
+        return self._expand(lattices, grids, groups, variance, counts, of)
+
+    def _label_lattices(self, lattices, grids, linear, groups, variance, *, counts, of):
+        """Labels from lattices of features that were kept."""
+        return self._expand([es.scores(x, *linear) for x in lattices], grids, groups, variance, counts, of)
+
+    def _expand(self, lattices, grids, groups, variance, counts, of):
+        """Labels `(clusterings, z, y, x)` and, `of` one of them, probabilities; a few slices at a time."""
+        lattices = [self._smoothed(x, grid) for x, grid in zip(lattices, grids, strict=True)]
+        depth = len(grids[0][0]["lower"])
+        chunks = np.minimum(np.arange(-(-depth // EXPAND_SLICES) * EXPAND_SLICES), depth - 1).reshape(-1, EXPAND_SLICES)
+
+        def some(z):
+            maps = 0.0
+            for lattice, grid in zip(lattices, grids, strict=True):
+                part = es.along(lattice, grid[0]["lower"][z], grid[0]["fraction"][z], 0)
+                for axis in (1, 2):
+                    part = es.along(part, grid[axis]["lower"], grid[axis]["fraction"], axis)
+                maps = maps + part
+            maps = maps / len(lattices)
+            labels = es.nearest(maps, counts, groups)
+            return labels, None if of is None else es.probabilities(maps, counts, groups, of, variance)
+
+        labels, shares = jax.lax.map(some, jnp.asarray(chunks))
+        merge = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :depth]  # noqa: E731
+        return merge(labels), None if shares is None else merge(shares)
+
+    def _window(self):
+        c = self.contrast
+        return np.float32(c.low), np.float32(c.high - c.low), np.bool_(c.invert)
+
+    def lattices(self, volume, tile):
+        """Of each shift, the lattices of features by axis before smoothing, NumPy `(z, y, x, D)` each."""
+        found = self._features(self.params, tile.box(volume), tile.arrays(), self._window())
+        return [
+            [np.asarray(x)[tuple(slice(axis.points) for axis in grid)] for x in by_axis]
+            for by_axis, grid in zip(found, tile.grids, strict=True)
         ]
-        return list(itertools.product(*spans))
 
-    def _function(self, kind, make, tiles):
-        key = (kind, *(t.key() for t in tiles))
-        if key not in self._compiled:
-            self._compiled[key] = jax.jit(make())
-        return self._compiled[key]
+    def features(self, volume, tile, index_Mx3):
+        """Features, as they are clustered, at M voxels (relative to what a tile writes): `(M, D)`."""
+        if self.cover:
+            return np.mean(self.features_at(volume.read(tile.read), tile.grids[0], index_Mx3), axis=0)
+        means = [np.mean(by_axis, axis=0) for by_axis in self.lattices(volume, tile)]
+        return self._at_voxels(means, tile, index_Mx3)
 
-    def _grid_function(self, axis, rows, cols):
-        """A jitted map of S slices to their token grids: of features or, given `linear`, of scores."""
-        size = dict(fov=self.fov, patch=self.patch, batch=self.batch)
-
-        def project(params, linear):
-            return lambda x: es.scores(self._encode(params, x), *linear) if linear else self._encode(params, x)
-
-        def expand_grid(params, slices, *linear):
-            return es.token_grid(project(params, linear), slices, rows, cols, edge_weight=self.edge_weight, **size)
-
-        def cover_grid(params, where, slices, *linear):
-            return cs.token_grid(project(params, linear), slices, *where, **size)
-
-        if not self.cover:
-            return self._function(("grid", axis), lambda: expand_grid, (rows, cols))
-        function = self._function("grid", lambda: cover_grid, ())
-        return lambda params, *rest: function(params, (rows.arrays(), cols.arrays()), *rest)
-
-    def lattice(self, volume, tiles, linear=None):
-        """The lattice of a tile before smoothing, `(z, y, x, F)`: features, or scores.
-
-        The mean over `axes` of what each axis's slices give. `linear` is `(weights, offset)`
-        of `Centres.linear`, for scores.
-        """
+    def _at_voxels(self, means, tile, index_Mx3):
+        """Features at voxels from the mean lattice of each shift, smoothed."""
         total = 0.0
-        for lattice in self._lattices(volume, tiles, linear):
-            total = total + lattice
-        return total / len(self.axes)
+        for mean, grid in zip(means, tile.grids, strict=True):
+            matrices = [es.smoothing_matrix(axis, self.smooth) for axis in grid] if self.smooth else None
+            mean = np.asarray(jax.jit(es.smooth)(mean, matrices)) if self.smooth else mean
+            total = total + es.at_voxels(mean, grid, index_Mx3)
+        return total / len(means)
 
-    def _lattices(self, volume, tiles, linear=None):
-        """The lattice that the slices across each of `axes` give, one after the other."""
-        box = volume.read(tuple(slice(*t.read) for t in tiles))
-        for axis in ("zyx".index(a) for a in self.axes):
-            rows, cols = (tiles[i] for i in range(3) if i != axis)
-            function = self._grid_function(axis, rows, cols)
-            at_once = max(1, self.batch // (len(rows.origins) * len(cols.origins)))
-            where = tiles[axis].slices
-            parts = []
-            for i in range(0, len(where), at_once):
-                take = where[i : i + at_once]
-                # One compiled shape: the last slice is repeated, and what it gives dropped.
-                full = np.concatenate([take, np.repeat(take[-1:], at_once - len(take))])
-                slices = self.contrast.apply(np.moveaxis(np.take(box, full, axis), axis, 0))
-                parts.append(function(self.params, slices, *(linear or ()))[: len(take)])
-            yield jnp.moveaxis(jnp.concatenate(parts), 0, axis)
-
-    def smoothed(self, lattice, tiles):
-        """The lattice after the 3D Gaussian of `smooth` tokens."""
-        if not self.smooth:
-            return lattice
-        matrices = [es.smoothing_matrix(t, self.smooth, self.patch) for t in tiles]
-        return self._function("smooth", lambda: es.smooth, tiles)(lattice, matrices)
+    def _tokens_of(self, params, fovs, window, token_Bx2):
+        """One token of each field of view, `(B, D)`."""
+        return self._encode(params, grey(fovs, window))[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
 
     def features_at(self, box, tiles, index_Mx3):
         """Cover-stride features at M voxels written by a tile: an array `(M, D)` for each of `axes`.
@@ -184,113 +293,139 @@ class Segmenter:
         `box` is what the tile reads. Only the fields of view of these voxels are encoded, one
         for each voxel and axis.
         """
-
-        def tokens_of(params, fovs, token_Bx2):
-            return self._encode(params, fovs)[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
-
-        function = self._function("tokens", lambda: tokens_of, ())
-        encode = lambda fovs, token_Bx2: function(self.params, self.contrast.apply(fovs), token_Bx2)  # noqa: E731
+        encode = lambda fovs, token_Bx2: self._tokens(self.params, fovs, self._window(), token_Bx2)  # noqa: E731
         size = dict(fov=self.fov, patch=self.patch, batch=self.batch, dim=self.models.encoder.embed_dim)
         return [cs.tokens_at(encode, box, tiles, "zyx".index(a), index_Mx3, **size) for a in self.axes]
 
-    def sample(self, volume, fraction, max_tiles, seed, mask=None):
+    # The two passes over a volume.
+
+    def sample(self, volume, fraction, max_tiles, seed, mask=None, *, inside=None, most=None, noise=True):
         """What the fit of centres needs: `(features (M, D), noises)`.
 
-        Features are those at a random `fraction` of the voxels, stratified over tiles: at
-        most `max_tiles` tiles are encoded, drawn at random, with more voxels of each where
+        Features are those at a random `fraction` of the voxels (at most `most` of them), stratified over
+        tiles: at most `max_tiles` tiles are encoded, drawn at random, with more voxels of each where
         not all are. Noises are arrays `(N, D)` for `centres.noise_whitening`, not smoothed:
         differences between places one patch apart, and with several axes what each differs
-        from their mean. `mask` (a label volume) leaves voxels of 255 out of all. The
-        same seed gives the same sample.
+        from their mean; none are measured without `noise`. `mask` (a label volume) leaves voxels of
+        255 out of all. The same seed gives the same sample.
         """
         rng = np.random.default_rng(seed)
-        tiles = self.tiles(volume.shape, min(self.tile, FIT_TILE))
-        chosen = sorted(rng.permutation(len(tiles))[:max_tiles])
-        sides = [[t.write[1] - t.write[0] for t in tiles[i]] for i in chosen]
-        share = min(1.0, fraction * np.prod(volume.shape, dtype=float) / sum(np.prod(s, dtype=float) for s in sides))
+        tiling = self.fit_tiles(volume.shape, inside=inside)
+        chosen = [tiling[i] for i in sorted(rng.permutation(len(tiling))[:max_tiles])]
+        voxels = math.prod(volume.shape if inside is None else [s.stop - s.start for s in inside])
+        wanted = min(fraction * voxels, most or math.inf)
+        share = min(1.0, wanted / sum(math.prod(tile.shape) for tile in chosen))
         nothing = np.zeros((0, self.models.encoder.embed_dim), np.float32)
         features, steps, views = [nothing], [nothing], [nothing]
-        for i, side in zip(chosen, sides, strict=True):
+        for tile in chosen:
             # With replacement: for so small a share it is the same, and needs no permutation.
-            index = np.stack([rng.integers(0, n, max(1, round(share * np.prod(side)))) for n in side], axis=1)
+            count = max(1, round(share * math.prod(tile.shape)))
+            index = np.stack([rng.integers(0, n, count) for n in tile.shape], axis=1)
             if mask is not None:
-                inside = mask.read(tuple(slice(*t.write) for t in tiles[i])) != IGNORE
-                index = index[inside[tuple(index.T)]]
+                known = mask.read(tile.write) != IGNORE
+                index = index[known[tuple(index.T)]]
+            empty = padding_mask(volume, tile.write, self.padding)
+            if empty is not None:
+                index = index[~empty[tuple(index.T)]]
             if not len(index):
                 continue
+            noisy = index[: NOISE_POINTS // len(chosen) + 1] if noise else index[:0]
             if self.cover:
-                found = self._cover_sample(volume, tiles[i], index)
+                found = self._cover_sample(volume, tile, index, noisy)
             else:
-                found = self._expand_sample(volume, tiles[i], index, hold=len(tiles) == 1)
+                found = self._expand_sample(volume, tile, index, noisy, hold=len(tiling) == 1)
             for total, part in zip((features, steps, views), found, strict=True):
                 total += part
         noises = [np.concatenate(n) for n in (steps, views)]
         return np.concatenate(features), [n for n in noises if len(n)]
 
-    def _expand_sample(self, volume, tiles, index_Mx3, hold):
-        """`sample` of one tile, by its lattice: features, steps and views."""
-        point = np.stack([t.lower[n] for t, n in zip(tiles, index_Mx3.T, strict=True)], axis=1)
-        total, by_axis = 0.0, []
-        for lattice in self._lattices(volume, tiles):
-            by_axis.append(np.asarray(lattice[tuple(point.T)]))
-            total = total + lattice
-        mean = total / len(self.axes)
+    def _expand_sample(self, volume, tile, index_Mx3, noisy_Nx3, hold):
+        """`sample` of one tile, by its lattices: features, and at `noisy` voxels steps and views."""
+        found = self.lattices(volume, tile)
+        means = [sum(by_axis) / len(by_axis) for by_axis in found]
         if hold:  # so small a volume need not be encoded again to be labelled
-            self._held = (volume, mean)
-        features = es.at_voxels(np.asarray(self.smoothed(mean, tiles)), tiles, index_Mx3)
-        lattice, steps = np.asarray(mean), []
-        for axis, tile in enumerate(tiles):
-            ahead = point + (self.patch if tile.dense else 1) * (np.arange(3) == axis)
-            there = ahead[:, axis] < tile.points
-            steps.append(lattice[tuple(ahead[there].T)] - lattice[tuple(point[there].T)])
-        return [features], steps, _views(by_axis)
+            self._held = (volume, tile.write, means)
+        grid, mean = tile.grids[0], means[0]
+        point = np.stack([axis.lower[n] for axis, n in zip(grid, noisy_Nx3.T, strict=True)], axis=1)
+        steps = []
+        for axis, plan in enumerate(grid):
+            ahead = point + max(round(plan.scale), 1) * (np.arange(3) == axis)
+            there = ahead[:, axis] < plan.points
+            steps.append(mean[tuple(ahead[there].T)] - mean[tuple(point[there].T)])
+        by_axis = [lattice[tuple(point.T)] for lattice in found[0]]
+        return [self._at_voxels(means, tile, index_Mx3)], steps, _views(by_axis)
 
-    def _cover_sample(self, volume, tiles, index_Mx3):
-        """`sample` of one tile, by the fields of view of its voxels and of those one patch on."""
-        box = volume.read(tuple(slice(*t.read) for t in tiles))
-        by_axis = self.features_at(box, tiles, index_Mx3)
+    def _cover_sample(self, volume, tile, index_Mx3, noisy_Nx3):
+        """`sample` of one tile, by the fields of view of its voxels and, of the first N, of those one patch on."""
+        box, grid = volume.read(tile.read), tile.grids[0]
+        by_axis = self.features_at(box, grid, index_Mx3)
         features, steps = np.mean(by_axis, axis=0), []
-        for axis, tile in enumerate(tiles):
-            ahead = index_Mx3 + self.patch * (np.arange(3) == axis)
-            there = ahead[:, axis] < tile.points
-            steps.append(np.mean(self.features_at(box, tiles, ahead[there]), axis=0) - features[there])
-        return [features], steps, _views(by_axis)
+        for axis, plan in enumerate(grid):
+            ahead = noisy_Nx3 + self.patch * (np.arange(3) == axis)
+            there = ahead[:, axis] < plan.points
+            here = features[: len(noisy_Nx3)][there]
+            steps.append(np.mean(self.features_at(box, grid, ahead[there]), axis=0) - here)
+        return [features], steps, _views([view[: len(noisy_Nx3)] for view in by_axis])
 
-    def label(self, volume, centres_by_size, write, *, progress=lambda n: None):
-        """Label every voxel by `{C: Centres}`; `write(size, slices, labels)` gets uint8 blocks, each voxel once.
+    def label(self, volume, centres_by_size, tiles=None, *, probabilities_of=None):
+        """Yields `(tile, {C: labels}, probabilities)` for each of `tiles` (all of `label_tiles`), in their order.
 
-        What is held is set by the tile, whatever the volume's size, and bounded by `MAPS_BYTES`
-        where centres are many.
+        Labels are uint8 of the tile's shape; probabilities of the clustering `probabilities_of`
+        are uint8 `(C, z, y, x)`, 255 for 1, or None. Of two tiles that follow each other one is read and the
+        other computed at the same time. What is held is set by the tiles, whatever the volume's size.
         """
-        counts = tuple(len(c.centres_CxM) for c in centres_by_size.values())
-        groups = [None if c.group_C is None else jnp.asarray(c.group_C, jnp.uint8) for c in centres_by_size.values()]
-        weights, offsets = zip(*(c.linear() for c in centres_by_size.values()), strict=True)
+        all_centres = tuple(centres_by_size.values())
+        counts = tuple(len(c.centres_CxM) for c in all_centres)
+        tiles = tiles or self.label_tiles(volume.shape, len(counts), sum(counts))
+        groups = tuple(None if c.group_C is None else jnp.asarray(c.group_C, jnp.uint8) for c in all_centres)
+        weights, offsets = zip(*(c.linear() for c in all_centres), strict=True)
         linear = np.concatenate(weights), np.concatenate(offsets)
-        all_tiles = self.tiles(volume.shape, self._label_side(sum(counts)))
-        for tiles in all_tiles:
-            if self._held and self._held[0] is volume and len(all_tiles) == 1:
-                lattice = jax.jit(es.scores)(self._held[1], *linear)
+        of = None if probabilities_of is None else (list(centres_by_size).index(probabilities_of), probabilities_of)
+        variance = np.float32(1.0 if of is None else centres_by_size[probabilities_of].variance)
+
+        def read(tile):
+            empty = padding_mask(volume, tile.write, self.padding)
+            held = self._held and self._held[0] is volume and self._held[1] == tile.write
+            if held or (empty is not None and empty.all()):
+                return tile, empty, None, tile.arrays()
+            return tile, empty, tile.box(volume), tile.arrays()
+
+        for tile, empty, box, arrays in in_order(read, tiles, workers=1):
+            if empty is not None and empty.all():
+                nothing = np.full(tile.shape, IGNORE, np.uint8)
+                shares = None if of is None else np.zeros((of[1], *tile.shape), np.uint8)
+                yield tile, dict.fromkeys(centres_by_size, nothing), shares
+                continue
+            if box is None:
+                lattices = [_filled(x, sizes) for x, sizes in zip(self._held[2], tile.sizes, strict=True)]
+                found = self._label_held(lattices, arrays, linear, groups, variance, counts=counts, of=of)
             else:
-                lattice = self.lattice(volume, tiles, linear)
-            lattice = self.smoothed(lattice, tiles)
-            z, y, x = tiles
+                what = (self.params, box, arrays, self._window(), linear, groups, variance)
+                found = self._label(*what, counts=counts, of=of)
+            cut = tuple(slice(n) for n in tile.shape)
+            labels, shares = (None if x is None else np.asarray(x)[(slice(None), *cut)] for x in found)
+            if empty is not None:
+                labels = np.where(empty, np.uint8(IGNORE), labels)
+                shares = None if shares is None else np.where(empty, np.uint8(0), shares)
+            yield tile, dict(zip(centres_by_size, labels, strict=True)), shares
 
-            def expanded(lattice, lower, fraction, groups, y=y, x=x):
-                maps = es.along(lattice, lower, fraction, 0)
-                for axis, tile in ((1, y), (2, x)):
-                    maps = es.along(maps, tile.lower, tile.fraction, axis)
-                return es.nearest(maps, counts, groups)
 
-            function = self._function(("expand", counts), lambda f=expanded: f, (y, x))
-            depth = z.write[1] - z.write[0]
-            out = np.empty((len(counts), depth, *(t.write[1] - t.write[0] for t in (y, x))), np.uint8)
-            for i in range(0, depth, EXPAND_SLICES):
-                take = np.minimum(np.arange(i, i + EXPAND_SLICES), depth - 1)
-                found = np.asarray(function(lattice, z.lower[take], z.fraction[take], groups))
-                out[:, i : i + EXPAND_SLICES] = found[:, : depth - i]
-            for size, labels in zip(centres_by_size, out, strict=True):
-                write(size, tuple(slice(*t.write) for t in tiles), labels)
-            progress(out[0].size)
+def grey(raw, window):
+    """`Contrast.apply` on the device; `window` is (low, high - low, inverted)."""
+    low, span, invert = window
+    out = jnp.clip((raw.astype(jnp.float32) - low) / span, 0.0, 1.0)
+    return jnp.where(invert, 1.0 - out, out)
+
+
+def _slices_at_once(per_slice, batch, number):
+    """How many slices' fields of view are encoded together: those that leave least of the last batch empty."""
+    most = max(1, min(GROUP * batch // per_slice, number))
+    return min(range(1, most + 1), key=lambda s: (-(-s * per_slice // batch) * batch / s, s))
+
+
+def _filled(lattice, sizes):
+    """A lattice filled up with zeros to the sizes that all tiles share."""
+    return np.pad(lattice, [(0, s["slices"] - n) for s, n in zip(sizes, lattice.shape, strict=False)] + [(0, 0)])
 
 
 def _views(by_axis):

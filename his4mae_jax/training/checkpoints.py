@@ -42,19 +42,32 @@ def _join(items, like):
     return like.replace(params=params, teacher=items["teacher"], **rest)
 
 
+def _alone():
+    """Options of a reader that waits for no other process."""
+    own = jax.process_index()
+    processes = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
+    )
+    return {"read_only": True, "multiprocessing_options": processes}
+
+
 class Checkpoints:
     """The checkpoints of one workdir.
 
     The newest three are kept, and `train.keep_checkpoints` spread evenly over the run: the
-    curve of DSC over training is scored on those.
+    curve of DSC over training is scored on those. Where several processes share the run, those that train open
+    the checkpoints `together`, and save and restore at the same time; a process that only reads does so by itself.
     """
 
-    def __init__(self, workdir, config):
+    def __init__(self, workdir, config, *, together=False):
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self.every = checkpoint_every(config)
         kept = max(1, config.train.keep_checkpoints)
         self._period = -(-total_steps(config) // (kept * self.every)) * self.every
-        options = ocp.CheckpointManagerOptions(max_to_keep=3, keep_period=self._period, enable_async_checkpointing=True)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=3, keep_period=self._period, enable_async_checkpointing=True, create=False,
+            **({} if together or jax.process_count() == 1 else _alone()),
+        )  # fmt: skip
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.path, options=options)

@@ -1,6 +1,5 @@
 """The training run: restore or start, step, log, save."""
 
-import concurrent.futures
 import time
 
 import jax
@@ -8,74 +7,19 @@ import numpy as np
 from clu import parameter_overview
 
 from his4mae_jax.config import total_steps
+from his4mae_jax.data.anisotropy import in_plane_nm, slice_axes
 from his4mae_jax.data.contrast import content_box, estimate_contrast
-from his4mae_jax.data.fields_of_view import FieldsOfView
 from his4mae_jax.errors import UserError
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
+from his4mae_jax.training.calls import call_spans, compile_calls
 from his4mae_jax.training.checkpoints import Checkpoints, write_config
+from his4mae_jax.training.feed import Feed, make_plan
 from his4mae_jax.training.optimizer import make_optimizer
-from his4mae_jax.training.step import compile_steps, distillation_start
+from his4mae_jax.training.step import distillation_start
+from his4mae_jax.training.windows import Windows
 from his4mae_jax.training.writers import MetricWriter
-
-PREFETCH = 3  # batches read ahead of the step
-
-
-def _host_rows(batch_size):
-    """This host's rows of the global batch."""
-    if batch_size % jax.device_count():
-        raise UserError(
-            f"config key train.batch_size is {batch_size}: make it a multiple of the {jax.device_count()} devices"
-        )
-    share = batch_size // jax.process_count()
-    return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
-
-
-def _prefetched(batch_of, steps):
-    """Yield `batch_of(step)` in order, read by a thread a few steps ahead."""
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        waiting = []
-        try:
-            for step in steps:
-                waiting.append(pool.submit(batch_of, step))
-                if len(waiting) > PREFETCH:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:
-            for future in waiting:
-                future.cancel()
-
-
-class _Window:
-    """Metrics between two log lines, kept on the device until they are fetched together."""
-
-    def __init__(self):
-        self.pending, self.closed = [], None
-
-    def add(self, metrics):
-        self.pending.append(metrics)
-
-    def close(self, step, images):
-        self.closed = (step, images, time.perf_counter(), self.pending)
-        self.pending = []
-
-    def fetch(self):
-        """Fetch the closed window (a step later than it closed, so that nothing waits)."""
-        if self.closed is None:
-            return None
-        (step, images, at, pending), self.closed = self.closed, None
-        rows = jax.device_get(pending)
-        ends = [row for row in rows if row.get("epoch_end")]
-        scalars = {
-            k: float(np.mean([r[k] for r in rows])) for k in rows[0] if k.startswith(("loss", "grad", "accuracy"))
-        }
-        scalars["lr"] = float(rows[-1]["lr"])
-        if ends:  # codebook usage means something over a whole epoch only
-            scalars["perplexity"] = float(ends[-1]["perplexity"])
-            scalars["dead_fraction"] = float(ends[-1]["dead_fraction"])
-        return step, images, at, scalars
 
 
 def prepare_volumes(config, volumes):
@@ -85,6 +29,15 @@ def prepare_volumes(config, volumes):
         estimate_contrast(v, percentiles=percentiles, invert=config.data.invert, seed=config.seed) for v in volumes
     ]
     return contrasts, [content_box(v) for v in volumes]
+
+
+def check_backend(config):
+    """Raise `UserError` where an accelerator is asked for and JAX has none."""
+    if config.train.require_accelerator and jax.default_backend() == "cpu":
+        raise UserError(
+            "config key train.require_accelerator is True, but JAX runs on the CPU: install it for the accelerator "
+            "(pip install 'his4mae_jax[cuda]' or '[tpu]') and check its driver, or set the key to False"
+        )
 
 
 def train(config, volumes, workdir, log, labels=None):
@@ -97,18 +50,15 @@ def train(config, volumes, workdir, log, labels=None):
     killed and resumed ends in the state of one that never stopped.
     """
     total = total_steps(config)
-    rows = _host_rows(config.train.batch_size)
+    check_backend(config)
     contrasts, boxes = prepare_volumes(config, volumes)
     if labels:
         boxes = [content_box(v) for v in labels]
-    fields = FieldsOfView(
-        volumes, boxes, contrasts, seed=config.seed, axes=config.data.axes, crop_min=config.data.crop_min,
-        fov=config.model.fov, batch_size=config.train.batch_size, workers=config.data.workers,
-        in_memory_bytes=int(config.data.in_memory_gb * 2**30), labels=labels, num_classes=config.supervised.classes,
-    )  # fmt: skip
+    axes = [slice_axes(v, config.data.axes) for v in volumes]
+    plan, mesh = make_plan(config, volumes, boxes, axes, labels), meshes.make_mesh()
+    feed = Feed(config, plan, volumes, contrasts, mesh, labels)
     models = METHODS[config.method].build(config)
     write_config(workdir, config)  # the first thing written: all input has been checked
-    mesh = meshes.make_mesh()
     optimizer = make_optimizer(config)
     checkpoints = Checkpoints(workdir, config)
     everywhere = meshes.replicated(mesh)
@@ -129,25 +79,23 @@ def train(config, volumes, workdir, log, labels=None):
         log(f"train: all {total} steps are done")
         return seconds
     log(
-        f"train: {total - start:,} steps of {config.train.batch_size} fields of view on "
-        f"{jax.device_count()} x {jax.devices()[0].device_kind}, {config.model.dtype}; volumes "
-        + ("in memory" if fields.in_memory else "streamed")
+        f"train: {total - start:,} steps of {config.train.batch_size} fields of view, {feed.per_call} a call, on "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}), mesh {dict(mesh.shape)}, "
+        f"{config.model.dtype}; {feed.describe()}"
     )
     checkpoints.check_space(state)  # now, and not after the first hour
-    step_fn, place_codes = compile_steps(config, models, optimizer, mesh)
-    writer, window = MetricWriter(workdir, start), _Window()
-    began, logged_at, logged_images = time.perf_counter(), time.perf_counter(), 0
+    advance, place_codes = compile_calls(
+        config, models, optimizer, mesh, per_call=feed.per_call, resident=feed.resident
+    )
+    writer, windows = MetricWriter(workdir, start), Windows(start, total, config.train.log_every)
+    began = last = logged_at = time.perf_counter()
+    logged, waiting = start, None
 
-    def write(entry):
-        nonlocal logged_at, logged_images
-        if entry is None:
-            return
-        step, images, at, scalars = entry
-        if not np.isfinite(scalars["loss"]):
-            raise UserError(f"train: the loss is not finite at step {step}; lower --config.train.lr and start anew")
-        scalars["images_per_s"] = (images - logged_images) / max(at - logged_at, 1e-9)
+    def write(step, scalars, at):
+        nonlocal logged_at, logged
+        scalars["images_per_s"] = (step - logged) * config.train.batch_size / max(at - logged_at, 1e-9)
         scalars["seconds"] = seconds + at - began
-        logged_at, logged_images = at, images
+        logged_at, logged = at, step
         writer.write(step, scalars)
         left = (total - step) * (at - began) / max(step - start, 1)
         log(
@@ -156,26 +104,43 @@ def train(config, volumes, workdir, log, labels=None):
             + f"  {scalars['images_per_s']:.0f} images/s  {left / 60:.1f} min left"
         )
 
+    def report():
+        """Fetch the metrics of the call before, which are there or nearly so, and log what they complete."""
+        nonlocal last, waiting
+        if waiting is None:
+            return
+        (first, count, metrics), waiting = waiting, None
+        metrics = {k: v[:count] for k, v in jax.device_get(metrics).items()}
+        wrong = np.flatnonzero(~np.isfinite(metrics["loss"]))
+        if len(wrong):
+            raise UserError(
+                f"train: the loss is not finite at step {first + wrong[0] + 1}; lower --config.train.lr and start anew"
+            )
+        now = time.perf_counter()
+        for entry in windows.add(metrics, last, now):
+            write(*entry)
+        last = now
+
     def about():
         return {
             "config": config.to_dict(), "seconds": seconds + time.perf_counter() - began,
-            "contrasts": [c.to_json() for c in contrasts], "voxel_size_nm": volumes[0].voxel_size_nm[0],
+            "contrasts": [c.to_json() for c in contrasts], "voxel_size_nm": in_plane_nm(volumes[0]),
         }  # fmt: skip
 
+    stop = distillation_start(config)
+    spans = list(call_spans(start, total, feed.per_call, every=checkpoints.every, stop=stop))
     try:
-        for step, raw in enumerate(_prefetched(lambda s: fields.batch(s, rows), range(start, total)), start):
-            batch = meshes.put_batch(mesh, raw)
-            if step == distillation_start(config) and state.codes:
-                state = place_codes(state, batch)
-            state, metrics = step_fn(state, batch)
-            window.add(metrics)
-            write(window.fetch())
-            done = step + 1
-            if done % config.train.log_every == 0 or done == total:
-                window.close(done, (done - start) * config.train.batch_size)
+        for (first, count), data in zip(spans, feed.calls(spans), strict=True):
+            if first == stop and state.codes:
+                state = place_codes(state, data)
+            state, metrics = advance(state, data, count)
+            jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
+            report()  # of the call before: the device has work meanwhile
+            waiting = first, count, metrics
+            done = first + count
             if done % checkpoints.every == 0 or done == total:
+                report()  # a state that is not finite is not saved
                 checkpoints.save(done, state, about())
-        write(window.fetch())
     finally:
         writer.close()
     jax.block_until_ready(state.step)

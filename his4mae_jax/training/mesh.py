@@ -20,7 +20,20 @@ def batch_sharding(mesh):
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
+def stacked_sharding(mesh):
+    """Second axis split over devices: batches stacked along the first."""
+    return NamedSharding(mesh, PartitionSpec(None, "data"))
+
+
 def put_batch(mesh, batch):
     """This host's part of a batch (NumPy arrays) as global arrays over the mesh."""
-    sharding = batch_sharding(mesh)
+    return _put(batch_sharding(mesh), batch)
+
+
+def put_stacked(mesh, batches):
+    """This host's part of several batches, stacked, as global arrays over the mesh."""
+    return _put(stacked_sharding(mesh), batches)
+
+
+def _put(sharding, batch):
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)

@@ -1,11 +1,17 @@
-"""How a bad volume is refused."""
+"""How a bad volume is refused, and a web server that serves a folder, well or badly."""
 
+import functools
+import http.server
 import os
+import threading
+import time
 
 import pytest
 
 from his4mae_jax.data.volume import open_volume
 from his4mae_jax.errors import UserError
+
+os.environ["HIS4MAE_STALL_SECONDS"] = "1"  # before the first request of this process
 
 
 @pytest.fixture
@@ -20,3 +26,69 @@ def refusal():
         return message
 
     return refusal
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files; those whose path contains a key of `faults` fail as its value says."""
+
+    def __init__(self, *args, faults, requests, **kwargs):
+        self.faults, self.requests = faults, requests
+        super().__init__(*args, **kwargs)
+
+    def log_message(self, *args):
+        pass
+
+    def end_headers(self):
+        self.send_header("ETag", '"1"')  # TensorStore wants one of S3
+        super().end_headers()
+
+    def do_GET(self):
+        self.requests.append(self.path)
+        fault = next((fault for part, fault in self.faults.items() if part in self.path), None)
+        if isinstance(fault, list):  # one after the other
+            fault = fault.pop(0) if fault else None
+        if fault is None:
+            super().do_GET()
+        elif isinstance(fault, int):
+            self.send_error(fault)
+        elif fault == "hang":
+            time.sleep(3)
+        elif fault == "cut":  # the server dies in the middle of an answer
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"some bytes")
+            self.wfile.flush()
+            self.close_connection = True
+        else:  # other content than is stored there
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(fault)))
+            self.end_headers()
+            self.wfile.write(fault)
+
+
+class _Server:
+    """A server of `folder` on loopback: `url`, `faults` by part of a path, `requests` so far, `stop()`."""
+
+    def __init__(self, folder):
+        self.faults, self.requests = {}, []
+        handler = functools.partial(_Handler, directory=folder, faults=self.faults, requests=self.requests)
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def stop(self):
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+
+
+@pytest.fixture
+def web(tmp_path):
+    """A web server of `tmp_path`."""
+    server = _Server(tmp_path)
+    yield server
+    server.stop()

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from his4mae_jax.data import contrast
-from his4mae_jax.data.contrast import Contrast, content_box, estimate_contrast
+from his4mae_jax.data.contrast import Contrast, Windowed, content_box, estimate_contrast, sample_content
+from his4mae_jax.data.padding import without_padding
 from his4mae_jax.data.volume import Volume
 from his4mae_jax.errors import UserError
 
@@ -149,3 +150,90 @@ def test_without_padding_it_reads_little():
     assert content_box(volume) == tuple(slice(0, n) for n in volume.shape)
     assert volume.voxels < 0.02 * 400 * 300 * 300
     assert volume.largest <= contrast._SLAB * contrast._TILE**2
+
+
+def _rotated(data, value, angle=0.5):
+    """`data` with everything outside a rotated box set to `value`: padding that no plane shows."""
+    z, y, x = (i - (n - 1) / 2 for i, n in zip(np.indices(data.shape), data.shape, strict=True))
+    across, along = np.cos(angle) * y - np.sin(angle) * x, np.sin(angle) * y + np.cos(angle) * x
+    inside = (abs(across) < 0.3 * data.shape[1]) & (abs(along) < 0.33 * data.shape[2])
+    return np.where(inside, data, data.dtype.type(value)), inside
+
+
+@pytest.mark.parametrize(
+    "dtype, low, high, value",
+    [
+        (np.uint8, 90, 200, 0),
+        (np.uint8, 20, 160, 255),
+        (np.uint16, 7077, 13041, 0),
+        (np.int16, -400, 900, -32768),
+        (np.float32, -1, 1, 0),  # within the range of the content, and so no extreme: it stays
+    ],
+)
+def test_padding_of_a_rotated_volume_does_not_spoil_the_window(dtype, low, high, value):
+    data = np.random.default_rng(0).uniform(low, high, (40, 120, 130)).astype(dtype)
+    rotated, inside = _rotated(data, value)
+    assert 0.3 < inside.mean() < 0.8
+    found = estimate_contrast(_volume(rotated))
+    true = np.percentile(data, (0.1, 99.9))
+    spread = true[1] - true[0]
+    np.testing.assert_allclose((found.low, found.high), true, atol=0.01 * spread)
+
+
+def test_padding_blurred_at_its_edge_does_not_spoil_the_window():
+    from scipy.ndimage import uniform_filter
+
+    data = np.random.default_rng(0).uniform(5000, 6000, (40, 120, 130))
+    rotated = uniform_filter(_rotated(data, 0)[0], 3).astype(np.uint16)
+    found = estimate_contrast(_volume(rotated))
+    assert found.low > 5000 and found.high < 6000
+    assert np.percentile(rotated, 0.1) == 0
+
+
+def test_blocks_of_padding_alone_are_drawn_again():
+    data = np.zeros((260, 260, 260), np.uint8)
+    data[:40] = np.random.default_rng(0).integers(100, 200, (40, 260, 260))
+    data[:, 0, 0] = data[0, :, 0] = 150  # so that the content box is the whole
+    data[-1, -1, -1] = 150
+    found = estimate_contrast(_volume(data), blocks=4)
+    assert found.low >= 99 and found.high < 200
+    assert sample_content(_volume(data), blocks=4).min() >= 100
+
+
+def test_a_flat_inner_grey_level_is_content():
+    data = np.full((32, 32, 32), 100, np.uint8)
+    data[:, :8], data[:, -8:] = 40, 220
+    data[0, 0, 0], data[-1, -1, -1] = 39, 221
+    assert without_padding([data]).size == data.size
+    data[0, 0, 0], data[-1, -1, -1] = 40, 220  # now the extremes fill cells: taken for padding, but the middle stays
+    data[16, 16, 16] = 101
+    assert set(np.unique(without_padding([data]))) == {100, 101}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(1, 20)] * 3), min_size=1, max_size=3), st.integers(0, 3), st.randoms())
+def test_padding_leaves_a_part_of_what_was_there(shapes, levels, random):
+    rng = np.random.default_rng(random.randrange(10**6))
+    blocks = [rng.integers(0, levels + 1, shape).astype(np.uint8) for shape in shapes]
+    everything = np.concatenate([b.ravel() for b in blocks])
+    left = without_padding(blocks)
+    assert 0 < left.size <= everything.size
+    inner = set(np.unique(everything)) - {everything.min(), everything.max()}
+    assert np.isin(left, everything).all()
+    if inner and left.size < everything.size:
+        assert left.min() != left.max()
+
+
+def test_a_volume_with_a_window_of_its_own():
+    volume = _Counting(_noise((40, 40, 40), 100, 200))
+    own = Contrast(233, 248, True)
+    windowed = Windowed(volume, own)
+    assert estimate_contrast(windowed, percentiles=(1, 99), invert=False) == own
+    assert volume.voxels == 0 and windowed.shape == (40, 40, 40) and windowed.name == "v.tif"
+    box = (slice(1, 3),) * 3
+    np.testing.assert_array_equal(windowed.read(box), volume.read(box))
+    np.testing.assert_array_equal(windowed.read_async(box).result(), volume.read(box))
+    floats = _noise((8, 8, 8), dtype=np.float32)
+    floats[0, 0, 0] = np.nan
+    with pytest.raises(UserError, match="NaN"):
+        estimate_contrast(Windowed(_volume(floats), own))

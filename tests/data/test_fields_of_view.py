@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.fields_of_view import PLANE_AXES, FieldsOfView, make_geometry, plan, render
+from his4mae_jax.data.fields_of_view import PLANE_AXES, Plan, make_geometry, plan, render
+from his4mae_jax.data.streaming import HostSampler
 from his4mae_jax.errors import UserError
 
 
@@ -25,11 +26,10 @@ def whole(volume):
     return tuple(slice(0, n) for n in volume.shape)
 
 
-def make(volumes, boxes=None, seed=0, axes="zyx", batch_size=64, in_memory_bytes=1 << 30, crop_min=10):
-    return FieldsOfView(
-        volumes, boxes or [whole(v) for v in volumes], [Contrast(0, 255)] * len(volumes), seed=seed, axes=axes,
-        crop_min=crop_min, fov=20, batch_size=batch_size, workers=2, in_memory_bytes=in_memory_bytes,
-    )  # fmt: skip
+def make(volumes, seed=0, axes="zyx", batch_size=64, crop_min=10):
+    geometry = make_geometry(volumes, [whole(v) for v in volumes], axes, 20)
+    plan = Plan(geometry, seed, batch_size, crop_min, 20)
+    return HostSampler(plan, volumes, [Contrast(0, 255)] * len(volumes), workers=2, in_memory_bytes=1 << 30)
 
 
 def coordinates(shape):
@@ -70,14 +70,22 @@ def test_an_axis_without_room_is_left_out_and_no_room_at_all_is_an_error():
         make_geometry([thin], [whole(thin)], "yx", 20)
 
 
-def test_same_seed_and_step_same_samples_in_memory_and_streamed():
+def test_each_volume_may_have_axes_of_its_own():
+    volumes = [Memory(np.zeros((30, 40, 50), np.uint8), f"{i}") for i in range(3)]
+    geometry = make_geometry(volumes, [whole(v) for v in volumes], ["zyx", "z", "xy"], 20)
+    chosen = jax.tree.map(np.asarray, plan(jax.random.key(0), geometry, 900, 10, 20))
+    assert [set(chosen["axis"][chosen["volume"] == v]) for v in range(3)] == [{0, 1, 2}, {0}, {1, 2}]
+    with pytest.raises(UserError, match=r"no slice of 50x50 along axes 'z'"):
+        make_geometry(volumes, [whole(v) for v in volumes], ["z", "z", "z"], 50)
+
+
+def test_samples_depend_on_the_seed_and_the_step_alone():
     volume = coordinates((30, 40, 50))
-    held, streamed = make([volume]), make([volume], in_memory_bytes=0)
-    assert held.in_memory and not streamed.in_memory
-    for step in (0, 7):
-        jax.tree.map(np.testing.assert_array_equal, held.batch(step), streamed.batch(step))
-    assert not np.array_equal(held.batch(0)["crop"], held.batch(1)["crop"])
-    assert not np.array_equal(held.batch(0)["crop"], make([volume], seed=1).batch(0)["crop"])
+    fields, again = make([volume]), make([volume])
+    again.batch(3)
+    jax.tree.map(np.testing.assert_array_equal, fields.batch(7), again.batch(7))
+    assert not np.array_equal(fields.batch(0)["crop"], fields.batch(1)["crop"])
+    assert not np.array_equal(fields.batch(0)["crop"], make([volume], seed=1).batch(0)["crop"])
 
 
 def test_hosts_read_their_rows_of_the_same_batch():

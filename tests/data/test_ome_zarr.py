@@ -9,41 +9,51 @@ import numpy as np
 import pytest
 import zarr
 
-from his4mae_jax.data.ome_zarr import create, friendly_io_error, write_json, writing
+from his4mae_jax.data.ome_zarr import create, create_array, friendly_io_error, read_group, write_json, writing
 from his4mae_jax.data.volume import open_volume
 from his4mae_jax.errors import UserError
 
 NAMES = {0: "unrecognized", 1: "nucleus", 255: "outside"}
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.float32, bool])
-def test_what_is_written_is_read(tmp_path, dtype):
+VERSIONS = ("0.4", "0.5")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32, np.uint32, np.float32, bool])
+def test_what_is_written_is_read(tmp_path, dtype, version):
     data = (np.random.default_rng(0).random((70, 20, 33)) * 3).astype(dtype)
     with writing(tmp_path / "v"):
-        create(tmp_path / "a" / "v.zarr", data.shape, dtype, (30, 4, 5)).write(data).result()
+        create(tmp_path / "a" / "v.zarr", data.shape, dtype, (30, 4, 5), version=version).write(data).result()
     volume = open_volume(tmp_path / "a" / "v.zarr", image=dtype is np.float32)
     assert volume.voxel_size_nm == (30, 4, 5) and volume.dtype == dtype
     np.testing.assert_array_equal(volume.read((slice(None),) * 3), data)
-    np.testing.assert_array_equal(zarr.open_array(tmp_path / "a" / "v.zarr" / "0")[:], data)
+    array = zarr.open_array(tmp_path / "a" / "v.zarr" / "0")
+    assert array.metadata.zarr_format == {"0.4": 2, "0.5": 3}[version]
+    np.testing.assert_array_equal(array[:], data)
 
 
-def test_unwritten_voxels_hold_the_fill_value(tmp_path):
-    array = create(tmp_path / "v", (70, 8, 8), np.uint8, 8, fill_value=255)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_unwritten_voxels_hold_the_fill_value(tmp_path, version):
+    array = create(tmp_path / "v", (70, 8, 8), np.uint8, 8, fill_value=255, version=version)
     array[:64].write(1).result()
     read = zarr.open_array(tmp_path / "v" / "0")[:]
     assert (read[:64] == 1).all() and (read[64:] == 255).all()
 
 
 @pytest.mark.filterwarnings("default")  # the packages' own deprecations are not ours
-def test_valid_for_the_ome_zarr_packages(tmp_path):
-    models = pytest.importorskip("ome_zarr_models.v04")
-    path = tmp_path / "labels.zarr"
-    create(path, (20, 30, 40), np.uint8, 16, label_values=NAMES).write(1).result()
+@pytest.mark.parametrize("version", VERSIONS)
+def test_valid_for_the_ome_zarr_packages(tmp_path, version):
+    models = pytest.importorskip(f"ome_zarr_models.v{version.replace('.', '')}")
+    path = tmp_path / "partial.labels.ome.zarr"
+    create(path, (20, 30, 40), np.uint8, 16, label_values=NAMES, version=version).write(1).result()
     group = zarr.open_group(path, mode="r")
     image = models.Image.from_zarr(group)
-    (scales,) = image.attributes.multiscales
+    attributes = image.attributes if version == "0.4" else image.attributes.ome
+    (scales,) = attributes.multiscales
     assert [(a.name, a.unit) for a in scales.axes] == [(n, "nanometer") for n in "zyx"]
-    label = group.attrs["image-label"]
+    assert scales.name == "labels"
+    label = group.attrs["image-label"] if version == "0.4" else group.attrs["ome"]["image-label"]
     assert {p["label-value"]: p["name"] for p in label["properties"]} == NAMES
     assert [c["label-value"] for c in label["colors"]] == list(NAMES)
     assert all(len(c["rgba"]) == 4 for c in label["colors"])
@@ -52,6 +62,48 @@ def test_valid_for_the_ome_zarr_packages(tmp_path):
     reader = pytest.importorskip("ome_zarr.reader")
     node = next(iter(reader.Reader(io.parse_url(path))()))
     assert node.data[0].shape == (20, 30, 40) and np.asarray(node.data[0]).all()
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
+def test_channels_have_names(tmp_path, version, dtype):
+    path, names = tmp_path / "probabilities.ome.zarr", ["cluster 0", "µ"]
+    data = (np.random.default_rng(0).random((2, 9, 10, 11)) * 9).astype(dtype)
+    array = create(path, data.shape, dtype, (8, 4, 4), channels=names, version=version, chunks=(4, 8, 8))
+    array.write(data).result()
+    models = pytest.importorskip(f"ome_zarr_models.v{version.replace('.', '')}")
+    group = zarr.open_group(path, mode="r")
+    attributes = models.Image.from_zarr(group).attributes
+    (scales,) = (attributes if version == "0.4" else attributes.ome).multiscales
+    assert [(a.name, a.type) for a in scales.axes] == [("c", "channel"), *[(n, "space") for n in "zyx"]]
+    assert scales.datasets[0].coordinateTransformations[0].scale == [1, 8, 4, 4]
+    top = 255 if dtype == np.uint8 else 1
+    omero = group.attrs["omero"] if version == "0.4" else group.attrs["ome"]["omero"]
+    assert [(c["label"], c["window"]["end"]) for c in omero["channels"]] == [(n, top) for n in names]
+    np.testing.assert_array_equal(zarr.open_array(path / "0")[:], data)
+    assert zarr.open_array(path / "0").chunks == (1, 4, 8, 8)
+
+    io, reader = pytest.importorskip("ome_zarr.io"), pytest.importorskip("ome_zarr.reader")
+    node = next(iter(reader.Reader(io.parse_url(path))()))
+    assert node.metadata["channel_names"] == names
+    np.testing.assert_array_equal(np.asarray(node.data[0]), data)
+
+
+def test_arguments_that_contradict_each_other(tmp_path):
+    for shape, more in (((8,) * 4, {}), ((2, 8, 8, 8), {"channels": ["a"]}), ((8,) * 3, {"version": "0.6"})):
+        with pytest.raises(ValueError, match="shape|names|none of"):
+            create(tmp_path / "v", shape, np.uint8, 8, **more)
+    assert not (tmp_path / "v").exists()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_creation_that_was_stopped_is_replaced(tmp_path, version):
+    create_array(tmp_path / "v" / "0", (8, 8, 8), np.uint8, (8, 8, 8), 0, version)
+    with pytest.raises(UserError, match="v: no OME-Zarr image"):
+        read_group(tmp_path / "v")
+    create(tmp_path / "v", (8, 8, 8), np.uint8, 8, version=version, overwrite=True).write(1).result()
+    assert read_group(tmp_path / "v")[0] == version
 
 
 def test_never_replaces_what_it_should_not(tmp_path):

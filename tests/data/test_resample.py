@@ -8,7 +8,8 @@ import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from his4mae_jax.data.resample import resample
+from his4mae_jax.data import resample as resampling
+from his4mae_jax.data.resample import resample, resample_labels
 from his4mae_jax.data.volume import Volume
 from his4mae_jax.errors import UserError
 
@@ -53,6 +54,48 @@ def test_a_box_equals_that_part_of_the_whole(data):
         low = data.draw(st.integers(0, n - 1))
         box.append(slice(low, data.draw(st.integers(low, n))))
     np.testing.assert_array_equal(volume.read(tuple(box)), whole[tuple(box)])
+
+
+def test_a_large_box_is_read_in_pieces_and_comes_out_the_same(monkeypatch):
+    for labels in (False, True):
+        source = _Recorder(_volume(_random((40, 50, 60)), (10, 12, 7)), [])
+        volume = resample(source, 17, labels=labels)
+        whole = volume.read(WHOLE)
+        assert len(source.boxes) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(resampling, "_PIECE", 5000)
+            np.testing.assert_array_equal(volume.read(WHOLE), whole)
+        sizes = [np.prod([s.stop - s.start for s in box]) for box in source.boxes[1:]]
+        assert len(sizes) > 20 and max(sizes) <= 5000
+
+
+@given(st.tuples(*[st.integers(1, 30)] * 3), st.tuples(*[st.floats(2, 30)] * 3))
+def test_each_axis_has_its_own_size(shape, target):
+    volume = resample(_volume(_random(shape, np.float32)), target)
+    assert volume.voxel_size_nm == target or volume.voxel_size_nm == (10.0,) * 3
+    expected = np.floor(np.array(shape) * 10 / np.array(volume.voxel_size_nm) + 1e-6)
+    assert volume.shape == tuple(np.maximum(expected, 1))
+
+
+def test_an_axis_that_keeps_its_size_keeps_its_planes():
+    data = _random((6, 30, 30), np.float32)
+    out = resample(_volume(data), (10, 30, 30)).read(WHOLE)
+    for z in range(6):
+        np.testing.assert_array_equal(out[z : z + 1], resample(_volume(data[z : z + 1]), (10, 30, 30)).read(WHOLE))
+
+
+def test_labels_on_the_grid_of_an_image():
+    ids = _random((20, 30, 31))
+    fine = _volume(ids, (5, 5, 5))
+    same = resample_labels(fine, _volume(ids, (5, 5, 5)))
+    assert same is fine
+    image = _volume(np.zeros((10, 15, 16), np.uint8), (10, 10, 10))  # rounded up where floor gives 15
+    on_grid = resample_labels(fine, image)
+    assert on_grid.shape == image.shape and on_grid.voxel_size_nm == image.voxel_size_nm
+    np.testing.assert_array_equal(on_grid.read(WHOLE)[:, :, :15], ids[1::2, 1::2, 1::2])
+    np.testing.assert_array_equal(on_grid.read(WHOLE)[:, :, 15], ids[1::2, 1::2, 30])
+    with pytest.raises(UserError, match=r"\(20, 30, 31\).*do not fit the image.*\(10, 15, 30\)"):
+        resample_labels(fine, _volume(np.zeros((10, 15, 30), np.uint8), (10, 10, 10)))
 
 
 def test_identity_within_one_percent():
@@ -122,6 +165,12 @@ def test_labels_are_never_mixed():
     np.testing.assert_array_equal(
         resample(_volume(data), 30, labels=True).read(WHOLE), data[1::3, 1::3, 1::3][:4, :4, :4]
     )
+
+
+def test_chunks_are_those_of_the_source_at_the_new_size():
+    spec = {"driver": "zarr", "kvstore": {"driver": "memory"}, "metadata": {"chunks": [10, 64, 64]}}
+    array = ts.open(spec, create=True, dtype=ts.uint8, shape=(40, 200, 30)).result()
+    assert resample(Volume("v", array, (50.0, 5.0, 5.0)), (50, 10, 20)).chunks == (10, 32, 7)
 
 
 @pytest.mark.parametrize("labels", [False, True])

@@ -1,5 +1,8 @@
 """TIFF: every way to store a stack, voxel sizes from metadata, and damage found when opened."""
 
+import concurrent.futures
+import gc
+import os
 import pathlib
 import subprocess
 import sys
@@ -8,13 +11,17 @@ import numpy as np
 import pytest
 import tifffile
 
-from his4mae_jax.data.volume import open_volume, tiff_shape
+from his4mae_jax.data import tiff
+from his4mae_jax.data.tiff import _Pages
+from his4mae_jax.data.volume import open_volume
+from his4mae_jax.errors import UserError
 
 try:
     import imagecodecs
 except ImportError:  # the extra "lzw" is not installed
     imagecodecs = None
 
+ALL = (slice(None),) * 3
 NM = {"spacing_nm": 8}
 needs_lzw = pytest.mark.skipif(imagecodecs is None, reason="LZW needs imagecodecs")
 
@@ -58,7 +65,6 @@ def test_tiff_pages_on_their_own(tmp_path):
             writer.write(page, contiguous=False)
     volume = open_volume(tmp_path / "described.tif", 8)
     np.testing.assert_array_equal(volume.read((slice(None),) * 3), data)
-    assert tiff_shape(tmp_path / "described.tif") == data.shape
 
 
 def test_tiff_voxel_sizes(tmp_path, refusal):
@@ -152,14 +158,81 @@ def test_imagej_stack_over_one_header(tmp_path, refusal):
 
 
 def test_damaged_compressed_tiff(tmp_path, refusal):
-    path = tmp_path / "v.tif"
-    tifffile.imwrite(path, _random((20, 64, 64)), photometric="minisblack", compression="zlib")
+    """A page that cannot be unpacked is told when it is read, the first one when the file is opened."""
+    path, data = tmp_path / "v.tif", _random((20, 64, 64))
+    tifffile.imwrite(path, data, photometric="minisblack", compression="zlib")
     with tifffile.TiffFile(path) as tif:
-        start = tif.pages[10].dataoffsets[0]
+        starts = [tif.pages[i].dataoffsets[0] for i in (0, 10)]
     content = bytearray(path.read_bytes())
-    content[start : start + 400] = b"\xff" * 400
+    content[starts[1] : starts[1] + 400] = b"\xff" * 400
+    path.write_bytes(content)
+    volume = open_volume(path, 8)
+    np.testing.assert_array_equal(volume.read((slice(0, 10), *ALL[1:])), data[:10])
+    with pytest.raises(UserError, match="v.tif.*unreadable"):
+        volume.read(ALL)
+    content[starts[0] : starts[0] + 400] = b"\xff" * 400
     path.write_bytes(content)
     assert "unreadable" in refusal(path, 8)
+
+
+@pytest.mark.parametrize("options", [{"bigtiff": True}, {"tile": (16, 16)}, {"predictor": True}])
+def test_compressed_pages_are_read_on_demand(tmp_path, options, monkeypatch):
+    path, data = tmp_path / "v.tif", _random((12, 40, 50), np.uint16)
+    tifffile.imwrite(path, data, photometric="minisblack", compression="zlib", **options)
+    read, page_of = [], _Pages.read
+    monkeypatch.setattr(_Pages, "read", lambda self, box: (read.append(box[0].start), page_of(self, box))[1])
+    volume = open_volume(path, 8)
+    assert volume.chunks == (1, 40, 50) and not read
+    box = (slice(3, 6), slice(5, 9), slice(0, 50))
+    np.testing.assert_array_equal(volume.read(box), data[box])
+    np.testing.assert_array_equal(volume.read(box), data[box])
+    assert sorted(read) == [3, 4, 5]
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for i, page in enumerate(pool.map(lambda i: volume.read((slice(i, i + 1), *ALL[1:])), range(12))):
+            np.testing.assert_array_equal(page[0], data[i])
+
+
+def test_the_file_is_closed_with_its_volume(tmp_path):
+    path = tmp_path / "v.tif"
+    tifffile.imwrite(path, _random(), photometric="minisblack", compression="zlib")
+    files = pathlib.Path("/proc/self/fd")
+    if not files.exists():
+        pytest.skip("needs /proc")
+    links = lambda: [os.readlink(f) for f in files.iterdir() if f.is_symlink()]  # noqa: E731
+    volume = open_volume(path, 8)
+    volume.read(ALL)
+    assert str(path) in links()
+    del volume
+    gc.collect()
+    assert str(path) not in links()
+
+
+def test_a_folder_of_many_slices(tmp_path, monkeypatch, refusal):
+    """Of many slices some headers are looked at; a bad one among the others is told when it is read."""
+    data = _random((40, 8, 9))
+    for i, page in enumerate(data):
+        tifffile.imwrite(tmp_path / f"s{i}.tif", page)
+    monkeypatch.setattr(tiff, "MOST_CHECKED", 4)
+    tifffile.imwrite(tmp_path / "s5.tif", data[5, 1:])
+    volume = open_volume(tmp_path, 8)
+    np.testing.assert_array_equal(volume.read((slice(6, 40), *ALL[1:])), data[6:])
+    with pytest.raises(UserError, match="s5.tif.*differs"):
+        volume.read(ALL)
+    (tmp_path / "s5.tif").write_bytes((tmp_path / "s6.tif").read_bytes()[:-20])
+    with pytest.raises(UserError, match="s5.tif.*truncated"):
+        volume.read(ALL)
+    (tmp_path / "s5.tif").unlink()
+    with pytest.raises(UserError, match="s5.tif.*no such file"):
+        volume.read(ALL)
+    (tmp_path / "s5.tif").touch()
+    assert "empty" in refusal(tmp_path, 8)
+
+
+def test_a_unit_that_is_not_known(tmp_path, refusal):
+    tifffile.imwrite(
+        tmp_path / "i.tif", _random(), imagej=True, resolution=(1, 1), metadata={"spacing": 1, "unit": "pixel"}
+    )
+    assert "'pixel'" in refusal(tmp_path / "i.tif") and "data.file_voxel_size_nm" in refusal(tmp_path / "i.tif")
 
 
 def test_slices_of_different_shapes_in_one_tiff(tmp_path, refusal):

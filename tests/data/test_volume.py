@@ -1,4 +1,4 @@
-"""open_volume: what is refused whatever the format, and a real volume."""
+"""open_volume: what is refused whatever the format, reading ahead, and a real volume."""
 
 import os
 import pathlib
@@ -9,7 +9,9 @@ import pytest
 import tifffile
 import zarr
 
-from his4mae_jax.data.volume import open_volume
+from his4mae_jax.data.crop import Crop
+from his4mae_jax.data.volume import chunks_of, open_volume, read_async
+from his4mae_jax.errors import UserError
 
 
 def _random(shape=(9, 20, 30), dtype=np.uint8, seed=0):
@@ -20,11 +22,12 @@ def test_not_a_volume(tmp_path, refusal):
     assert "no such file" in refusal(tmp_path / "absent.tif", 8)
     (tmp_path / "empty.tif").touch()
     assert "empty" in refusal(tmp_path / "empty.tif", 8)
-    (tmp_path / "v.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
-    assert "not a TIFF" in refusal(tmp_path / "v.h5", 8)
+    (tmp_path / "v.dat").write_bytes(bytes(100))
+    assert "not a TIFF" in refusal(tmp_path / "v.dat", 8)
     (tmp_path / "folder").mkdir()
     assert "neither zarr" in refusal(tmp_path / "folder", 8)
-    assert "local" in refusal("gs://bucket/cell.zarr", 8)
+    assert "unknown scheme" in refusal("ftp://bucket/cell.zarr", 8)
+    assert "local disks only" in refusal("https://host/cell.tif", 8)
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((8, 9), np.uint8))
     assert "not a 3D volume" in refusal(tmp_path / "flat.tif", 8)
     tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((4, 8, 9, 3), np.uint8), photometric="rgb")
@@ -57,3 +60,57 @@ def test_real_epfl_volume():
     volume = open_volume(path)
     assert volume.shape == (82, 384, 512) and volume.voxel_size_nm == (10, 10, 10)
     assert volume.read((slice(40, 41), slice(0, 384), slice(0, 512))).std() > 10
+
+
+def test_reading_ahead_and_natural_blocks(tmp_path):
+    """Whatever has a volume's interface can be read ahead, and has blocks."""
+    data = _random((20, 70, 80))
+    zarr.create_array(tmp_path / "v.zarr", data=data, chunks=(8, 16, 100))
+    tifffile.imwrite(tmp_path / "v.tif", data, photometric="minisblack")
+    stored, mapped = open_volume(tmp_path / "v.zarr", 8), open_volume(tmp_path / "v.tif", 8)
+    assert chunks_of(stored) == (8, 16, 80) and chunks_of(mapped) == (1, 70, 80)
+    crop = Crop(stored, (slice(2, 20), slice(3, 60), slice(0, 80)))
+    assert chunks_of(crop) == (8, 16, 80)
+
+    class Computed:
+        shape = data.shape
+
+        def read(self, slices):
+            if slices[0].start == 1:
+                raise UserError("the first plane is bad")
+            return data[slices]
+
+    assert chunks_of(Computed()) == (20, 64, 64)
+    for volume, origin in ((stored, (0, 0, 0)), (mapped, (0, 0, 0)), (crop, (2, 3, 0)), (Computed(), (0, 0, 0))):
+        boxes = [(slice(i, i + 3), slice(0, 40), slice(5, 9)) for i in (0, 4, 8)]
+        for box, pending in [(box, read_async(volume, box)) for box in boxes]:
+            z, y, x = (slice(s.start + o, s.stop + o) for s, o in zip(box, origin, strict=True))
+            np.testing.assert_array_equal(pending.result(), data[z, y, x])
+    with pytest.raises(UserError, match="first plane"):
+        read_async(Computed(), (slice(1, 2), slice(0, 1), slice(0, 1))).result()
+    with pytest.raises(IndexError):
+        stored.read_async((slice(0, 21), slice(0, 1), slice(0, 1)))
+
+
+def test_what_is_read_is_the_callers(tmp_path):
+    tifffile.imwrite(tmp_path / "v.tif", _random(), photometric="minisblack", compression="zlib")
+    volume = open_volume(tmp_path / "v.tif", 8)
+    box = (slice(0, 2), slice(0, 5), slice(0, 5))
+    first = volume.read(box)
+    first[:] = 255
+    assert (volume.read(box) != 255).any()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["v.tif", "v.zarr"])
+def test_no_permission(tmp_path, refusal, name):
+    tifffile.imwrite(tmp_path / "v.tif", _random(), photometric="minisblack")
+    zarr.create_array(tmp_path / "v.zarr", data=_random(), zarr_format=2)
+    (tmp_path / name).chmod(0)
+    assert "no permission" in refusal(tmp_path / name, 8)
+
+
+def test_a_file_url(tmp_path):
+    tifffile.imwrite(tmp_path / "a cell.tif", _random(), photometric="minisblack")
+    volume = open_volume((tmp_path / "a cell.tif").as_uri(), 8)
+    np.testing.assert_array_equal(volume.read((slice(None),) * 3), _random())

@@ -111,7 +111,7 @@ def test_damaged_zarr(tmp_path, version, file, refusal):
     chunk = max((p for p in path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     chunk.write_bytes(chunk.read_bytes()[:100])
     volume = open_volume(path, 8)
-    with pytest.raises(UserError, match="cannot read the data"):
+    with pytest.raises(UserError, match=f"v.zarr: cannot read the data \\({chunk.relative_to(path)}: "):
         volume.read((slice(None),) * 3)
 
 
@@ -156,3 +156,64 @@ def test_a_path_written_again_is_read_again(tmp_path):
         ).result()
         array.write(np.uint8(value)).result()
         assert (open_volume(path, 8).read((slice(None),) * 3) == value).all()
+
+
+def _ome_pyramid(path, data, version):
+    """Three levels of an OME-Zarr image, of which z is halved only once."""
+    steps = [(1, 1, 1), (1, 2, 2), (2, 4, 4)]
+    datasets = [
+        {"path": f"scale/{i}", "coordinateTransformations": [{"type": "scale", "scale": [30 * z, 4 * y, 5 * x]}]}
+        for i, (z, y, x) in enumerate(steps)
+    ]
+    image = {"axes": [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"], "datasets": datasets}
+    wrapped = {"ome": {"version": "0.5", "multiscales": [image]}} if version == 3 else {"multiscales": [image]}
+    zarr.create_group(path, zarr_format=version, attributes=wrapped)
+    for i, step in enumerate(steps):
+        _zarr_array(path / "scale" / str(i), data[tuple(slice(None, None, s) for s in step)], version)
+    return steps
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_level_for_a_voxel_size(tmp_path, version, refusal):
+    data = _random((8, 24, 32))
+    steps = _ome_pyramid(tmp_path / "v", data, version)
+    for target, level in ((None, 0), (20, 0), (30, 1), (59, 1), ((60, 16, 20), 2), (500, 2)):
+        volume = open_volume(tmp_path / "v", target_nm=target)
+        step = steps[level]
+        assert volume.voxel_size_nm == (30 * step[0], 4 * step[1], 5 * step[2])
+        every = tuple(slice(None, None, s) for s in step)
+        np.testing.assert_array_equal(volume.read((slice(None),) * 3), data[every])
+        # A box is given in voxels of level 0, whatever level is opened.
+        box = open_volume(f"{tmp_path / 'v'}[4:8, 8:16, 4:]", target_nm=target)
+        np.testing.assert_array_equal(box.read((slice(None),) * 3), data[4:8, 8:16, 4:][every])
+    # A given size is that of level 0; the coarser ones follow from it.
+    volume = open_volume(tmp_path / "v", (60, 8, 10), target_nm=60)
+    assert volume.voxel_size_nm == (60, 16, 20)
+    assert "8 x 24 x 32" in refusal(f"{tmp_path / 'v'}[0:10, :, :]", target_nm=60)
+    with pytest.raises(UserError, match="voxel size"):
+        open_volume(tmp_path / "v", target_nm=-1)
+
+
+def test_dimension_names_of_an_array(tmp_path):
+    data = _random((4, 5, 6))
+    zarr.create_array(tmp_path / "v", data=data.transpose(2, 0, 1), zarr_format=3, dimension_names=["x", "z", "y"])
+    np.testing.assert_array_equal(open_volume(tmp_path / "v", 8).read((slice(None),) * 3), data)
+
+
+def test_an_unknown_unit_is_named(tmp_path, refusal):
+    _ome(tmp_path / "v", _random(), 2, unit="parsec")
+    assert "'parsec'" in refusal(tmp_path / "v") and "data.file_voxel_size_nm" in refusal(tmp_path / "v")
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_metadata_that_lie_about_the_chunks(tmp_path, version):
+    """A chunk that unpacks to another size than the metadata say is refused, not cut or filled."""
+    path = tmp_path / "v.zarr"
+    _zarr_array(path, _random((8, 8, 8)), version, chunks=(4, 8, 8))
+    file = path / (".zarray" if version == 2 else "zarr.json")
+    metadata = json.loads(file.read_text())
+    grid = metadata if version == 2 else metadata["chunk_grid"]["configuration"]
+    grid["chunks" if version == 2 else "chunk_shape"] = [8, 8, 8]
+    file.write_text(json.dumps(metadata))
+    with pytest.raises(UserError, match="cannot read the data"):
+        open_volume(path, 8).read((slice(None),) * 3)

@@ -10,7 +10,6 @@ import pytest
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.pretext import maester
 from his4mae_jax.report import features_umap
-from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation.driver import Segmenter
 
 
@@ -50,9 +49,12 @@ def volumes():
 def test_features_are_those_that_are_clustered(make, volumes, how):
     image, labels = volumes
     whole = make(**how)
-    (tiles,) = whole.tiles(image.shape)
-    lattice = whole.smoothed(whole.lattice(image, tiles), tiles)
-    expected = np.asarray(es.expand(lattice, tiles) if "smooth" in how else lattice)
+    (tile,) = whole.tiles(image.shape)
+    everywhere = np.stack(np.meshgrid(*(np.arange(n) for n in image.shape), indexing="ij"), -1)
+    if "smooth" in how:
+        expected = whole.features(image, tile, everywhere.reshape(-1, 3)).reshape(*image.shape, -1)
+    else:
+        expected = whole.lattices(image, tile)[0][0]
     at = {int(labels.array[tuple(v)]): expected[tuple(v)] for v in np.argwhere(labels.array != 255)}
     features, classes = features_umap.annotated_features(make(tile=20, **how), image, labels, max_tiles=99, seed=0)
     assert sorted(classes.tolist()) == list(range(40))  # all of them, once
@@ -70,7 +72,7 @@ def test_voxels_are_seeded_few_and_in_few_tiles(make, volumes):
     assert classes(count=10, max_tiles=99, seed=0) == classes(count=10, max_tiles=99, seed=0)
     assert classes(count=10, max_tiles=99, seed=0) != classes(count=10, max_tiles=99, seed=1)
     one = np.argwhere(np.isin(labels.array, classes(max_tiles=1, seed=0)))
-    assert 0 < len(one) < 40 and len(np.unique(one // 20, axis=0)) == 1
+    assert 0 < len(one) < 40 and len(np.unique(one // (5, 40, 40), axis=0)) == 1
     empty = Memory(np.full(labels.shape, 255, np.uint8))
     features, none = features_umap.annotated_features(segmenter, image, empty, max_tiles=9, seed=0)
     assert features.shape == (0, 8) and none.shape == (0,)

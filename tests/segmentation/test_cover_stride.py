@@ -31,13 +31,11 @@ def segmenter(tokens_of, dim, fov, patch, **changes):
 
 
 def label(segmenter, volume, centres):
-    out = np.full(volume.shape, 255, np.uint8)
-
-    def write(size, where, block):
-        assert (out[where] == 255).all()  # no voxel is written twice
-        out[where] = block
-
-    segmenter.label(volume, {len(centres): Centres(centres, np.eye(centres.shape[1], dtype=np.float32))}, write)
+    out, size = np.full(volume.shape, 255, np.uint8), len(centres)
+    centres = Centres(centres, np.eye(centres.shape[1], dtype=np.float32))
+    for tile, labels, _ in segmenter.label(volume, {size: centres}):
+        assert (out[tile.write] == 255).all()  # no voxel is written twice
+        out[tile.write] = labels[size]
     return out
 
 
@@ -81,9 +79,9 @@ def test_labels_are_those_of_the_patch_around_each_pixel(axes, fov, patch):
 def test_features_of_the_fit_are_aligned_too():
     volume = noise((17, 19, 23))
     made = segmenter(mean_and_square, 2, 20, 5, axes="zyx")
-    (tiles,) = made.tiles(volume.shape)
+    (tile,) = made.tiles(volume.shape)
     index = np.random.default_rng(1).integers(0, volume.shape, (100, 3))
-    for axis, found in enumerate(made.features_at(volume.array, tiles, index)):
+    for axis, found in enumerate(made.features_at(volume.array, tile.grids[0], index)):
         m = centred_means(volume, axis, 5)[tuple(index.T)]
         np.testing.assert_allclose(found, np.stack([m, 3 * m**2], -1), atol=1e-5)
     features, (steps, views) = made.sample(volume, 0.1, 1, seed=0)
@@ -104,8 +102,8 @@ def test_only_central_tokens_of_the_middle_of_a_field_of_view_are_kept():
 
     volume = noise((1, 33, 47))
     made = segmenter(place_and_mean, 2, 40, 5)
-    (tiles,) = made.tiles(volume.shape)
-    found = np.asarray(made.lattice(volume, tiles))[0]
+    (tile,) = made.tiles(volume.shape)
+    found = made.lattices(volume, tile)[0][0][0]
     padded = np.pad(volume.array[0] / 255, 32, mode="reflect")
     for r, c in ((0, 0), (4, 9), (5, 10), (16, 23), (32, 46), (31, 3)):
         # Blocks of 2 tokens of 5 pixels; the third of the 8 tokens of a field of view is the first kept.
@@ -125,10 +123,11 @@ def test_counts_are_the_fields_of_view_encoded(fov, axes):
     for tile in (1000, 3 * cs.block_size(fov, 5)):
         made = segmenter(mean_and_square, 2, fov, 5, axes=axes)
         total = 0
-        for tiles in made.tiles(shape, tile):
+        tiling = made.tiles(shape, tile)
+        for (grid,) in (tiling[i].grids for i in range(len(tiling))):
             for axis in ("zyx".index(a) for a in axes):
-                rows, cols = (tiles[i] for i in range(3) if i != axis)
-                total += len(tiles[axis].slices) * len(rows.origins) * len(cols.origins)
+                rows, cols = (grid[i] for i in range(3) if i != axis)
+                total += len(grid[axis].slices) * len(rows.origins) * len(cols.origins)
         counts.add(total)
     assert counts == {made.count_fovs(shape)}
 
@@ -146,9 +145,9 @@ def test_plans_of_parts_are_those_of_the_whole(write):
 
     def views(tile):
         number, within = np.divmod(tile.place, 2)
-        return np.c_[(tile.gather[tile.origins[number][:, None] + np.arange(40)] + tile.read[0]), within]
+        return np.c_[tile.pixels[tile.origins[number][:, None] + np.arange(40)], within]
 
     np.testing.assert_array_equal(views(part), views(whole)[slice(*write)])
     assert part.read[0] >= 0 and part.read[1] <= 60
-    np.testing.assert_array_equal(part.slices + part.read[0], np.arange(*write))
+    np.testing.assert_array_equal(part.slices, np.arange(*write))
     assert len(part.origins) <= len(set(np.arange(*write)))  # none that gives no pixel

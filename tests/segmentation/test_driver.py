@@ -60,20 +60,21 @@ def token_centres(segmenter, volume, count):
     return centre_files.Centres(features, np.eye(features.shape[1], dtype=np.float32))
 
 
-def labels_of(segmenter, volume, centres, progress=lambda n: None):
+def labels_of(segmenter, volume, centres, blocks=None):
     out = {size: np.full(volume.shape, 255, np.uint8) for size in centres}
-
-    def write(size, where, block):
-        assert (out[size][where] == 255).all()  # no voxel is written twice
-        out[size][where] = block
-
-    segmenter.label(volume, centres, write, progress=progress)
+    for tile, labels, _ in segmenter.label(volume, centres):
+        for size, block in labels.items():
+            assert (out[size][tile.write] == 255).all()  # no voxel is written twice
+            out[size][tile.write] = block
+        if blocks is not None:
+            blocks.append(block.size)
     return out
 
 
 COVERS = (
     dict(), dict(axes="zyx"), dict(axes="zyx", smooth=0.7), dict(axes="x", smooth=0.4), dict(axes="zx"),
     dict(overhang=10), dict(axes="zyx", overhang=10), dict(axes="zyx", expansion="nearest"),
+    dict(shifts=2), dict(axes="zyx", shifts=2, smooth=0.5, symmetries=2),
     dict(inference="cover"), dict(inference="cover", axes="zyx"),
 )  # fmt: skip
 
@@ -94,7 +95,7 @@ def test_tiled_equals_untiled(make, how):
         assert (labels_of(segmenter, volume, centres)[3] == whole[3]).mean() > 0.9999
     tiled = labels_of(make(tile=20 if cover else 30, **how), volume, centres)
     for size in centres:
-        assert (tiled[size] == whole[size]).mean() > 0.9999
+        np.testing.assert_array_equal(tiled[size], whole[size])
 
 
 @pytest.mark.parametrize("how", [dict(), dict(axes="zyx"), dict(inference="cover")], ids=str)
@@ -111,12 +112,13 @@ def test_centres_of_one_group_share_a_label(make, how):
 @pytest.mark.parametrize("inference", ["expand", "cover"])
 def test_reads_are_bounded_whatever_the_size(make, inference):
     centres = {2: random_centres(2)}
-    depth, largest = 20 if inference == "expand" else 2, []
-    for side in (60, 80, 100):
-        volume = blobs((depth, side, side))
+    # Across one axis tiles are flat: a quarter of the side deep, twice as wide.
+    depth, wide, largest = (5, 40, []) if inference == "expand" else (2, 20, [])
+    for side in (2 * wide, 3 * wide, 4 * wide):
+        volume = blobs((2 * depth, side, side))
         labels_of(make(tile=20, inference=inference), volume, centres)
         largest.append(volume.largest)
-    assert largest[1] == largest[2] <= depth * (20 + 2 * 25) ** 2
+    assert largest[1] == largest[2] <= 2 * depth * (wide + 2 * 25) ** 2
 
 
 def test_many_score_maps_mean_smaller_tiles_and_the_same_labels(make, monkeypatch):
@@ -127,7 +129,7 @@ def test_many_score_maps_mean_smaller_tiles_and_the_same_labels(make, monkeypatc
         whole, blocks = labels_of(make(**how), volume, centres)[60], []
         with monkeypatch.context() as patch:
             patch.setattr(driver, "MAPS_BYTES", 4 * 60 * 8 * 16**2)
-            tiled = labels_of(make(**how), volume, centres, blocks.append)[60]
+            tiled = labels_of(make(**how), volume, centres, blocks)[60]
         assert (tiled == whole).mean() > 0.999 and sum(blocks) == volume.array.size
         assert max(blocks) <= 16**3
 
@@ -155,20 +157,22 @@ def test_labels_are_the_nearest_centres_of_the_features(make, how):
     """Score maps and full features, the same labels, in every way of covering a volume."""
     volume = blobs((25, 30, 35) if "inference" not in how else (20, 21, 23))
     segmenter = make(**how)
-    (tiles,) = segmenter.tiles(volume.shape)
+    (tile,) = segmenter.tiles(volume.shape)
     index = np.stack(np.meshgrid(*(np.arange(n) for n in volume.shape), indexing="ij"), -1).reshape(-1, 3)
     if segmenter.cover:  # the path of the fit: only the fields of view of given voxels
         index = index[::7]
-        features = np.mean(segmenter.features_at(volume.array, tiles, index), axis=0)
-    else:
-        lattice = segmenter.smoothed(segmenter.lattice(volume, tiles), tiles)
-        features = es.at_voxels(np.asarray(lattice), tiles, index)
+    features = segmenter.features(volume, tile, index)
     projection = np.random.default_rng(0).normal(size=(8, 8)).astype(np.float32)
     centres = centre_files.fit(features[::17], 4, 3, 0, projection)
     distance = ((features @ projection)[:, None] - centres.centres_CxM[None]) ** 2
     nearest = distance.sum(-1).argmin(-1)
     assert len(np.unique(nearest)) == 4
     assert (labels_of(segmenter, volume, {4: centres})[4][tuple(index.T)] == nearest).mean() > 0.999
+
+
+def mean_lattice(segmenter, volume):
+    (tile,) = segmenter.tiles(volume.shape)
+    return np.mean(segmenter.lattices(volume, tile)[0], axis=0)
 
 
 def test_three_axes_are_the_mean_of_each(make):
@@ -178,17 +182,81 @@ def test_three_axes_are_the_mean_of_each(make):
         # Two axes, so that the lattice is that of tokens on every axis.
         for other in "zyx".replace(axis, ""):
             segmenter = make(axes=axis + other)
-            (tiles,) = segmenter.tiles(volume.shape)
-            lattices[frozenset(axis + other)] = np.asarray(segmenter.lattice(volume, tiles))
-    segmenter = make(axes="zyx")
-    (tiles,) = segmenter.tiles(volume.shape)
-    np.testing.assert_allclose(segmenter.lattice(volume, tiles), sum(lattices.values()) / 3, atol=1e-5)
+            lattices[frozenset(axis + other)] = mean_lattice(segmenter, volume)
+    np.testing.assert_allclose(mean_lattice(make(axes="zyx"), volume), sum(lattices.values()) / 3, atol=1e-5)
+
+
+@pytest.mark.parametrize("symmetries", [2, 4, 8])
+def test_averaged_over_symmetries_a_turned_volume_gives_turned_features(make, symmetries):
+    """Features are then the same for an image and its mirror image (at 8 its transpose, too)."""
+    volume = blobs((1, 40, 40))
+    turn = {2: np.s_[:, :, ::-1], 4: np.s_[:, ::-1, ::-1]}.get(symmetries)
+    turned = Memory(volume.array[turn] if turn else volume.array.swapaxes(1, 2)[:, ::-1])
+    once, averaged = make(), make(symmetries=symmetries)
+    back = lambda x: x[turn] if turn else x[:, ::-1].swapaxes(1, 2)  # noqa: E731
+    want = mean_lattice(averaged, volume)
+    np.testing.assert_allclose(back(mean_lattice(averaged, turned)), want, atol=2e-5)
+    assert np.abs(back(mean_lattice(once, turned)) - mean_lattice(once, volume)).max() > 0.01
+    assert averaged.count_fovs(volume.shape) == symmetries * once.count_fovs(volume.shape)
+
+
+def test_shifted_grids_are_those_of_a_shifted_volume(make):
+    """The second of two grids begins two pixels early, on mirrored pixels."""
+    volume = blobs((1, 33, 41))
+    segmenter = make(shifts=2)
+    (tile,) = segmenter.tiles(volume.shape)
+    shifted = Memory(np.pad(volume.array, ((0, 0), (2, 0), (2, 0)), mode="reflect"))
+    found = segmenter.lattices(volume, tile)[1][0]
+    want = mean_lattice(make(), shifted)
+    np.testing.assert_allclose(found, want[:, : found.shape[1], : found.shape[2]], atol=2e-5)
+    everywhere = np.stack(np.meshgrid(*map(np.arange, volume.shape), indexing="ij"), -1).reshape(-1, 3)
+    ours = segmenter.features(volume, tile, everywhere).reshape(*volume.shape, -1)
+    each = []
+    for one, cut in ((volume, 0), (shifted, 2)):
+        (whole,) = make().tiles(one.shape)
+        index = everywhere + (0, cut, cut)
+        each.append(make().features(one, whole, index).reshape(*volume.shape, -1))
+    np.testing.assert_allclose(ours, np.mean(each, axis=0), atol=2e-5)
+    assert segmenter.count_fovs(volume.shape) == 3 * 4 + 3 * 4
+
+
+def test_smoothing_is_as_wide_in_nm_across_thick_slices(make):
+    """Slices twice as thick: half as many of them within the Gaussian."""
+    (tile,) = make(smooth=0.8, spacing=(2.0, 1.0, 1.0)).tiles((40, 30, 30))
+    z, y, _ = tile.grids[0]
+    assert z.scale == 2.5 and y.scale == 1
+    wide = es.smoothing_matrix(z, 0.8)[20]
+    spread = np.sqrt((wide * (np.arange(40) - 20) ** 2).sum())
+    np.testing.assert_allclose(spread, 0.8 * 2.5, rtol=0.05)
+
+
+def test_tiles_end_where_chunks_do(make):
+    tiling = make(tile=30).tiles((50, 90, 90), inside=(slice(3, 50), slice(0, 77), slice(20, 90)), block=(8, 16, 16))
+    seen = np.zeros((50, 90, 90), int)
+    for tile in (tiling[i] for i in range(len(tiling))):
+        seen[tile.write] += 1
+        for s, b, end in zip(tile.write, (8, 16, 16), (50, 77, 90), strict=True):
+            assert s.stop % b == 0 or s.stop == end
+    assert (seen[3:, :77, 20:] == 1).all() and seen.sum() == 47 * 77 * 70
+
+
+def test_padding_is_neither_sampled_nor_labelled(make):
+    array = blobs((40, 48, 48)).array.copy()
+    array[:24, :24, :24] = 255
+    volume = Memory(array)
+    segmenter = make(axes="zyx", padding=(255,))
+    features, _ = segmenter.sample(volume, 0.05, 5, seed=0)
+    assert len(features) == pytest.approx(0.05 * (array.size - 24**3), rel=0.05)
+    whole = labels_of(segmenter, volume, {3: token_centres(segmenter, volume, 3)})[3]
+    assert (whole[:24, :24, :24] == 255).all() and (whole[array < 255] < 3).all()
+    tiled = labels_of(make(axes="zyx", padding=(255,), tile=20), volume, {3: token_centres(segmenter, volume, 3)})[3]
+    np.testing.assert_array_equal(tiled == 255, whole == 255)
 
 
 def test_too_small_for_the_field_of_view_names_the_axis(make):
-    assert make(axes="z").check_size(blobs((5, 20, 20))) is None
-    assert make(axes="zyx").check_size(blobs((5, 20, 20))) == "y"
-    assert make(axes="z").check_size(blobs((40, 19, 20))) == "z"
+    assert make(axes="z").check_size((5, 20, 20)) is None
+    assert make(axes="zyx").check_size((5, 20, 20)) == "y"
+    assert make(axes="z").check_size((40, 19, 20)) == "z"
 
 
 def test_settings_that_do_not_go_together_are_told(make):
@@ -197,6 +265,9 @@ def test_settings_that_do_not_go_together_are_told(make):
         ("segment.expansion", dict(inference="cover", expansion="nearest")),
         ("segment.inference", dict(inference="covers")),
         ("segment.expansion", dict(expansion="cubic")),
+        ("segment.shifts", dict(inference="cover", shifts=2)),
+        ("segment.shifts", dict(shifts=6)),
+        ("segment.symmetries", dict(symmetries=3)),
     ):
         with pytest.raises(UserError, match=key):
             make(**changes)

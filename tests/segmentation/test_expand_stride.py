@@ -29,8 +29,9 @@ def random_encoder(dim=6):
     return encode
 
 
-def cover(edge_weight=0.25):
-    return dict(fov=FOV, patch=PATCH, edge_weight=edge_weight, batch=7)
+def token_grid(encode, slices, rows, cols):
+    """`es.token_grid` of `AxisTile`s, whose voxels the slices are from the first on."""
+    return es.token_grid(encode, jax.numpy.asarray(slices), rows.arrays(0), cols.arrays(0), fov=FOV, batch=7)
 
 
 @pytest.mark.parametrize("length", [5, 17, 20, 21, 39, 40, 43, 61, 100])
@@ -114,8 +115,8 @@ def naive_expand(grid, H, W):
     return out
 
 
-def tiles_of(shape, stride):
-    return [es.axis_tile(n, (0, n), FOV, PATCH, stride) for n in shape]
+def tiles_of(shape, stride, edge_weight=0.25):
+    return [es.axis_tile(n, (0, n), FOV, PATCH, stride, edge_weight=edge_weight) for n in shape]
 
 
 def in_plane(grid, rows, cols):
@@ -128,7 +129,7 @@ def in_plane(grid, rows, cols):
 def test_grid_and_expansion_equal_loops(shape, stride):
     image = np.random.default_rng(1).uniform(size=shape).astype(np.float32)
     rows, cols = tiles_of(shape, stride)
-    grid = es.token_grid(random_encoder(), image[None], rows, cols, **cover())
+    grid = token_grid(random_encoder(), image[None], rows, cols)
     want = naive_grid(random_encoder(), image, stride, 0.25)
     # Tokens of padding alone are never written, so the plan may leave them out.
     np.testing.assert_allclose(grid[0], want[: grid.shape[1], : grid.shape[2]], atol=1e-5)
@@ -145,13 +146,12 @@ def test_score_maps_give_the_labels_of_full_features(H, W, stride, clusters, edg
     rng = np.random.default_rng(seed)
     image = rng.uniform(size=(1, H, W)).astype(np.float32)
     centres = rng.normal(size=(clusters, 6)).astype(np.float32)
-    rows, cols = tiles_of((H, W), stride)
-    settings_ = cover(edge_weight)
+    rows, cols = tiles_of((H, W), stride, edge_weight)
     linear = (-2 * centres, (centres**2).sum(1))
     project = lambda x: es.scores(random_encoder()(x), *linear)  # noqa: E731
-    maps = in_plane(es.token_grid(project, image, rows, cols, **settings_), rows, cols)
+    maps = in_plane(token_grid(project, image, rows, cols), rows, cols)
     found = np.asarray(es.nearest(maps, (clusters,)))[0, 0]
-    features = in_plane(es.token_grid(random_encoder(), image, rows, cols, **settings_), rows, cols)[0]
+    features = in_plane(token_grid(random_encoder(), image, rows, cols), rows, cols)[0]
     distance = ((features[:, :, None] - centres) ** 2).sum(-1)
     nearest = np.take_along_axis(distance, found[..., None].astype(int), -1)[..., 0]
     np.testing.assert_allclose(nearest, distance.min(-1), atol=1e-4)
@@ -209,7 +209,7 @@ def test_smoothing_is_a_gaussian_and_linear():
     rng = np.random.default_rng(0)
     tiles = tiles_of((40, 45, 50), 10)
     grid = rng.normal(size=(*(t.points for t in tiles), 2)).astype(np.float32)
-    smoothed = es.smooth(grid, [es.smoothing_matrix(t, 0.8, PATCH) for t in tiles])
+    smoothed = es.smooth(grid, [es.smoothing_matrix(t, 0.8) for t in tiles])
     want = scipy.ndimage.gaussian_filter(grid, (0.8, 0.8, 0.8, 0), mode="reflect", radius=(3, 3, 3, 0))
     np.testing.assert_allclose(smoothed, want, atol=1e-5)
 
@@ -230,7 +230,7 @@ def test_slices_are_cut_at_the_middle_of_tokens():
 def test_constant_images_have_no_seams():
     image = np.full((1, 53, 61), 0.4, np.float32)
     rows, cols = tiles_of((53, 61), 10)
-    features = in_plane(es.token_grid(random_encoder(), image, rows, cols, **cover()), rows, cols)
+    features = in_plane(token_grid(random_encoder(), image, rows, cols), rows, cols)
     assert np.ptp(features, axis=(1, 2)).max() < 1e-5
 
 

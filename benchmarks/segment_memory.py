@@ -1,0 +1,89 @@
+"""Peak memory of segmentation against the size of the volume: a small cube, and a volume as large as BetaSeg's high_c4.
+
+    python benchmarks/segment_memory.py
+
+Each volume is noise in a zarr of 64^3 chunks, segmented by a small untrained model in a process of its own, whose
+peak resident set is read at its end. Prints one table, and JSON with --json=FILE.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from his4mae_jax.data import ome_zarr
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = """
+from his4mae_jax.config import get_default
+
+def get_config():
+    c = get_default()
+    c.model.embed_dim, c.model.depth, c.model.decoder_dim, c.model.decoder_depth = 32, 2, 32, 1
+    c.codebook.size, c.train.batch_size, c.train.steps, c.train.log_every = 8, 8, 1, 1
+    c.data.train = ("{folder}/small.ome.zarr",)
+    c.segment.stride, c.segment.tile, c.segment.batch_fovs, c.segment.pyramid = 80, 128, 64, False
+    return c
+"""
+
+
+def write_noise(path, shape, seed=0):
+    """Smooth noise, slab by slab: a block repeated with its own shift, so that no two slabs are alike."""
+    rng = np.random.default_rng(seed)
+    block = np.uint8(np.clip(rng.normal(128, 30, (64, *shape[1:])), 0, 255))
+    out = ome_zarr.create(path, shape, np.uint8, 16.0)
+    for z in range(0, shape[0], 64):
+        out[z : min(z + 64, shape[0])].write(np.roll(block, z + 1, axis=2)[: shape[0] - z]).result()
+
+
+def run(folder, *args):
+    """Seconds and peak resident set (MB) of one command in a process of its own."""
+    command = [sys.executable, "-m", "his4mae_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/run"]
+    began = time.perf_counter()
+    process = subprocess.Popen([*command, *args], cwd=ROOT, stderr=subprocess.PIPE)
+    said = process.stderr.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(said.decode())
+    return time.perf_counter() - began, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=["256,256,256", "1021,545,1082"], help="z,y,x of each volume")
+    parser.add_argument("--axes", default="z", help="segment.axes")
+    parser.add_argument("--folder", help="where volumes and runs go (default: a temporary folder)")
+    parser.add_argument("--json", help="file for the figures")
+    args = parser.parse_args()
+    rows = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        folder = pathlib.Path(folder)
+        (folder / "config.py").write_text(CONFIG.format(folder=folder))
+        write_noise(folder / "small.ome.zarr", (96, 96, 96))
+        run(folder, "--mode=train")
+        print(f"{'voxels (z, y, x)':>18}  {'seconds':>8}  {'peak MB':>8}  ratio", flush=True)
+        for text in args.shapes:
+            shape = tuple(int(n) for n in text.split(","))
+            path = folder / "volume.ome.zarr"
+            write_noise(path, shape)
+            seconds, peak = run(
+                folder, "--mode=segment", f"--config.segment.volume={path}", f"--config.segment.axes={args.axes}"
+            )
+            shutil.rmtree(path)
+            rows.append({"shape": shape, "seconds": seconds, "peak_rss_mb": peak})
+            ratio = peak / rows[0]["peak_rss_mb"]
+            print(f"{'x'.join(map(str, shape)):>18}  {seconds:8.1f}  {peak:8.0f}  {ratio:.3f}", flush=True)
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""OpenOrganelle's mouse pancreas (FIB-SEM), streamed from its public bucket at 16 nm, the voxel size of BetaSeg.
+
+    python -m his4mae_jax.main --config=configs/openorganelle.py --workdir=runs/pancreas-1 --mode=inspect
+    python -m his4mae_jax.main --config=configs/openorganelle.py --workdir=runs/pancreas-1
+
+Another of the four volumes: --config=configs/openorganelle.py:2. A part of one, in voxels of full resolution:
+--config.data.test="openorganelle:jrc_mus-pancreas-1[3000:4000, 2000:3000, 3000:4000]", which --mode=fetch copies
+to data.root. There is no ground truth, so nothing is scored.
+"""
+
+from his4mae_jax.config import get_default
+
+
+def get_config(number="1"):
+    c = get_default()
+    name = f"openorganelle:jrc_mus-pancreas-{number}"
+    c.data.root = "data"
+    c.data.train = (name,)
+    c.data.test = name
+    c.data.voxel_size_nm = 16.0
+    c.segment.clusters = 6
+    return c

@@ -1,0 +1,73 @@
+"""What a volume is called: a path or URL, a data set inside an HDF5 file, and a box of it.
+
+cell.ome.zarr
+s3://bucket/cell.zarr?endpoint=https://minio.lab.org&region=eu-west-1
+cell.h5:/volumes/raw
+https://host/cell.n5/em/fibsem-uint16[0:500, :, 1000:2000]
+"""
+
+import dataclasses
+import os
+import re
+
+from his4mae_jax.errors import UserError
+
+_RANGE = r"\s*\d*\s*:\s*\d*\s*"
+_CROP = re.compile(rf"(.*?)\s*\[({_RANGE}),({_RANGE}),({_RANGE})\]", re.DOTALL)
+_CROP_LIKE = re.compile(r".*\[[^\[\]/]*:[^\[\]/]*\]", re.DOTALL)
+_INSIDE = re.compile(r"(.+\.(?:h5|hdf5|hdf)):(/?.*)", re.IGNORECASE | re.DOTALL)
+
+Crop = tuple[tuple[int, int | None], ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A volume's name, taken apart.
+
+    Attributes:
+      text: the whole, for messages.
+      place: path or URL.
+      inside: path of a data set inside an HDF5 file; empty: the only one.
+      crop: (start, stop) for z, y, x in voxels of the full resolution; stop None stands for the end.
+    """
+
+    text: str
+    place: str
+    inside: str = ""
+    crop: Crop | None = None
+
+
+def parse(spec: str | os.PathLike) -> Spec:
+    """Takes a volume's name apart.
+
+    Raises:
+      UserError: a crop that is not three rising ranges.
+    """
+    text = os.fspath(spec)
+    place, crop = text, None
+    # A path that is there as it is written is no crop, whatever its name looks like.
+    found = None if os.path.exists(text) else _CROP.fullmatch(text)
+    if found:
+        place, crop = found.group(1), tuple(_range(part, text) for part in found.groups()[1:])
+    elif _CROP_LIKE.fullmatch(text) and not os.path.exists(text):
+        raise _no_crop(text)
+    inside = ""
+    found = None if "://" in place or os.path.exists(place) else _INSIDE.fullmatch(place)
+    if found:
+        place, inside = found.groups()
+    return Spec(text, place, inside, crop)
+
+
+def _range(part: str, text: str) -> tuple[int, int | None]:
+    start, stop = (p.strip() for p in part.split(":"))
+    start, stop = int(start or 0), int(stop) if stop else None
+    if stop is not None and stop <= start:
+        raise _no_crop(text)
+    return start, stop
+
+
+def _no_crop(text: str) -> UserError:
+    return UserError(
+        f"{text}: the part in brackets is no box; give three rising ranges of voxels, [z0:z1, y0:y1, x0:x1], where an "
+        "empty bound stands for the edge"
+    )

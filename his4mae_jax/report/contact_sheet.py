@@ -1,0 +1,122 @@
+"""A page of volumes: three planes of each as the model sees them, and the grey levels with their window."""
+
+import dataclasses
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from his4mae_jax.data.contrast import Contrast
+from his4mae_jax.data.crop import Crop
+from his4mae_jax.data.volume import Box, VolumeLike
+from his4mae_jax.report import style
+from his4mae_jax.report.slices import read_slice, scale_bar
+
+SHOWN = 1024  # voxels a side at most of the part shown, so that a plane of terabytes is not read
+ROWS = 8  # volumes a page
+_WIDE = 2.6  # inches, of a panel
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One row of the page.
+
+    Attributes:
+      title: what the volume is.
+      volume: at the voxel size it is trained on or segmented at.
+      box: where its content is.
+      axes: letters of the axes across which slices are taken.
+      contrast: the window of grey levels.
+      edges, counts: of a histogram of grey levels.
+    """
+
+    title: str
+    volume: VolumeLike
+    box: Box
+    axes: str
+    contrast: Contrast
+    edges: np.ndarray
+    counts: np.ndarray
+
+
+def contact_sheet(entries: list[Entry], fov: int, path) -> None:
+    """Draws one row an entry: the planes across z, y and x in the middle of its content, and its histogram.
+
+    Only those planes are read, and of large ones the middle. A square shows the field of view (`fov` pixels) in the
+    planes that slices are taken in.
+    """
+    heights = [_WIDE * min(max(_shape(entry, axis) for axis in range(3)), 1.2) + 0.7 for entry in entries]
+    heights = [max(height, 2.2) for height in heights]
+    figure = Figure(figsize=(4 * _WIDE + 1.0, sum(heights)), layout="constrained")
+    rows = figure.subfigures(len(entries), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for row, entry in zip(rows, entries, strict=True):
+        row.suptitle(f"{entry.title}; square: field of view", fontsize=9, x=0.01, ha="left")
+        panels = row.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
+        for axis in range(3):
+            _plane(panels[axis], entry, axis, fov)
+        _histogram(panels[3], entry)
+    style.save(figure, path)
+
+
+def _shape(entry: Entry, axis: int) -> float:
+    """Height over width of the plane across one axis, as shown."""
+    high, wide = (
+        (_middle(s).stop - _middle(s).start) * size
+        for i, (s, size) in enumerate(zip(entry.box, entry.volume.voxel_size_nm, strict=True))
+        if i != axis
+    )
+    return high / wide
+
+
+def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
+    """The middle of the plane across one axis, with a scale bar and a field of view."""
+    part = [_middle(s) for s in entry.box]
+    index = (entry.box[axis].start + entry.box[axis].stop) // 2
+    sides = [i for i in range(3) if i != axis]
+    size_nm = [entry.volume.voxel_size_nm[i] for i in sides]
+    high, wide = ((part[i].stop - part[i].start) * s for i, s in zip(sides, size_nm, strict=True))
+    part[axis] = slice(index, index + 1)
+    grey = read_slice(Crop(entry.volume, tuple(part)), axis, 0, entry.contrast.apply, average=True)
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", extent=(0, wide, high, 0), aspect="equal")
+    used = "zyx"[axis] in entry.axes
+    if used and fov * size_nm[0] <= high and fov * size_nm[1] <= wide:
+        y, x = (high - fov * size_nm[0]) / 2, (wide - fov * size_nm[1]) / 2
+        for colour, width in (("black", 2.2), ("#F0E442", 1.1)):
+            ax.add_patch(
+                Rectangle((x, y), fov * size_nm[1], fov * size_nm[0], fill=False, edgecolor=colour, linewidth=width)
+            )
+    cut = any(part[i] != entry.box[i] for i in sides)
+    ax.set_title(
+        f"{'zyx'[axis]} = {index}" + (f", middle {SHOWN} voxels" if cut else "") + ("" if used else ", not sliced"),
+        fontsize=8,
+    )
+    ax.set(xticks=[], yticks=[], anchor="C")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    scale_bar(ax, wide, high)
+
+
+def _middle(s: slice) -> slice:
+    side = min(SHOWN, s.stop - s.start)
+    start = s.start + (s.stop - s.start - side) // 2
+    return slice(start, start + side)
+
+
+def _histogram(ax, entry: Entry) -> None:
+    """Grey levels on a logarithmic scale, with the window that is mapped to black and white."""
+    low, high = entry.contrast.low, entry.contrast.high
+    share = entry.counts / max(entry.counts.sum(), 1)
+    middles = (entry.edges[:-1] + entry.edges[1:]) / 2
+    ax.stairs(share, entry.edges, fill=True, color="#B8B8B8")
+    ax.stairs(np.where((middles >= low) & (middles <= high), share, 0), entry.edges, fill=True, color=style.PALETTE[0])
+    for level in (low, high):
+        ax.axvline(level, color="#404040", linewidth=0.8)
+    first, last = min(low, entry.edges[0]), max(high, entry.edges[-1])
+    margin = 0.03 * (last - first)
+    ax.set(yscale="log", xlim=(first - margin, last + margin))
+    ax.set_title(f"window {low:g} to {high:g}" + (", inverted" if entry.contrast.invert else ""), fontsize=8)
+    ax.set_xlabel("grey level", fontsize=8)
+    ax.set_ylabel("share of voxels", fontsize=8)
+    ax.tick_params(labelsize=7)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)

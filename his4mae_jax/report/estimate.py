@@ -1,0 +1,142 @@
+"""What a run will take: seconds, memory and disk, from counts and a short measurement on this machine.
+
+One training step and one batch of the encoder are compiled and timed, with the model as configured and noise for
+images. Their times scale with the counts (steps, fields of view); XLA says what memory they take.
+"""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from his4mae_jax.config import SUPERVISED, total_steps
+from his4mae_jax.data.contrast import Contrast
+from his4mae_jax.data.volume import Box, VolumeLike
+from his4mae_jax.models.patches import patchify
+from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.segmentation import label_volume
+from his4mae_jax.segmentation.driver import Segmenter
+from his4mae_jax.training import state as states
+from his4mae_jax.training.feed import on_device
+from his4mae_jax.training.optimizer import make_optimizer
+
+SECONDS = 2.0  # of each measurement, about; at least one run
+CPU_IMAGES = 32  # images at once in a measurement on a CPU: there time grows with their number alone
+# Settings that the driver takes under the names they have in config.segment.
+_SAME = ("stride", "edge_weight", "smooth", "tile", "overhang", "inference", "expansion", "symmetries", "shifts")
+_NEWEST = 3  # checkpoints kept besides train.keep_checkpoints
+
+
+def training(config, volumes: list[VolumeLike]) -> dict:
+    """Seconds, memory and disk of training.
+
+    Returns a dict of `steps`, `seconds_per_step`, `seconds`, `images_per_s`, `memory_bytes` (of a device, which on a
+    CPU is the host) and `checkpoint_bytes` (all that are kept).
+
+    Memory is the state, what XLA needs for a step, and the volumes where they lie in that memory (`data.sampler`,
+    `data.in_memory_gb`).
+    """
+    method, batch = METHODS[config.method], config.train.batch_size
+    models, optimizer = method.build(config), make_optimizer(config)
+    state = jax.jit(lambda: states.create(config, models, optimizer))()
+    images = _at_once(max(1, batch // jax.device_count()))
+    views = {"image": jax.random.uniform(jax.random.key(1), (images, config.model.fov, config.model.fov))}
+    if config.method in SUPERVISED:
+        views["labels"] = jnp.zeros(views["image"].shape, jnp.int32)
+    settings = method.settings(config)
+
+    def step(state, views, key):
+        def loss(params):
+            return method.loss(params, state.teacher, views, key, models=models, ready=jnp.array(True), **settings)
+
+        grads, _ = jax.grad(loss, has_aux=True)(state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        teacher = jax.tree.map(lambda t, s: 0.99 * t + 0.01 * s, state.teacher, params["encoder"])
+        return state.replace(params=params, teacher=teacher, opt_state=opt_state)
+
+    seconds, memory = _measure(step, state, views, jax.random.key(2))
+    scale = max(1, batch // jax.device_count()) / images
+    volume_bytes = sum(n_bytes(v) for v in volumes)
+    in_host = jax.default_backend() == "cpu" and volume_bytes <= config.data.in_memory_gb * 2**30
+    held = volume_bytes if on_device(config, volumes) or in_host else 0
+    steps = total_steps(config)
+    return {
+        "steps": steps,
+        "seconds_per_step": seconds * scale,
+        "seconds": steps * seconds * scale,
+        "images_per_s": batch / (seconds * scale),
+        "memory_bytes": int(memory * scale + held),
+        "checkpoint_bytes": (_NEWEST + config.train.keep_checkpoints) * _tree_bytes(state),
+    }
+
+
+def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: float) -> dict:
+    """Seconds, memory and disk of segmenting one volume.
+
+    Args:
+      box: where the volume's content is; padding is not encoded.
+      axes: across which slices are taken.
+      bytes_per_s: at which the volume was read.
+
+    Returns a dict of `fovs`, `fovs_per_s`, `encode_seconds`, `read_seconds`, `seconds` (the larger of the two),
+    `memory_bytes` (the driver's own bound, `Segmenter.memory_bytes`) and `label_bytes` (of all label volumes and
+    probabilities before compression, which often leaves a twentieth of labels).
+    """
+    s, method = config.segment, METHODS[config.method]
+    models = method.build(config)
+    params = jax.jit(lambda: method.init_params(jax.random.key(0), models)["encoder"])()
+    segmenter = Segmenter(
+        models, params, Contrast(0, 1), axes=axes, batch=s.batch_fovs,
+        **{key: s[key] for key in _SAME},
+    )  # fmt: skip
+    images = _at_once(s.batch_fovs)
+
+    def encode(params, images_BxFxF):
+        return models.encoder.apply({"params": params}, patchify(images_BxFxF, models.patch_size))
+
+    noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
+    seconds, _ = _measure(encode, params, noise)
+    sizes = label_volume.label_sizes(config)
+    written = len(sizes) + (label_volume.headline(config) if s.probabilities else 0)
+    fovs = segmenter.count_fovs(tuple(b.stop - b.start for b in box))
+    encode_s, read_s = fovs * seconds / images, n_bytes(volume) / bytes_per_s
+    return {
+        "fovs": int(fovs),
+        "fovs_per_s": images / seconds,
+        "encode_seconds": encode_s,
+        "read_seconds": read_s,
+        "seconds": max(encode_s, read_s),
+        "memory_bytes": int(segmenter.memory_bytes(volume, written, sum(sizes))),
+        "label_bytes": written * math.prod(volume.shape),
+    }
+
+
+def n_bytes(volume: VolumeLike) -> int:
+    """Bytes of a volume when read whole."""
+    return math.prod(volume.shape) * volume.dtype.itemsize
+
+
+def _at_once(images: int) -> int:
+    return min(images, CPU_IMAGES) if jax.default_backend() == "cpu" else images
+
+
+def _measure(function, *args) -> tuple[float, float]:
+    """(median seconds of a call, bytes it takes) of a function, compiled for its arguments beforehand."""
+    compiled = jax.jit(function).lower(*args).compile()
+    jax.block_until_ready(compiled(*args))
+    times = []
+    while not times or (sum(times) < SECONDS and len(times) < 20):
+        began = time.perf_counter()
+        jax.block_until_ready(compiled(*args))
+        times.append(time.perf_counter() - began)
+    memory = compiled.memory_analysis()  # None where a backend cannot tell
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    used = sum(getattr(memory, part, 0) for part in parts) if memory else _tree_bytes(args)
+    return float(np.median(times)), float(used)
+
+
+def _tree_bytes(tree) -> int:
+    return sum(x.nbytes for x in jax.tree.leaves(tree))

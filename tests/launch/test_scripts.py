@@ -1,0 +1,154 @@
+"""The launchers as far as a machine without clusters goes: shellcheck, dry runs, and jobs played by stand-ins."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+SCRIPTS = sorted(LAUNCH.glob("*.sh"))
+GKE = ("--nodes=4", "--chips=8", "--image=gcr.io/lab/his4mae:1", "--claim=data")
+# Options before CONFIG, and a WORKDIR, with which each launcher has nothing to complain about.
+GOOD = {
+    "local.sh": (("--device=cpu",), "runs/x"),
+    "slurm.sh": (("--nodes=2", "--gpus=4"), "runs/x"),
+    "tpu_pod.sh": (("--name=pod", "--zone=us-east5-a"), "/mnt/shared/x"),
+    "gke.sh": (("--accelerator=gpu", "--type=nvidia-h100-80gb", *GKE), "/shared/x"),
+}
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """A folder of stand-ins for the clusters' programs, which note how they are called."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("sbatch", "srun", "scontrol", "gcloud", "kubectl"):
+        path = folder / name
+        status = f"${{{name.upper()}_STATUS:-0}}"
+        path.write_text(f'#!/bin/sh\nprintf "%s\\n" "{name}" "$@" >>"{tmp_path}/calls"\nexit {status}\n')
+        path.chmod(0o755)
+    return folder
+
+
+def launch(name, *args, programs=None, script=None, **env):
+    own = {**os.environ, "PYTHON": sys.executable, **env}
+    if programs:
+        own["PATH"] = f"{programs}{os.pathsep}{own['PATH']}"
+    return subprocess.run(["bash", script or LAUNCH / name, *args], cwd=ROOT, env=own, capture_output=True, text=True)
+
+
+def calls(programs):
+    path = programs.parent / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_shellcheck_finds_nothing():
+    shellcheck = pathlib.Path(sys.executable).with_name("shellcheck")
+    found = subprocess.run(
+        [shellcheck if shellcheck.exists() else "shellcheck", "--external-sources", "--source-path=.", *SCRIPTS],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_a_script_stops_at_the_first_error_and_can_be_started(script):
+    if script.name == "lib.sh":
+        return  # sourced by the others
+    lines = script.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and "set -euo pipefail" in lines
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_dry_run_prints_the_program_with_its_flags_and_runs_nothing(name, programs, tmp_path):
+    options, workdir = GOOD[name]
+    before = sorted(p.name for p in ROOT.iterdir()), (ROOT / "runs" / "x").exists()
+    args = ("--dry-run", *options, "configs/demo.py", workdir, "--config.segment.axes=zyx")
+    done = launch(name, *args, programs=programs)
+    assert done.returncode == 0, done.stderr
+    for word in ("configs/demo.py", workdir, "--config.segment.axes=zyx"):
+        assert word in done.stdout
+    assert calls(programs) == []
+    assert (sorted(p.name for p in ROOT.iterdir()), (ROOT / "runs" / "x").exists()) == before
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_what_is_missing_is_one_line_and_status_2(name, programs):
+    options, workdir = GOOD[name]
+    for args in ((), (*options, "configs/demo.py"), (*options, "configs/nowhere.py", workdir), ("--fly", *options)):
+        if name == "gke.sh" and "configs/nowhere.py" in args:
+            continue  # it lies in the image
+        done = launch(name, *args, programs=programs)
+        assert done.returncode == 2 and done.stderr.startswith("error: "), (args, done)
+    assert calls(programs) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("slurm.sh", ("--nodes=two", "configs/demo.py", "runs/x")),
+        ("tpu_pod.sh", ("--name=pod", "configs/demo.py", "/mnt/x")),
+        ("tpu_pod.sh", ("--name=pod", "--zone=z", "configs/demo.py", "runs/x")),
+        ("gke.sh", ("--accelerator=abacus", "--type=a", *GKE, "configs/demo.py", "/shared/x")),
+        ("gke.sh", ("--accelerator=tpu", "--type=a", *GKE, "configs/demo.py", "/shared/x")),
+        ("gke.sh", ("--accelerator=gpu", "--type=a b", *GKE, "configs/demo.py", "/shared/x")),
+        ("gke.sh", ("--accelerator=gpu", "--type=a", *GKE, "configs/demo.py", "runs/x")),
+    ],
+)
+def test_options_that_cannot_work_are_refused(name, args, programs):
+    done = launch(name, *args, programs=programs)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and calls(programs) == []
+
+
+def test_a_missing_program_is_named(tmp_path):
+    """A PATH that has the system's tools, and no sbatch."""
+    for tool in ("bash", "dirname", "env"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    done = launch("slurm.sh", "configs/demo.py", "runs/x", PATH=str(tmp_path))
+    assert done.returncode == 2 and "sbatch" in done.stderr
+
+
+def test_slurm_submits_one_process_a_node_that_is_queued_again(programs, tmp_path):
+    done = launch("slurm.sh", "--nodes=3", "--gpus=4", "--time=2:00:00", "configs/demo.py", tmp_path / "run",
+                  "--mode=train", programs=programs)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    called = calls(programs)
+    assert called[0] == "sbatch" and called[-4:] == [
+        "launch/slurm_job.sh", "configs/demo.py", str(tmp_path / "run"), "--mode=train",
+    ]  # fmt: skip
+    assert {"--nodes=3", "--ntasks-per-node=1", "--gpus-per-node=4", "--time=2:00:00", "--requeue"} <= set(called)
+    assert "--signal=USR1@120" in called and (tmp_path / "run").is_dir()
+
+
+@pytest.mark.parametrize(("status", "requeued"), [(0, False), (75, True), (2, False)])
+def test_a_slurm_job_is_requeued_on_status_75_alone(programs, status, requeued):
+    done = launch("slurm_job.sh", "configs/demo.py", "runs/x", "--mode=train", programs=programs, SLURM_JOB_ID="17",
+                  SRUN_STATUS=str(status))  # fmt: skip
+    called = calls(programs)
+    assert done.returncode == status and called[0] == "srun" and "--config.train.require_accelerator=True" in called
+    assert (called[-3:] == ["scontrol", "requeue", "17"]) == requeued and ("scontrol" in called) == requeued
+
+
+def test_a_tpu_pod_gets_the_commit_and_starts_again_on_status_75(programs, tmp_path):
+    """What is sent to the hosts is run here, with stand-ins for the program."""
+    done = launch("tpu_pod.sh", *GOOD["tpu_pod.sh"][0], "configs/demo.py", "/mnt/x", "--config.data.train=('a b',)",
+                  programs=programs)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    command = next(c for c in calls(programs) if "nohup" in c).removeprefix("--command=")
+    python = tmp_path / "his4mae_jax" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    # Stopped by a signal at first, done the second time.
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>../args\n[ -e ../again ] && exit 0\ntouch ../again\nexit 75\n')
+    python.chmod(0o755)
+    (tmp_path / "bin" / "sleep").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "sleep").chmod(0o755)
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    # In the foreground, to see its end.
+    subprocess.run(["bash", "-c", command.removesuffix("&")], cwd=tmp_path, env={"PATH": path}, check=True)
+    args = (tmp_path / "args").read_text().splitlines()
+    assert args.count("--workdir=/mnt/x") == 2 and args.count("--config.data.train=('a b',)") == 2

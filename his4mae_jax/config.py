@@ -214,6 +214,25 @@ def flat_keys(config, prefix=""):
             yield prefix + key
 
 
+def flat_settings(saved):
+    """`{dotted key: value}` of settings that a run saved as JSON, or of their dict; lists for tuples.
+
+    A key that they lack was added after they were saved: it has its default, with which the run would be the same.
+    """
+    default, found = get_default().to_dict(), {}
+    for key in flat_keys(get_default()):
+        tree, value = saved, default
+        for part in key.split("."):
+            value = value[part]
+            tree = tree.get(part, value) if isinstance(tree, dict) else value
+        found[key] = _lists(tree)
+    return found
+
+
+def _lists(value):
+    return [_lists(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
 def nearest_key(key, config):
     """The existing dotted key most like `key`, or None."""
     keys = list(flat_keys(config))

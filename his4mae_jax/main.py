@@ -37,12 +37,6 @@ def log(message):
         print(message, file=sys.stderr, flush=True)
 
 
-def _get(tree, dotted):
-    for part in dotted.split("."):
-        tree = tree.get(part) if hasattr(tree, "get") else None
-    return list(tree) if isinstance(tree, (tuple, list)) else tree
-
-
 def check_workdir(workdir, config):
     """A workdir belongs to one training config; raise `UserError` naming what differs."""
     from his4mae_jax.training.checkpoints import read_config
@@ -50,11 +44,12 @@ def check_workdir(workdir, config):
     saved = read_config(workdir)
     if saved is None:
         return
-    for key in configs.flat_keys(config):
-        if not key.startswith(FREE) and _get(saved, key) != _get(config, key):
+    saved, now = configs.flat_settings(saved), configs.flat_settings(config.to_dict())
+    for key, value in now.items():
+        if not key.startswith(FREE) and saved[key] != value:
             raise UserError(
-                f"{workdir}: holds a run of another config ({key} was {_get(saved, key)!r}, now "
-                f"{_get(config, key)!r}); use another --workdir, or the config of that run"
+                f"{workdir}: holds a run of another config ({key} was {saved[key]!r}, now {value!r}); use another "
+                "--workdir, or the config of that run"
             )
 
 
@@ -114,6 +109,8 @@ def join():
         import jax
 
         _process = jax.process_index()
+        if _process:
+            os.environ["TQDM_DISABLE"] = "1"  # tqdm reads it when it is imported: no bars from the others
         log(f"processes: {jax.process_count()} of {jax.local_device_count()} devices each, found by {how}")
 
 
@@ -166,6 +163,7 @@ def main(argv):
     if _CONFIG.value is None or (_WORKDIR.value is None and _MODE.value != "fetch"):
         raise UserError("--config=FILE and --workdir=FOLDER are needed; see --help")
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every save in many lines
+    configs.validate(_CONFIG.value)  # before others are waited for
     if _MODE.value not in ALONE:
         join()
     run(_CONFIG.value, _WORKDIR.value, _MODE.value)

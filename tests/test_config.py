@@ -32,3 +32,13 @@ def test_a_run_without_steps_is_refused():
     config.train.epochs = 0
     with pytest.raises(UserError, match="train.steps"):
         configs.validate(config)
+
+
+def test_settings_saved_before_a_key_was_added_have_its_default():
+    saved = configs.get_default().to_dict()
+    saved["train"]["steps"], saved["data"]["train"] = 7, ["a.tif"]
+    del saved["segment"]["stride"], saved["vae"]
+    flat = configs.flat_settings(saved)
+    assert flat["train.steps"] == 7 and flat["data.train"] == ["a.tif"]
+    assert flat["segment.stride"] == 40 and flat["vae.blocks"] == 2
+    assert set(flat) == set(configs.flat_keys(configs.get_default()))

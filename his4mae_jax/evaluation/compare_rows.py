@@ -35,15 +35,9 @@ def read_json(path):
         return None
 
 
-def _flat(tree, without, prefix=""):
-    """`{dotted key: value}` of nested settings, without the keys that begin with one of `without`."""
-    found = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= _flat(value, without, f"{prefix}{key}.")
-        elif not (prefix + key).startswith(without):
-            found[prefix + key] = value
-    return found
+def _flat(settings, without):
+    """`{dotted key: value}` of a run's settings, without the keys that begin with one of `without`."""
+    return {key: value for key, value in configs.flat_settings(settings).items() if not key.startswith(without)}
 
 
 @dataclasses.dataclass(frozen=True)

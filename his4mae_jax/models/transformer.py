@@ -4,11 +4,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from his4mae_jax.models import cpu
+from his4mae_jax.models.attention import attention
+
 LAYER_NORM_EPS = 1e-6
 dense_init = nn.initializers.xavier_uniform()
 
 
+def _cpu_float32(dtype):
+    return jax.default_backend() == "cpu" and dtype == jnp.float32
+
+
 def layer_norm(name, dtype):
+    if _cpu_float32(dtype):
+        return cpu.LayerNorm(epsilon=LAYER_NORM_EPS, name=name)
     # Statistics in float32 whatever the compute dtype: flax does so by itself.
     return nn.LayerNorm(epsilon=LAYER_NORM_EPS, dtype=dtype, name=name)
 
@@ -39,20 +48,6 @@ def dense(features, name, dtype, x, kernel_init=dense_init):
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 
-def attention(qkv_BxTxF, num_heads):
-    """Multi-head softmax attention on fused projections, `(B, T, 3 D)` to `(B, T, D)`."""
-    B, T, F = qkv_BxTxF.shape
-    D, d = F // 3, F // 3 // num_heads
-    q, k, v = jnp.moveaxis(qkv_BxTxF.reshape(B, T, 3, num_heads, d), 2, 0)
-    if jax.default_backend() != "cpu":
-        return jax.nn.dot_product_attention(q, k, v).reshape(B, T, D)
-    # Head-major batched products: 1.5 to 2 times dot_product_attention on CPU.
-    q, k, v = (jnp.swapaxes(a, 1, 2).reshape(B * num_heads, T, d) for a in (q, k, v))
-    weights = jax.nn.softmax(jnp.einsum("btd,bsd->bts", q, k) * d**-0.5, axis=-1)
-    out = jnp.einsum("bts,bsd->btd", weights, v).reshape(B, num_heads, T, d)
-    return jnp.swapaxes(out, 1, 2).reshape(B, T, D)
-
-
 class Block(nn.Module):
     """x + Attention(LN(x)), then x + MLP(LN(x)); shapes `(B, T, dim)` in and out."""
 
@@ -70,7 +65,7 @@ class Block(nn.Module):
         x_BxTxD = x_BxTxD + dense(self.dim, "proj", self.dtype, h)
         h = layer_norm("norm2", self.dtype)(x_BxTxD)
         h = dense(int(self.dim * self.mlp_ratio), "fc1", self.dtype, h)
-        h = nn.gelu(h, approximate=False)
+        h = cpu.gelu(h) if _cpu_float32(self.dtype) else nn.gelu(h, approximate=False)
         return x_BxTxD + dense(self.dim, "fc2", self.dtype, h)
 
 

@@ -27,6 +27,7 @@ from his4mae_jax.data.padding import padding_mask
 from his4mae_jax.errors import UserError
 from his4mae_jax.segmentation import cover_stride as cs
 from his4mae_jax.segmentation import expand_stride as es
+from his4mae_jax.segmentation import sampling
 from his4mae_jax.segmentation.blocks import in_order
 from his4mae_jax.segmentation.encode import SYMMETRIES, make_encode
 from his4mae_jax.segmentation.tiling import Tiling, spans
@@ -34,7 +35,6 @@ from his4mae_jax.segmentation.tiling import Tiling, spans
 FIT_TILE = 256  # voxels a side at most of the cube that holds as much as a tile of the fit
 FEATURES_BYTES = 2**28  # of such a tile's lattice of features; smaller tiles where they would be more
 EXPAND_SLICES = 8  # slices of score maps expanded to voxels at once
-NOISE_POINTS = 30_000  # places at most where the fit measures noise: covariances need no more
 MAPS_BYTES = 2**30  # of a tile's score maps and labels at most; smaller tiles where there are many
 GROUP = 4  # slices are encoded together until they make so many batches
 
@@ -94,7 +94,7 @@ class Segmenter:
         self._features, self._tokens = jax.jit(self._lattices), jax.jit(self._tokens_of)
         self._label = jax.jit(self._label_tile, static_argnames=("counts", "of"))
         self._label_held = jax.jit(self._label_lattices, static_argnames=("counts", "of"))
-        self._held = None
+        self.held = None
 
     def check_size(self, shape):
         """Slices across every axis used must hold a field of view; returns the offending axis or None."""
@@ -272,9 +272,9 @@ class Segmenter:
         if self.cover:
             return np.mean(self.features_at(volume.read(tile.read), tile.grids[0], index_Mx3), axis=0)
         means = [np.mean(by_axis, axis=0) for by_axis in self.lattices(volume, tile)]
-        return self._at_voxels(means, tile, index_Mx3)
+        return self.at_voxels(means, tile, index_Mx3)
 
-    def _at_voxels(self, means, tile, index_Mx3):
+    def at_voxels(self, means, tile, index_Mx3):
         """Features at voxels from the mean lattice of each shift, smoothed."""
         total = 0.0
         for mean, grid in zip(means, tile.grids, strict=True):
@@ -297,75 +297,9 @@ class Segmenter:
         size = dict(fov=self.fov, patch=self.patch, batch=self.batch, dim=self.models.encoder.embed_dim)
         return [cs.tokens_at(encode, box, tiles, "zyx".index(a), index_Mx3, **size) for a in self.axes]
 
-    # The two passes over a volume.
-
-    def sample(self, volume, fraction, max_tiles, seed, mask=None, *, inside=None, most=None, noise=True):
-        """What the fit of centres needs: `(features (M, D), noises)`.
-
-        Features are those at a random `fraction` of the voxels (at most `most` of them), stratified over
-        tiles: at most `max_tiles` tiles are encoded, drawn at random, with more voxels of each where
-        not all are. Noises are arrays `(N, D)` for `centres.noise_whitening`, not smoothed:
-        differences between places one patch apart, and with several axes what each differs
-        from their mean; none are measured without `noise`. `mask` (a label volume) leaves voxels of
-        255 out of all. The same seed gives the same sample.
-        """
-        rng = np.random.default_rng(seed)
-        tiling = self.fit_tiles(volume.shape, inside=inside)
-        chosen = [tiling[i] for i in sorted(rng.permutation(len(tiling))[:max_tiles])]
-        voxels = math.prod(volume.shape if inside is None else [s.stop - s.start for s in inside])
-        wanted = min(fraction * voxels, most or math.inf)
-        share = min(1.0, wanted / sum(math.prod(tile.shape) for tile in chosen))
-        nothing = np.zeros((0, self.models.encoder.embed_dim), np.float32)
-        features, steps, views = [nothing], [nothing], [nothing]
-        for tile in chosen:
-            # With replacement: for so small a share it is the same, and needs no permutation.
-            count = max(1, round(share * math.prod(tile.shape)))
-            index = np.stack([rng.integers(0, n, count) for n in tile.shape], axis=1)
-            if mask is not None:
-                known = mask.read(tile.write) != IGNORE
-                index = index[known[tuple(index.T)]]
-            empty = padding_mask(volume, tile.write, self.padding)
-            if empty is not None:
-                index = index[~empty[tuple(index.T)]]
-            if not len(index):
-                continue
-            noisy = index[: NOISE_POINTS // len(chosen) + 1] if noise else index[:0]
-            if self.cover:
-                found = self._cover_sample(volume, tile, index, noisy)
-            else:
-                found = self._expand_sample(volume, tile, index, noisy, hold=len(tiling) == 1)
-            for total, part in zip((features, steps, views), found, strict=True):
-                total += part
-        noises = [np.concatenate(n) for n in (steps, views)]
-        return np.concatenate(features), [n for n in noises if len(n)]
-
-    def _expand_sample(self, volume, tile, index_Mx3, noisy_Nx3, hold):
-        """`sample` of one tile, by its lattices: features, and at `noisy` voxels steps and views."""
-        found = self.lattices(volume, tile)
-        means = [sum(by_axis) / len(by_axis) for by_axis in found]
-        if hold:  # so small a volume need not be encoded again to be labelled
-            self._held = (volume, tile.write, means)
-        grid, mean = tile.grids[0], means[0]
-        point = np.stack([axis.lower[n] for axis, n in zip(grid, noisy_Nx3.T, strict=True)], axis=1)
-        steps = []
-        for axis, plan in enumerate(grid):
-            ahead = point + max(round(plan.scale), 1) * (np.arange(3) == axis)
-            there = ahead[:, axis] < plan.points
-            steps.append(mean[tuple(ahead[there].T)] - mean[tuple(point[there].T)])
-        by_axis = [lattice[tuple(point.T)] for lattice in found[0]]
-        return [self._at_voxels(means, tile, index_Mx3)], steps, _views(by_axis)
-
-    def _cover_sample(self, volume, tile, index_Mx3, noisy_Nx3):
-        """`sample` of one tile, by the fields of view of its voxels and, of the first N, of those one patch on."""
-        box, grid = volume.read(tile.read), tile.grids[0]
-        by_axis = self.features_at(box, grid, index_Mx3)
-        features, steps = np.mean(by_axis, axis=0), []
-        for axis, plan in enumerate(grid):
-            ahead = noisy_Nx3 + self.patch * (np.arange(3) == axis)
-            there = ahead[:, axis] < plan.points
-            here = features[: len(noisy_Nx3)][there]
-            steps.append(np.mean(self.features_at(box, grid, ahead[there]), axis=0) - here)
-        return [features], steps, _views([view[: len(noisy_Nx3)] for view in by_axis])
+    def sample(self, *args, **kwargs):
+        """What the fit of centres needs: `sampling.sample` of this segmenter."""
+        return sampling.sample(self, *args, **kwargs)
 
     def label(self, volume, centres_by_size, tiles=None, *, probabilities_of=None):
         """Yields `(tile, {C: labels}, probabilities)` for each of `tiles` (all of `label_tiles`), in their order.
@@ -385,7 +319,7 @@ class Segmenter:
 
         def read(tile):
             empty = padding_mask(volume, tile.write, self.padding)
-            held = self._held and self._held[0] is volume and self._held[1] == tile.write
+            held = self.held and self.held[0] is volume and self.held[1] == tile.write
             if held or (empty is not None and empty.all()):
                 return tile, empty, None, tile.arrays()
             return tile, empty, tile.box(volume), tile.arrays()
@@ -397,7 +331,7 @@ class Segmenter:
                 yield tile, dict.fromkeys(centres_by_size, nothing), shares
                 continue
             if box is None:
-                lattices = [_filled(x, sizes) for x, sizes in zip(self._held[2], tile.sizes, strict=True)]
+                lattices = [_filled(x, sizes) for x, sizes in zip(self.held[2], tile.sizes, strict=True)]
                 found = self._label_held(lattices, arrays, linear, groups, variance, counts=counts, of=of)
             else:
                 what = (self.params, box, arrays, self._window(), linear, groups, variance)
@@ -426,8 +360,3 @@ def _slices_at_once(per_slice, batch, number):
 def _filled(lattice, sizes):
     """A lattice filled up with zeros to the sizes that all tiles share."""
     return np.pad(lattice, [(0, s["slices"] - n) for s, n in zip(sizes, lattice.shape, strict=False)] + [(0, 0)])
-
-
-def _views(by_axis):
-    """What the features of each of several axes differ by from their mean at the same places."""
-    return [view - np.mean(by_axis, axis=0) for view in by_axis] if len(by_axis) > 1 else []

@@ -60,7 +60,7 @@ def read_codes(config, checkpoints, step):
     trained = ml_collections.ConfigDict(checkpoints.about(step)["config"])
     models = METHODS[trained.method].build(trained)
     like = jax.eval_shape(lambda: states.create(trained, models, make_optimizer(trained)))
-    state, _ = checkpoints.restore(step, like, meshes.replicated(meshes.make_mesh()))
+    state, _ = checkpoints.restore(step, like, meshes.replicated(meshes.make_local_mesh()))
     return np.asarray(state.params["codebook"]["codes"])
 
 

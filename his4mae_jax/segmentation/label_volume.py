@@ -68,7 +68,7 @@ def make_segmenter(config, checkpoints, step, volume):
     method = METHODS[trained.method]
     models = method.build(trained)
     like = jax.eval_shape(lambda: method.init_params(jax.random.key(0), models)["encoder"])
-    everywhere = meshes.replicated(meshes.make_mesh())
+    everywhere = meshes.replicated(meshes.make_local_mesh())
     params, _ = checkpoints.restore_encoder(step, config.segment.encoder, like, everywhere)
     contrast = estimate_contrast(
         volume, percentiles=tuple(trained.data.contrast_percentiles), invert=trained.data.invert, seed=config.seed

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from his4mae_jax.training.distributed import compiled_together
 from his4mae_jax.training.mesh import batch_sharding, replicated, stacked_sharding
 from his4mae_jax.training.step import init_codebook, train_step
 
@@ -65,9 +66,11 @@ def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None):
         single if per_call == 1 else several,
         in_shardings=(everywhere, placed, everywhere), out_shardings=everywhere, donate_argnums=0,
     )  # fmt: skip
+    advance = compiled_together(advance, "advance")
+    place = jax.jit(place, in_shardings=(everywhere, placed), out_shardings=everywhere, donate_argnums=0)
     # Put there once each: numbers given as they are would cross to the device in every call.
     on_device = functools.cache(lambda count: jax.device_put(np.int32(count), everywhere))
     return (
         lambda state, data, count: advance(state, data, on_device(count)),
-        jax.jit(place, in_shardings=(everywhere, placed), out_shardings=everywhere, donate_argnums=0),
+        compiled_together(place, "place"),
     )

@@ -149,6 +149,12 @@ def read_config(workdir):
         raise UserError(f"{path}: cannot be read ({error}); use another --workdir") from error
 
 
+def shared_config(workdir):
+    """What all processes of a run see of `config.json`, where they share the workdir."""
+    path = pathlib.Path(workdir) / "config.json"
+    return {f"{path}": [read_config(workdir), path.stat().st_mtime_ns if path.exists() else None]}
+
+
 def write_config(workdir, config):
     """Save `config.json`, whole or not at all."""
     path = pathlib.Path(workdir) / "config.json"

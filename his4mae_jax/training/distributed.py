@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from his4mae_jax.training.mesh import batch_sharding, replicated
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_NODES", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+GRACE = 5  # seconds
 LONG = 7 * 24 * 3600  # seconds that a process may wait for the others: process 0 scores while they do
 
 
@@ -125,6 +127,25 @@ def barrier(name):
     multihost.get_barrier_sync_fn()(key=f"his4mae/{name}", timeout_ms=LONG * 1000)
 
 
+def compiled_together(function, name):
+    """`function` (jitted, always called with the same shapes), after whose compilation processes wait for each other.
+
+    Else the first to be done would wait within a collective, and on CPUs that is given up after 30 seconds.
+    """
+    if jax.process_count() == 1:
+        return function
+    ready = None
+
+    def call(*args):
+        nonlocal ready
+        if ready is None:
+            ready = function.lower(*args).compile()
+            barrier(f"compiled {name}")
+        return ready(*args)
+
+    return call
+
+
 def check_same(facts):
     """Raise `UserError`, on all processes, unless all have the same `facts`: `{what: JSON value}`."""
     if jax.process_count() == 1:
@@ -193,10 +214,13 @@ def shut_down():
 def leave(status):
     """End this process now with `status`.
 
-    One of several does not wait for the others: they wait for it, and the launcher ends them when it is gone.
+    One of several does not wait for the others: they wait for it, and the launcher ends them when it is gone. The
+    first, without whom all others end at once, gives them a moment to tell the same error.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        if is_main():
+            time.sleep(GRACE)
         os._exit(status)
     sys.exit(status)

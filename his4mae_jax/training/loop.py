@@ -1,5 +1,6 @@
 """The training run: restore or start, step, log, save."""
 
+import contextlib
 import time
 
 import jax
@@ -11,15 +12,16 @@ from his4mae_jax.data.anisotropy import in_plane_nm, slice_axes
 from his4mae_jax.data.contrast import content_box, estimate_contrast
 from his4mae_jax.errors import UserError
 from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.training import distributed, preemption
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
 from his4mae_jax.training.calls import call_spans, compile_calls
-from his4mae_jax.training.checkpoints import Checkpoints, write_config
+from his4mae_jax.training.checkpoints import Checkpoints, shared_config, write_config
 from his4mae_jax.training.feed import Feed, make_plan
 from his4mae_jax.training.optimizer import make_optimizer
 from his4mae_jax.training.step import distillation_start
 from his4mae_jax.training.windows import Windows
-from his4mae_jax.training.writers import MetricWriter
+from his4mae_jax.training.writers import make_writer
 
 
 def prepare_volumes(config, volumes):
@@ -47,7 +49,8 @@ def train(config, volumes, workdir, log, labels=None):
     the boxes around what is annotated.
 
     Every batch, mask and code update is a function of (seed, step), so a run that was
-    killed and resumed ends in the state of one that never stopped.
+    killed and resumed ends in the state of one that never stopped. One that is told to stop saves
+    where it is, together with the other processes of the run, and raises `Preempted`.
     """
     total = total_steps(config)
     check_backend(config)
@@ -58,12 +61,16 @@ def train(config, volumes, workdir, log, labels=None):
     plan, mesh = make_plan(config, volumes, boxes, axes, labels), meshes.make_mesh()
     feed = Feed(config, plan, volumes, contrasts, mesh, labels)
     models = METHODS[config.method].build(config)
-    write_config(workdir, config)  # the first thing written: all input has been checked
+    if distributed.is_main():
+        write_config(workdir, config)  # the first thing written: all input has been checked
+    distributed.barrier("config")
+    distributed.check_same({"the configuration": config.to_dict(), **shared_config(workdir)})
     optimizer = make_optimizer(config)
-    checkpoints = Checkpoints(workdir, config)
+    checkpoints = Checkpoints(workdir, config, together=True)
     everywhere = meshes.replicated(mesh)
     create = jax.jit(lambda: states.create(config, models, optimizer), out_shardings=everywhere)
     saved = checkpoints.steps()
+    distributed.check_same({f"the list of checkpoints in {checkpoints.path}": saved})
     seconds = 0.0
     if saved:
         state, saved_about = checkpoints.restore(saved[-1], jax.eval_shape(create), everywhere)
@@ -87,7 +94,7 @@ def train(config, volumes, workdir, log, labels=None):
     advance, place_codes = compile_calls(
         config, models, optimizer, mesh, per_call=feed.per_call, resident=feed.resident
     )
-    writer, windows = MetricWriter(workdir, start), Windows(start, total, config.train.log_every)
+    writer, windows = make_writer(workdir, start), Windows(start, total, config.train.log_every)
     began = last = logged_at = time.perf_counter()
     logged, waiting = start, None
 
@@ -127,9 +134,9 @@ def train(config, volumes, workdir, log, labels=None):
             "contrasts": [c.to_json() for c in contrasts], "voxel_size_nm": in_plane_nm(volumes[0]),
         }  # fmt: skip
 
-    stop = distillation_start(config)
+    stop, agreed = distillation_start(config), distributed.Agreement(mesh)
     spans = list(call_spans(start, total, feed.per_call, every=checkpoints.every, stop=stop))
-    try:
+    with preemption.noted() as told, contextlib.closing(writer):
         for (first, count), data in zip(spans, feed.calls(spans), strict=True):
             if first == stop and state.codes:
                 state = place_codes(state, data)
@@ -138,11 +145,15 @@ def train(config, volumes, workdir, log, labels=None):
             report()  # of the call before: the device has work meanwhile
             waiting = first, count, metrics
             done = first + count
-            if done % checkpoints.every == 0 or done == total:
+            stopped = agreed(told() is not None)
+            if stopped or done % checkpoints.every == 0 or done == total:
                 report()  # a state that is not finite is not saved
                 checkpoints.save(done, state, about())
-    finally:
-        writer.close()
-    jax.block_until_ready(state.step)
-    checkpoints.close()
+            if stopped:
+                break
+        jax.block_until_ready(state.step)
+        checkpoints.close()
+        if done < total:
+            why = told() or "another process"
+            raise preemption.Preempted(f"train: stopped by {why}; step {done} of {total} is saved", together=True)
     return seconds + time.perf_counter() - began

@@ -11,6 +11,12 @@ def make_mesh():
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
+def make_local_mesh():
+    """The same over the devices of this process alone: for what processes do each for themselves."""
+    devices = jax.local_devices()
+    return jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+
+
 def replicated(mesh):
     return NamedSharding(mesh, PartitionSpec())
 

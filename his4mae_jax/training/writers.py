@@ -3,7 +3,22 @@
 import json
 import pathlib
 
+import jax
+
 from his4mae_jax.data.ome_zarr import writing
+
+
+def make_writer(workdir, start_step):
+    """A `MetricWriter`; on other processes than the first one that drops what it is told."""
+    return MetricWriter(workdir, start_step) if jax.process_index() == 0 else _NoWriter()
+
+
+class _NoWriter:
+    def write(self, step, scalars):
+        pass
+
+    def close(self):
+        pass
 
 
 class MetricWriter:

@@ -151,9 +151,7 @@ class Step:
         self.network = Network(config).to(self.device)
         self.teacher = copy.deepcopy(self.network.encoder).requires_grad_(False)
         self._average = list(self.teacher.parameters()), list(self.network.encoder.parameters())
-        self.cast = (
-            torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
-        )  # weights are cast in every step, as here
+        self.cast = torch.autocast(self.device.type, torch.bfloat16) if half else contextlib.nullcontext()
         compiled = (lambda f: f) if mode == "none" else (lambda f: torch.compile(f, mode=mode))
         self._loss, self._encode = compiled(self.network.forward), compiled(self.network.encoder.forward)
         self._cut = compiled(self.cut)
@@ -164,8 +162,7 @@ class Step:
     def _groups(self):
         c = self.config
         named = dict(self.network.named_parameters())
-        decay = [p for n, p in named.items() if p.ndim == 2 and n != "codes"]
-        plain = [p for n, p in named.items() if p.ndim != 2]
+        decay, plain = ([p for n, p in named.items() if (p.ndim == 2) == is_2d and n != "codes"] for is_2d in (1, 0))
         groups = [
             {"params": decay, "weight_decay": c.train.weight_decay, "lr": c.train.lr},
             {"params": plain, "weight_decay": 0.0, "lr": c.train.lr},
@@ -199,7 +196,8 @@ class Step:
         start = (draw(B, 3) * (shape - extent + 1)).long()
         step = torch.zeros(B, 2, 3, dtype=torch.long, device=self.device).scatter(2, plane[..., None], 1)
         grid = torch.arange(F, device=self.device)
-        at = start[:, None, None] + grid[:, None, None] * step[:, None, None, 0] + grid[:, None] * step[:, None, None, 1]
+        row, column = step[:, None, None].unbind(3)
+        at = start[:, None, None] + grid[:, None, None] * row + grid[:, None] * column
         z, y, x = torch.minimum(at, shape - 1).unbind(-1)
         crops = self.volume[z, y, x].float()[:, None] / 255
         # Output pixel centres in the crop: half-pixel convention, mirrored where a flip says so.
@@ -241,6 +239,53 @@ class Step:
     def wait(self):
         if self.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+class Labeller:
+    """Labels of slices across z at a stride: means of tokens on the slice's grid, C score maps, their expansion.
+
+    `weights_CxD` and `offset_C` are the linear scores of `Centres.linear`; `edge` those of a field of view's token
+    rows in means. As in this project nothing but scores is expanded.
+    """
+
+    def __init__(self, step, weights_CxD, offset_C, edge, stride, batch):
+        model = step.config.model
+        self.step, self.stride, self.batch = step, stride, batch
+        self.fov, self.patch = model.fov, model.patch_size
+        self.weights, self.offset = (torch.tensor(a, device=step.device) for a in (weights_CxD, offset_C))
+        edge = torch.tensor(edge, device=step.device)
+        self.edge = edge[:, None] * edge
+
+    def _origins(self, length):
+        padded = max(-(-length // self.patch) * self.patch, self.fov)
+        return sorted({*range(0, padded - self.fov + 1, self.stride), padded - self.fov}), padded
+
+    @torch.no_grad()
+    def label(self, raw_SxHxW):
+        """Labels, uint8 NumPy, of uint8 slices (NumPy)."""
+        images = torch.from_numpy(np.ascontiguousarray(raw_SxHxW)).to(self.step.device).float() / 255
+        S, H, W = images.shape
+        (rows, height), (cols, width) = self._origins(H), self._origins(W)
+        images = functional.pad(images[:, None], (0, width - W, 0, height - H), "reflect")[:, 0]
+        F, p, g = self.fov, self.patch, self.fov // self.patch
+        fovs = torch.stack([images[:, r : r + F, c : c + F] for r in rows for c in cols], 1).reshape(-1, F, F)
+        scores = []
+        for i in range(0, len(fovs), self.batch):
+            part = fovs[i : i + self.batch]
+            full = functional.pad(part, (0, 0, 0, 0, 0, self.batch - len(part)))  # one compiled shape
+            tokens = self.step.encode(full)[: len(part)].float()
+            scores.append(functional.linear(tokens, self.weights, self.offset))
+        scores = torch.cat(scores).reshape(S, len(rows), len(cols), g, g, -1) * self.edge[..., None]
+        total = scores.new_zeros(S, height // p, width // p, scores.shape[-1])
+        share = scores.new_zeros(height // p, width // p, 1)
+        for i, r in enumerate(rows):
+            for j, c in enumerate(cols):
+                at = slice(r // p, r // p + g), slice(c // p, c // p + g)
+                total[:, *at] += scores[:, i, j]
+                share[at] += self.edge[..., None]
+        maps = (total / share).permute(0, 3, 1, 2)
+        maps = functional.interpolate(maps, scale_factor=p, mode="bilinear", align_corners=False)
+        return maps[:, :, :H, :W].argmin(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def flat(params, prefix=""):

@@ -115,12 +115,17 @@ class Job:
         there = {int(p.name) for p in (self.folder / "done").glob("*") if p.name.isdigit()}
         return [n for n in range(count) if n not in there]
 
-    def claim(self, count, claims):
+    def claim(self, count, claims, share=0.0):
         """Yields the tiles that are not done and that no other process has; `claims` gets their locks by number.
 
-        Goes through all of them once: what others have then may be there for the taking a while later.
+        Goes through all of them once, from the one at `share` (0 to 1) of them on: what others have then may be
+        there for the taking a while later. Processes that begin apart meet late, also where there are no locks.
         """
-        for number in self.missing(count):
+        missing = self.missing(count)
+        begin = int(share * len(missing))
+        for number in missing[begin:] + missing[:begin]:
+            if self.done(number):
+                continue
             try:
                 lock = _lock(self.folder / "claims" / str(number), wait=False)
             except FileNotFoundError:  # published meanwhile

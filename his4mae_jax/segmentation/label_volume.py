@@ -114,8 +114,9 @@ def label_names(config, size, class_names):
 
 
 def _outputs(config, workdir, sizes):
-    """Final path of each label volume by C, and of the probabilities ("probabilities") where they are asked for."""
-    paths = {size: label_path(workdir, size, headline(config)) for size in sizes}
+    """Final path of each label volume by C, the headline's first, and of "probabilities" where they are asked for."""
+    first = headline(config)
+    paths = {size: label_path(workdir, size, first) for size in sorted(sizes, key=lambda size: size != first)}
     if config.segment.probabilities:
         paths["probabilities"] = pathlib.Path(workdir) / "probabilities.ome.zarr"
     return paths
@@ -234,7 +235,8 @@ def write_tiles(config, job, segmenter, volume, centres, tiling, arrays, log):
     voxels = sum(math.prod(tiling[n].shape) for n in missing)
     with tqdm.tqdm(total=voxels, unit="voxel", unit_scale=True, desc="segment", mininterval=1.0) as bar:
         while job.missing(len(tiling)):
-            tiles = (tiling[n] for n in job.claim(len(tiling), claims))
+            share = jax.process_index() / jax.process_count()
+            tiles = (tiling[n] for n in job.claim(len(tiling), claims, share))
             for tile, labels, shares in segmenter.label(volume, centres, tiles, probabilities_of=of):
                 written()
                 futures = [arrays[size][tile.write].write(found) for size, found in labels.items()]
@@ -273,7 +275,7 @@ def segment(config, test, workdir, log):
     checkpoints.close()
     if done is not None:
         names = label_names(config, headline(config), test.class_names)
-        labels = [p for size, p in sorted(paths.items(), key=lambda i: i[0] != headline(config)) if size in sizes]
+        labels = [path for size, path in paths.items() if size in sizes]
         if s.probabilities and s.pyramid:
             outputs.build_pyramid(paths["probabilities"])
         outputs.write_outputs(

@@ -1,9 +1,9 @@
 """One run on one device, on eight, and in two processes of four: same numbers, stopped together, gone on with anywhere.
 
 Float32 sums taken in another order differ in the last digit, and training carries that on. After 60 steps losses and
-the norm of the gradient agree to `LOSS` (measured: 1e-7), what depends on the choice of codes to `CODES` (1e-3: tokens
-that lie between two codes go here or there), and arrays of the state to `STATE` of their largest value (3e-4). On the
-same topology everything is equal bit for bit.
+the norm of the gradient agree to `LOSS` (measured: 1e-7), what depends on the choice of codes to `CODES`, or to `ATOL`
+where it is tiny (1e-3 and 3e-5: tokens that lie between two codes go here or there), and arrays of the state to `STATE`
+of their largest value (3e-4). On the same topology everything is equal bit for bit.
 """
 
 import json
@@ -23,7 +23,7 @@ from his4mae_jax.data.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.training import distributed, preemption
 
-LOSS, CODES, STATE = 1e-5, 1e-2, 3e-3
+LOSS, CODES, ATOL, STATE = 1e-5, 1e-2, 1e-4, 3e-3
 TOPOLOGIES = {"one": (1, 1), "eight": (1, 8), "two": (2, 4)}
 
 
@@ -50,7 +50,7 @@ def close(runs, a, b, stopped_at=0):
     tolerances |= dict.fromkeys(("loss_tea", "loss_stu", "perplexity", "dead_fraction"), CODES)
     for key, tolerance in tolerances.items():
         values = [[line[step].get(key, 0.0) for step in logs[0] if step != cut] for line in logs]
-        np.testing.assert_allclose(*values, rtol=tolerance, atol=1e-7, err_msg=key)
+        np.testing.assert_allclose(*values, rtol=tolerance, atol=ATOL if tolerance == CODES else 1e-7, err_msg=key)
     (step_a, state_a), (step_b, state_b) = runs.state(a), runs.state(b)
     assert step_a == step_b == 60
 

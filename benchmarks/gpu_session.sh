@@ -1,0 +1,91 @@
+#!/usr/bin/env bash
+# Everything that is claimed of a GPU, measured in one run of under ten minutes. No network is needed.
+#
+#   bash benchmarks/gpu_session.sh [FOLDER FOR RESULTS] [FOLDER WITH WHEELS]
+#
+# Run from anywhere. The machine brings Python 3.11 or later with jax for its GPU, flax, optax, orbax, tensorstore and
+# scikit-learn, and torch for the peer. What else requirements.txt names and the machine lacks is taken from the
+# folder with wheels (wheels/ beside this script's folder by default), fetched beforehand elsewhere, for example with
+#   pip download --no-deps -d wheels clu==0.0.12 ml-collections==1.1.0
+# PEAK is the device's dense bfloat16 rate in TFLOP/s (989: H100 and H200). Every part is limited in time; one that fails
+# is told at the end, and the others run.
+
+set -u
+root=$(cd "$(dirname "$0")/.." && pwd)
+out=$(mkdir -p "${1:-$root/runs/gpu_session}" && cd "${1:-$root/runs/gpu_session}" && pwd)
+wheels=${2:-$root/wheels}
+python=${PYTHON:-python3}
+peak=${PEAK:-989}
+site=$out/site
+failed=()
+cd "$root" || exit 1
+
+# Wheels are unpacked beside the results, not into the machine's own packages, and only those that are missing.
+missing() {
+    "$python" - <<'PY'
+import importlib.util
+names = {"clu": "clu", "ml_collections": "ml_collections", "absl": "absl_py", "tifffile": "tifffile",
+         "tensorboardX": "tensorboardx", "tqdm": "tqdm", "scipy": "scipy", "matplotlib": "matplotlib",
+         "flax": "flax", "optax": "optax", "orbax.checkpoint": "orbax_checkpoint", "tensorstore": "tensorstore",
+         "sklearn": "scikit_learn", "google.protobuf": "protobuf", "yaml": "pyyaml"}
+def there(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+print(" ".join(wheel for name, wheel in names.items() if not there(name)))
+PY
+}
+export PYTHONPATH=$root:$site${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONUNBUFFERED=1 JAX_COMPILATION_CACHE_DIR=$out/cache
+mkdir -p "$site"
+for name in $(missing); do
+    wheel=$(find "$wheels" -iname "${name//_/[-_]}-*.whl" 2>/dev/null | head -n 1)
+    if [ -n "$wheel" ]; then
+        "$python" -m zipfile -e "$wheel" "$site" && echo "taken from wheels: $(basename "$wheel")"
+    else
+        echo "missing: $name, neither installed nor in $wheels"
+    fi
+done
+
+# part NAME SECONDS COMMAND...: run it with a time limit, its output here and in NAME.log.
+part() {
+    local name=$1 seconds=$2 began=$SECONDS
+    shift 2
+    echo "=== $name"
+    timeout "$seconds" "$@" 2>&1 | tee "$out/$name.log"
+    local status=${PIPESTATUS[0]}
+    [ "$status" -eq 0 ] || failed+=("$name (exit $status)")
+    echo "=== $name: $((SECONDS - began)) s"
+}
+
+part machine 60 bash -c "nvidia-smi || true; '$python' -c '
+import jax, jaxlib
+print(jax.__version__, jaxlib.__version__, jax.devices(), jax.default_backend())
+assert jax.default_backend() != \"cpu\", \"JAX sees no accelerator\"'"
+
+# Correct first: losses and labels on this device against those of the CPU in float32.
+part check 60 "$python" benchmarks/gpu_check.py --json "$out/check.json"
+
+# The paper's recipe: batch 256, bfloat16. 25 steps a call, as training takes on an accelerator.
+part train 150 "$python" benchmarks/train_throughput.py --method his4mae --batch 256 --dtype bfloat16 --side 512 \
+    --per-call 25 --calls 4 --rounds 5 --peer reduce-overhead --peak-tflops "$peak" --json "$out/train.json"
+part profile 75 "$python" benchmarks/train_throughput.py --method his4mae --batch 256 --dtype bfloat16 --side 512 \
+    --per-call 25 --calls 1 --rounds 3 --what step --peer --count --profile "$out/trace" --peak-tflops "$peak" \
+    --json "$out/profile.json"
+
+# A volume of high_c4's size.
+part segment 110 "$python" benchmarks/segment_throughput.py --shape 1021,545,1082 --axes z --dtype bfloat16 \
+    --batch-fovs 512 --rounds 2 --peer default --json "$out/segment.json"
+part segment_zyx 90 "$python" benchmarks/segment_throughput.py --shape 1021,545,1082 --axes zyx --dtype bfloat16 \
+    --batch-fovs 512 --rounds 1 --peer --json "$out/segment_zyx.json"
+
+part growth 45 "$python" benchmarks/growth.py --sides --batches 32 64 128 256 512 --model full \
+    --json "$out/growth.json" --figure "$out/growth.png"
+
+rm -rf "$site" "$out/cache"
+echo "results in $out after $SECONDS s"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}"
+    exit 1
+fi

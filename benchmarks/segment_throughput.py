@@ -1,0 +1,215 @@
+r"""From the bytes of a volume to its labels, all included, beside PyTorch.
+
+    python benchmarks/segment_throughput.py --shape 160,160,160 --json runs/segment_throughput.json
+    python benchmarks/segment_throughput.py --shape 1021,545,1082 --axes z zyx --dtype bfloat16 --batch-fovs 512
+
+A volume of smooth noise lies in a zarr of 64^3 chunks; the encoder has the paper's size and random weights. "ours,
+cold" is the first run in the process, compilation included: reading, contrast, the fit of the centres, labels, their
+OME-Zarr. "ours" is the same again, fit and labels apart. "torch" (slices across z; needs PyTorch) reads the same
+zarr, labels by the same centres and writes the same kind of zarr: it is to be held against our labels alone, and
+takes turns with them. The share of voxels with equal labels is told.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs the other half
+
+import jax
+import numpy as np
+from segment_memory import write_noise
+from train_throughput import flop_per_image, load
+
+from his4mae_jax.config import get_default
+from his4mae_jax.data import ome_zarr
+from his4mae_jax.data.contrast import Contrast
+from his4mae_jax.data.volume import open_volume
+from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.segmentation.driver import Segmenter
+from his4mae_jax.segmentation.expand_stride import token_weights
+from his4mae_jax.segmentation.fit import fit_centres
+
+NM = 16.0
+SLICES = 16  # that the peer holds at once
+
+
+def configured(args, axes):
+    config = get_default()
+    config.model.dtype, config.segment.axes = args.dtype, axes
+    config.segment.stride, config.segment.batch_fovs, config.segment.tile = args.stride, args.batch_fovs, args.tile
+    config.segment.clusters = args.clusters
+    return config
+
+
+def make_segmenter(config, params):
+    s = config.segment
+    return Segmenter(
+        METHODS[config.method].build(config), params, Contrast(0, 255), axes=s.axes, stride=s.stride,
+        edge_weight=s.edge_weight, smooth=s.smooth, batch=s.batch_fovs, tile=s.tile, overhang=s.overhang,
+    )  # fmt: skip
+
+
+def write_labels(folder, shape, pieces):
+    """Write `(slices, labels)` as they come, each while the next is computed."""
+    out = ome_zarr.create(folder, shape, np.uint8, NM, chunks=get_default().segment.block, overwrite=True)
+    behind = []
+    for where, labels in pieces:
+        for future in behind:
+            future.result()
+        behind = [out[where].write(labels)]
+    for future in behind:
+        future.result()
+
+
+def ours(config, segmenter, path, folder):
+    """Fit, then label and write: `(seconds of the fit, seconds of the labels, centres)`."""
+    began = time.perf_counter()
+    volume = open_volume(path)
+    centres, _ = fit_centres(config, segmenter, volume, [config.segment.clusters], config.segment.fraction, None)
+    fitted = time.perf_counter()
+    label_ours(config, segmenter, path, folder, centres)
+    return fitted - began, time.perf_counter() - fitted, centres
+
+
+def label_ours(config, segmenter, path, folder, centres):
+    volume, C = open_volume(path), config.segment.clusters
+    tiles = segmenter.label_tiles(volume.shape, 1, C, block=tuple(config.segment.block))
+    pieces = ((tile.write, labels[C]) for tile, labels, _ in segmenter.label(volume, centres, tiles))
+    write_labels(folder, volume.shape, pieces)
+
+
+def make_theirs(config, params, centres, mode):
+    """`label(path, folder)` of the peer."""
+    import torch
+    import torch_peer
+
+    torch.set_num_threads(os.cpu_count())
+    device = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    step = torch_peer.Step(config, np.zeros((80,) * 3, np.uint8), device, mode, config.model.dtype == "bfloat16")
+    step.load({**params, "decoder": params["decoder"]})
+    s = config.segment
+    edge = token_weights(config.model.fov // config.model.patch_size, s.edge_weight)
+    weights, offset = centres[s.clusters].linear()
+    labeller = torch_peer.Labeller(step, weights, offset, edge, s.stride, s.batch_fovs)
+
+    def label(path, folder):
+        volume = open_volume(path)
+        spans = [slice(z, min(z + SLICES, volume.shape[0])) for z in range(0, volume.shape[0], SLICES)]
+        whole = tuple(slice(0, n) for n in volume.shape[1:])
+
+        def read(span):
+            return volume.read_async((span, *whole))
+
+        def pieces():
+            ahead = itertools.chain(map(read, spans), [None])
+            now = next(ahead)
+            for span in spans:
+                raw, now = now.result(), next(ahead)
+                yield (span, *whole), labeller.label(raw)
+
+        write_labels(folder, volume.shape, pieces())
+
+    return label
+
+
+def seconds(run):
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def labels_of(folder):
+    return ome_zarr.open_array(pathlib.Path(folder) / "0", "0.4").read().result()
+
+
+def measure(args, axes, path, folder, shape, told):
+    """Rows of one choice of axes."""
+    config = configured(args, axes)
+    models = METHODS[config.method].build(config)
+    params = jax.jit(lambda: METHODS[config.method].init_params(jax.random.key(0), models))()
+    segmenter = make_segmenter(config, params["encoder"])
+    fovs, voxels = segmenter.count_fovs(shape), math.prod(shape)
+    rows = []
+
+    def row(who, fit, label):
+        whole = label if fit is None else fit + label
+        rows.append({"axes": axes, "who": who, "fit_s": fit, "label_s": label, "whole_s": whole, "fovs": fovs,
+                     "voxels_per_s": voxels / label, "fovs_per_s": fovs / label,
+                     "tflops": fovs / label * flop_per_image(config)["encode"] / 1e12})  # fmt: skip
+        told(rows[-1])
+
+    cold_fit, cold_label, centres = ours(config, segmenter, path, folder / "ours")
+    row("ours, cold", cold_fit, cold_label)
+    names = {"ours": lambda: label_ours(config, segmenter, path, folder / "ours", centres)}
+    for mode in args.peer if axes == "z" else ():
+        label = make_theirs(config, jax.device_get(params), centres, mode)
+        label(path, folder / "theirs")  # compiles
+        names[f"torch, {mode}"] = lambda label=label: label(path, folder / "theirs")
+        equal = float(np.mean(labels_of(folder / "ours") == labels_of(folder / "theirs")))
+        print(f"  equal labels of torch, {mode}: {equal:.5f}", flush=True)
+        rows.append({"axes": axes, "who": f"torch, {mode}", "equal_labels": equal})
+    taken = {name: [] for name in names}
+    for _ in range(args.rounds):
+        for name, run in names.items():
+            taken[name].append(seconds(run))
+    fit = statistics.median(ours(config, segmenter, path, folder / "ours")[0] for _ in range(min(args.rounds, 2)))
+    for name, times in taken.items():
+        row(name, fit if name == "ours" else None, statistics.median(times))
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--shape", default="128,160,160", help="z,y,x of the volume")
+    parser.add_argument("--axes", nargs="+", default=["z"], help="of segment.axes, one or more choices")
+    parser.add_argument("--stride", type=int, default=40)
+    parser.add_argument("--clusters", type=int, default=4)
+    parser.add_argument("--batch-fovs", type=int, default=64)
+    parser.add_argument("--tile", type=int, default=512)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peer", nargs="*", default=["none"], help="modes of torch.compile, or 'none'")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of which the median is told")
+    parser.add_argument("--folder", help="where volume and labels go (default: a temporary folder)")
+    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    args = parser.parse_args()
+    shape = tuple(int(n) for n in args.shape.split(","))
+    try:
+        import torch  # noqa: F401
+    except ImportError:
+        print("no PyTorch here: only this project is measured", file=sys.stderr)
+        args.peer = []
+    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
+    print(", ".join(f"{key} {value}" for key, value in about.items()) + f", {args.shape} voxels, {args.dtype}")
+    columns = ("fit s", 8), ("labels s", 9), ("whole s", 8), ("FOV", 9), ("FOV/s", 9), ("Mvoxel/s", 9)
+    print(f"{'axes':<5} {'who':<22} " + " ".join(f"{name:>{width}}" for name, width in columns), flush=True)
+
+    def told(row):
+        fit = f"{row['fit_s']:8.2f}" if row["fit_s"] is not None else f"{'-':>8}"
+        print(
+            f"{row['axes']:<5} {row['who']:<22} {fit} {row['label_s']:>9.2f} {row['whole_s']:>8.2f} {row['fovs']:>9} "
+            f"{row['fovs_per_s']:>9.1f} {row['voxels_per_s'] / 1e6:>9.2f}", flush=True
+        )  # fmt: skip
+
+    rows = []
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        folder = pathlib.Path(folder)
+        write_noise(folder / "volume.ome.zarr", shape)
+        for axes in args.axes:
+            rows += measure(args, axes, folder / "volume.ome.zarr", folder, shape, told)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder")}
+        args.json.write_text(json.dumps({**about, **settings, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

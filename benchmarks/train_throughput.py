@@ -1,0 +1,293 @@
+r"""Training step (images/s) and encoding (fields of view/s) beside PyTorch: equal work, in turn, in one process.
+
+    python benchmarks/train_throughput.py --method maester --json runs/train_throughput.json
+    python benchmarks/train_throughput.py --batch 256 --dtype bfloat16 --peer reduce-overhead --peak-tflops 989
+
+A step is all that training does: crops cut on the device from a volume that lies there, masks, student, teacher,
+decoder, codebook, gradients, optimiser and EMA. The peer (torch_peer.py; needs PyTorch) does the same. All are
+compiled and run once, then take turns, round after round (A B A B); medians are told, and the ratio of ours to
+the quickest peer. "FLOP" are those of the products in the network (`flop_per_image`); with --peak-tflops, the
+share of the chip's rate. --profile=FOLDER keeps a trace of one round of steps and prints where its time went.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import pathlib
+import statistics
+import sys
+import time
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs the other half
+
+import jax
+import numpy as np
+
+from his4mae_jax.config import get_default
+from his4mae_jax.data.contrast import Contrast
+from his4mae_jax.data.fields_of_view import Plan, make_geometry
+from his4mae_jax.data.resident import ResidentSampler
+from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.segmentation.encode import make_encode
+from his4mae_jax.training import mesh as meshes
+from his4mae_jax.training import state as states
+from his4mae_jax.training.calls import compile_calls
+from his4mae_jax.training.optimizer import make_optimizer
+from his4mae_jax.training.step import compile_steps
+
+TOP = 20  # entries of the profile's table
+
+
+class Array:
+    """A NumPy array as a volume."""
+
+    name, voxel_size_nm = "random bytes", (16.0, 16.0, 16.0)
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def read(self, slices):
+        return self.array[slices]
+
+
+def load():
+    """Processes that wanted to run, over the last minute: what else the machine did."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
+
+
+def random_bytes(shape):
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+class Ours:
+    """This project: `steps(count)` and `encode(calls)` run and wait for the end."""
+
+    def __init__(self, config, volume):
+        mesh, models, optimizer = meshes.make_mesh(), METHODS[config.method].build(config), make_optimizer(config)
+        everywhere, volume = meshes.replicated(mesh), Array(volume)
+        geometry = make_geometry([volume], [tuple(map(slice, volume.shape))], "zyx", config.model.fov)
+        plan = Plan(geometry, config.seed, config.train.batch_size, config.data.crop_min, config.model.fov)
+        sampler = ResidentSampler(plan, [volume], [Contrast(0, 255)], mesh)
+        self.create = lambda: states.create(config, models, optimizer)
+        self.state = jax.jit(self.create, out_shardings=everywhere)()
+        self.params = jax.device_get(self.state.params)
+        self.per_call = config.train.steps_per_call
+        self._advance, _ = compile_calls(config, models, optimizer, mesh, per_call=self.per_call, resident=sampler)
+        self._data = sampler.arrays
+        split = meshes.batch_sharding(mesh)
+        self._encode = jax.jit(make_encode(models), in_shardings=(everywhere, split), out_shardings=split)
+        images = np.random.default_rng(0).random((config.train.batch_size,) + (config.model.fov,) * 2, np.float32)
+        self._images = meshes.put_batch(mesh, images)
+
+    def steps(self, count):
+        for _ in range(count // self.per_call):
+            self.state, metrics = self._advance(self.state, self._data, self.per_call)
+        jax.block_until_ready((self.state, metrics))
+
+    def encode(self, calls):
+        for _ in range(calls):
+            tokens = self._encode(self.state.params["encoder"], self._images)
+        jax.block_until_ready(tokens)
+
+
+class Theirs:
+    """The peer, compiled by one of torch.compile's modes or not at all ("none")."""
+
+    def __init__(self, config, volume, mode, params):
+        import torch
+        import torch_peer
+
+        cpu = jax.default_backend() == "cpu"
+        torch.set_num_threads(os.cpu_count())
+        half = config.model.dtype == "bfloat16"
+        self._step = torch_peer.Step(config, volume, "cpu" if cpu else "cuda", mode, half)
+        self._step.load(params)
+        self._images = self._step.cut()
+
+    def steps(self, count):
+        for _ in range(count):
+            self._step.step()
+        self._step.wait()
+
+    def encode(self, calls):
+        for _ in range(calls):
+            self._step.encode(self._images)
+        self._step.wait()
+
+
+def flop_per_image(config):
+    """Floating-point operations of the matrix products for one image: `{"step", "encode"}`.
+
+    A gradient costs twice its forward pass; the teacher has none.
+    """
+    m = config.model
+    N, P, D = (m.fov // m.patch_size) ** 2, m.patch_size**2, m.embed_dim
+    visible = int(N * (1 - config.objective.mask_ratio) + 1e-9)
+
+    def blocks(tokens, dim, depth):
+        linear = 2 * dim * (4 * dim + 2 * int(m.mlp_ratio * dim))
+        return depth * (tokens * linear + 4 * tokens**2 * dim)
+
+    def encoder(tokens):
+        return 2 * tokens * P * D + blocks(tokens + m.cls_token, D, m.depth)
+
+    decoder = 2 * visible * D * m.decoder_dim + 2 * N * m.decoder_dim * P
+    decoder += blocks(N + m.cls_token, m.decoder_dim, m.decoder_depth)
+    step = 3 * (encoder(visible) + decoder)
+    if config.method == "his4mae":
+        step += encoder(N) + 2 * N * config.codebook.size * D
+    return {"step": step, "encode": encoder(N)}
+
+
+def xla_counts(config, ours):
+    """FLOP and bytes of one step and image by XLA's own count, from a batch cut on the host; None where it has none."""
+    B, F, mesh = config.train.batch_size, config.model.fov, meshes.make_mesh()
+    like = lambda *shape, dtype="int32": jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    batch = {"crop": like(B, F, F, dtype="uint8"), "contrast": like(B, 3, dtype="float32")}
+    batch |= {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
+    models = METHODS[config.method].build(config)
+    step = compile_steps(config, models, make_optimizer(config), mesh)[0].lower(jax.eval_shape(ours.create), batch)
+    compiled = step.compile()
+    cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
+    per_image = {name: cost[key] / B for name, key in (("flop", "flops"), ("bytes", "bytes accessed")) if key in cost}
+    return {**per_image, "temporary_bytes": memory.temp_size_in_bytes if memory else None}
+
+
+def take_turns(runners, work, rounds, per_run):
+    """`{name: images/s of each round}` of `work` ("steps" or "encode")."""
+    rates = {name: [] for name in runners}
+    for name, runner in runners.items():  # compiles, allocates
+        began = time.perf_counter()
+        getattr(runner, work)(per_run)
+        print(f"  {name}: first {work} after {time.perf_counter() - began:.1f} s", flush=True)
+    for _ in range(rounds):
+        for name, runner in runners.items():
+            began = time.perf_counter()
+            getattr(runner, work)(per_run)
+            rates[name].append(per_run / (time.perf_counter() - began))
+    return rates
+
+
+def tell(rows, flop, peak):
+    """The table of one kind of work, with ratios of ours to the quickest peer filled in."""
+    peers = [r["median"] for r in rows if r["who"] != "ours"]
+    for row in rows:
+        row["ratio"] = row["median"] / max(peers) if peers else None
+        row["tflops"] = row["median"] * flop / 1e12
+        row["share_of_peak"] = row["tflops"] / peak if peak else None
+        ratio = f"{row['ratio']:9.2f}" if peers else f"{'-':>9}"
+        share = f"{row['share_of_peak']:8.1%}" if peak else f"{'-':>8}"
+        print(
+            f"{row['method']:<8} {row['what']:<7} {row['who']:<22} {row['median']:>10.1f} {row['lowest']:>10.1f} "
+            f"{row['highest']:>10.1f} {ratio} {row['tflops']:>8.3f} {share}", flush=True
+        )  # fmt: skip
+
+
+def profile(folder, run):
+    """Trace `run()` and print what took longest: `[(name, ms, calls)]` over the device's lines."""
+    with jax.profiler.trace(folder):
+        run()
+    path = max(pathlib.Path(folder).rglob("*.xplane.pb"), key=lambda p: p.stat().st_mtime)
+    totals = {}
+    planes = list(jax.profiler.ProfileData.from_file(str(path)).planes)
+    chosen = [p for p in planes if p.name.startswith("/device:GPU") or p.name.startswith("/device:TPU")]
+    for plane in chosen or [p for p in planes if p.name.startswith("/host:CPU")]:
+        for line in plane.lines:
+            # A CPU's lines are threads; on an accelerator streams hold kernels, other lines repeat them.
+            if chosen and "Stream" not in line.name and "XLA Ops" not in line.name:
+                continue
+            for event in line.events:
+                entry = totals.setdefault(event.name.split("(")[0][:70], [0.0, 0])
+                entry[0], entry[1] = entry[0] + event.duration_ns / 1e6, entry[1] + 1
+    top = sorted(((name, *entry) for name, entry in totals.items()), key=lambda e: -e[1])[:TOP]
+    whole = sum(ms for ms, _ in totals.values())
+    print(f"{'where a round of steps spends its time':<70} {'ms':>9} {'calls':>6} {'share':>6}")
+    for name, ms, calls in top:
+        print(f"{name:<70} {ms:>9.2f} {calls:>6} {ms / whole:>6.1%}", flush=True)
+    return top
+
+
+def configured(method, args):
+    """The paper's model and settings; MAESTER with its cls token. Distillation has begun."""
+    config = get_default()
+    config.method, config.model.cls_token = method, method == "maester"
+    config.model.dtype, config.train.batch_size = args.dtype, args.batch
+    config.train.steps, config.codebook.start, config.train.steps_per_call = 10**6, 0.0, args.per_call
+    return config
+
+
+def parse():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--method", nargs="+", choices=("his4mae", "maester"), default=["his4mae"])
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--peer", nargs="*", default=["none", "default"], help="modes of torch.compile, or 'none'")
+    parser.add_argument("--what", nargs="+", choices=("step", "encode"), default=["step", "encode"])
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of which the median is told")
+    parser.add_argument("--calls", type=int, default=2, help="calls in a row that make one measurement")
+    parser.add_argument("--per-call", type=int, default=1, help="our steps in one call")
+    parser.add_argument("--side", type=int, default=256, help="voxels a side of the volume")
+    parser.add_argument("--peak-tflops", type=float, help="of the device, at this dtype")
+    parser.add_argument("--count", action="store_true", help="compile once more for XLA's own count of FLOP and bytes")
+    parser.add_argument("--profile", help="folder of a trace of one round of our steps")
+    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    return parser.parse_args()
+
+
+def measured(method, args, volume):
+    """`(rows, {FLOP, XLA's counts, profile})` of one method."""
+    config, rows = configured(method, args), []
+    flop = flop_per_image(config)
+    runners = {"ours": Ours(config, volume)}
+    for mode in args.peer:
+        runners[f"torch, {mode}"] = Theirs(config, volume, mode, runners["ours"].params)
+    found = {"flop_per_image": flop}
+    print(f"{method}: {flop['step'] / 1e9:.2f} GFLOP a step and image, {flop['encode'] / 1e9:.2f} to encode")
+    if args.count:
+        found["xla"] = xla_counts(config, runners["ours"])
+        print("XLA counts " + ", ".join(f"{k} {v:.4g}" for k, v in found["xla"].items() if v is not None))
+    for what in args.what:
+        calls = args.calls * (args.per_call if what == "step" else 1)
+        rates = take_turns(runners, "steps" if what == "step" else "encode", args.rounds, calls)
+        some = []
+        for who, rounds in rates.items():
+            rounds = [r * args.batch for r in rounds]
+            low, middle, high = min(rounds), statistics.median(rounds), max(rounds)
+            some.append(dict(method=method, what=what, who=who, median=middle, lowest=low, highest=high))
+        columns = ("images/s", 10), ("lowest", 10), ("highest", 10), ("x peer", 9), ("TFLOP/s", 8), ("of peak", 8)
+        print(f"{'method':<8} {'what':<7} {'who':<22} " + " ".join(f"{name:>{width}}" for name, width in columns))
+        tell(some, flop[what], args.peak_tflops)
+        rows += some
+    if args.profile:
+        steps = args.calls * args.per_call
+        found["profile"] = profile(f"{args.profile}/{method}", lambda: runners["ours"].steps(steps))
+    return rows, found
+
+
+def main():
+    args = parse()
+    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
+    with contextlib.suppress(ImportError):
+        import torch
+
+        about["torch"] = torch.__version__
+    if "torch" not in about and args.peer:
+        print("no PyTorch here: only this project is measured", file=sys.stderr)
+        args.peer = []
+    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    volume, rows, found = random_bytes((args.side,) * 3), [], {}
+    for method in args.method:
+        some, found[method] = measured(method, args, volume)
+        rows += some
+    about["load_after"] = load()
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        settings = {k: v for k, v in vars(args).items() if k not in ("json", "profile")}
+        args.json.write_text(json.dumps({**about, **settings, **found, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""The benchmark of segmentation labels a volume and tells what it took; the peer's labels are ours."""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import pytest
+
+FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+def test_one_table_its_json_and_equal_labels(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(FOLDER)
+    import segment_throughput
+
+    tiny.segment.block = (16, 16, 16)
+    path = tmp_path / "segment.json"
+    monkeypatch.setattr(segment_throughput, "get_default", lambda: tiny)
+    options = "--shape 20,37,42 --stride 10 --batch-fovs 8 --tile 32 --rounds 1 --axes z zyx --peer none".split()
+    monkeypatch.setattr(sys, "argv", ["segment", *options, "--folder", str(tmp_path), "--json", str(path)])
+    segment_throughput.main()
+    rows = json.loads(path.read_text())["rows"]
+    timed = [row for row in rows if "label_s" in row]
+    peer = ["torch, none"] if importlib.util.find_spec("torch") else []
+    assert [(r["axes"], r["who"]) for r in timed] == [
+        *(("z", who) for who in ("ours, cold", "ours", *peer)), ("zyx", "ours, cold"), ("zyx", "ours"),
+    ]  # fmt: skip
+    assert all(row["label_s"] > 0 and row["fovs"] > 0 for row in timed)
+    assert timed[0]["whole_s"] == pytest.approx(timed[0]["fit_s"] + timed[0]["label_s"])
+    assert all(row["equal_labels"] > 0.99 for row in rows if "equal_labels" in row)
+    assert len(capsys.readouterr().out.splitlines()) == 2 + len(rows)
+    assert [p.name for p in tmp_path.iterdir()] == ["segment.json"]

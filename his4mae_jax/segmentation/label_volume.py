@@ -27,6 +27,7 @@ from his4mae_jax.segmentation import outputs
 from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.segmentation.fit import encoder_digest, fit_centres, fit_mask, load_centres, read_codes
 from his4mae_jax.segmentation.job import Job, clean_locks
+from his4mae_jax.segmentation.memory import return_what_is_freed
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training.checkpoints import Checkpoints
 
@@ -256,6 +257,7 @@ def segment(config, test, workdir, log):
     on with, and processes that run the same command at the same time share the tiles.
     """
     need_checkpoint(workdir)
+    return_what_is_freed()
     checkpoints = Checkpoints(workdir, config)
     step = job_step(checkpoints)
     volume, s = test.image, config.segment

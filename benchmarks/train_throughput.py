@@ -25,6 +25,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs
 import jax
 import numpy as np
 
+from his4mae_jax import host_memory
 from his4mae_jax.config import get_default
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.fields_of_view import Plan, make_geometry
@@ -67,7 +68,8 @@ class Ours:
     def __init__(self, config, volume):
         mesh, models, optimizer = meshes.make_mesh(), METHODS[config.method].build(config), make_optimizer(config)
         everywhere, volume = meshes.replicated(mesh), Array(volume)
-        geometry = make_geometry([volume], [tuple(map(slice, volume.shape))], "zyx", config.model.fov)
+        box = tuple(slice(0, n) for n in volume.shape)
+        geometry = make_geometry([volume], [box], "zyx", config.model.fov)
         plan = Plan(geometry, config.seed, config.train.batch_size, config.data.crop_min, config.model.fov)
         sampler = ResidentSampler(plan, [volume], [Contrast(0, 255)], mesh)
         self.create = lambda: states.create(config, models, optimizer)
@@ -230,6 +232,7 @@ def parse():
     parser.add_argument("--per-call", type=int, default=1, help="our steps in one call")
     parser.add_argument("--side", type=int, default=256, help="voxels a side of the volume")
     parser.add_argument("--peak-tflops", type=float, help="of the device, at this dtype")
+    parser.add_argument("--return-memory", action="store_true", help="leave malloc as it is (his4mae_jax.host_memory)")
     parser.add_argument("--count", action="store_true", help="compile once more for XLA's own count of FLOP and bytes")
     parser.add_argument("--profile", help="folder of a trace of one round of our steps")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
@@ -268,6 +271,8 @@ def measured(method, args, volume):
 
 def main():
     args = parse()
+    if not args.return_memory:
+        host_memory.keep()
     where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
     with contextlib.suppress(ImportError):

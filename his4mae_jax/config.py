@@ -155,7 +155,7 @@ def get_default():
     s.metric = "euclidean"  # of k-means; "whitened": by the noise between neighbouring tokens
     s.restarts = 10  # of k-means
     s.fraction = 1e-3  # of the voxels whose features fit the centres
-    s.fit_voxels = 100_000  # at most so many: the fit's memory does not grow with the volume
+    s.fit_voxels = 50_000  # at most so many: the fit's memory does not grow with the volume
     s.fit_tiles = 8  # at most so many tiles, drawn at random, are encoded for the fit
     s.within_mask = True  # fit centres inside the cell mask, where the data has one ...
     s.mask_margin = 10  # ... and so many voxels from its border: what is next to it looks mixed

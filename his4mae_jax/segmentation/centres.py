@@ -109,17 +109,19 @@ def fit(features_MxD, clusters, restarts, seed, projection_DxM=None, mixture=Fal
             f"config key segment.fraction: only {len(features_MxD)} voxels were sampled for {clusters} clusters; raise "
             "it, or segment.fit_tiles if the cell fills little of the volume, or lower segment.mask_margin"
         )
+    kmeans = sklearn.cluster.KMeans(clusters, init="k-means++", n_init=restarts, random_state=seed)
+    z_MxF = features_MxD if projection_DxM is None else features_MxD @ projection_DxM
     if projection_DxM is None:
         projection_DxM = np.eye(features_MxD.shape[1], dtype=np.float32)
-    kmeans = sklearn.cluster.KMeans(clusters, init="k-means++", n_init=restarts, random_state=seed)
-    z_MxF = features_MxD @ projection_DxM
     labels, centres_CxF = kmeans.fit_predict(z_MxF), kmeans.cluster_centers_
+    variance = kmeans.inertia_ / z_MxF.size
     if mixture:
         centres_CxF = mixture_centres(z_MxF, centres_CxF)
-        labels = np.argmin(np.sum(centres_CxF**2, axis=1) - 2 * z_MxF @ centres_CxF.T, axis=1)
+        distance_MxC = np.sum(centres_CxF**2, axis=1) - 2 * z_MxF @ centres_CxF.T
+        labels = np.argmin(distance_MxC, axis=1)
+        variance = float(np.mean(distance_MxC.min(axis=1) + np.sum(z_MxF**2, axis=1))) / z_MxF.shape[1]
     order = np.argsort(-np.bincount(labels, minlength=clusters), kind="stable")
-    variance = max(float(np.mean((z_MxF - centres_CxF[labels]) ** 2)), 1e-12)
-    return Centres(centres_CxF[order].astype(np.float32), projection_DxM, variance=variance)
+    return Centres(centres_CxF[order].astype(np.float32), projection_DxM, variance=max(float(variance), 1e-12))
 
 
 def from_codes(codes_KxD, usage_K, clusters, restarts, seed):

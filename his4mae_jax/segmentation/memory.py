@@ -2,7 +2,8 @@
 
 import ctypes
 
-MMAP_THRESHOLD, ARENA_MAX = -3, -8  # of mallopt(3)
+# Of mallopt(3): few arenas for small blocks, and large ones mapped, so that they go back at once.
+SETTINGS = {"M_ARENA_MAX": (-8, 2), "M_MMAP_MAX": (-4, 65536), "M_MMAP_THRESHOLD": (-3, 128 * 1024)}
 
 
 def return_what_is_freed():
@@ -16,5 +17,5 @@ def return_what_is_freed():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(MMAP_THRESHOLD, 128 * 1024)
-    mallopt(ARENA_MAX, 2)
+    for option, value in SETTINGS.values():
+        mallopt(option, value)

@@ -27,8 +27,9 @@ def benchmark(monkeypatch):
 def test_one_table_and_its_json(benchmark, tiny, tmp_path, monkeypatch, capsys):
     path = tmp_path / "made" / "train.json"
     monkeypatch.setattr(benchmark, "get_default", lambda: tiny)
-    options = "--batch 4 --rounds 2 --calls 1 --per-call 2 --side 24 --count --peak-tflops 2 --peer --json".split()
-    monkeypatch.setattr(sys, "argv", ["train_throughput.py", *options, str(path), "--profile", str(tmp_path / "trace")])
+    options = "--batch 4 --rounds 2 --calls 1 --per-call 2 --side 24 --count --peak-tflops 2 --return-memory --peer"
+    options = [*options.split(), "--json", str(path), "--profile", str(tmp_path / "trace")]
+    monkeypatch.setattr(sys, "argv", ["train_throughput.py", *options])
     benchmark.main()
     written = json.loads(path.read_text())
     assert [(r["method"], r["what"], r["who"]) for r in written["rows"]] == [

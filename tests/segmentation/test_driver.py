@@ -311,6 +311,22 @@ def test_centres_are_ordered_saved_and_loaded(tmp_path):
     assert loaded[3].group_C is None
 
 
+@pytest.mark.parametrize("mixture", [False, True])
+def test_variance_is_that_within_clusters(mixture):
+    """By which probabilities are the softmax of scores; of two far groups with a spread of 0.5."""
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.normal(size=(n, 3)) * 0.5 + m for n, m in ((3000, 5.0), (1000, -5.0))]).astype(np.float32)
+    centres = centre_files.fit(z, 2, 3, 0, np.eye(3, dtype=np.float32), mixture=mixture)
+    np.testing.assert_allclose(centres.variance, 0.25, rtol=0.03)
+    points = np.float32([[5, 5, 5], [0.02, 0.02, 0.02], [-0.1, 0.0, 0.05]])
+    maps = es.scores(points, *centres.linear())
+    shares = np.asarray(es.probabilities(maps, (2,), (None,), (0, 2), np.float32(centres.variance)))
+    distance = ((points[:, None] - centres.centres_CxM) ** 2).sum(-1)
+    log_odds = (distance[:, 1] - distance[:, 0]) / (2 * centres.variance)
+    np.testing.assert_allclose(shares[0], 255 * (1 + np.tanh(log_odds / 2)) / 2, atol=1)
+    assert shares[:, 0].tolist() == [255, 0] and 128 < shares[0, 1] < 255
+
+
 def test_bad_centres_files_and_too_few_samples_are_told(tmp_path):
     (tmp_path / "centres.npz").write_bytes(b"not npz")
     with pytest.raises(UserError, match="not a centres file"):

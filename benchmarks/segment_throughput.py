@@ -28,7 +28,6 @@ import numpy as np
 from segment_memory import write_noise
 from train_throughput import flop_per_image, load
 
-from his4mae_jax import host_memory
 from his4mae_jax.config import get_default
 from his4mae_jax.data import ome_zarr
 from his4mae_jax.data.contrast import Contrast
@@ -37,6 +36,7 @@ from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.segmentation.expand_stride import token_weights
 from his4mae_jax.segmentation.fit import fit_centres
+from his4mae_jax.segmentation.memory import return_what_is_freed
 
 NM = 16.0
 SLICES = 16  # that the peer holds at once
@@ -178,12 +178,10 @@ def main():
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer", nargs="*", default=["none"], help="modes of torch.compile, or 'none'")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of which the median is told")
-    parser.add_argument("--return-memory", action="store_true", help="leave malloc as it is (his4mae_jax.host_memory)")
     parser.add_argument("--folder", help="where volume and labels go (default: a temporary folder)")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
     args = parser.parse_args()
-    if not args.return_memory:
-        host_memory.keep()
+    return_what_is_freed()  # as the segment stage does
     shape = tuple(int(n) for n in args.shape.split(","))
     try:
         import torch  # noqa: F401

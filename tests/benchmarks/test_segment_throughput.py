@@ -17,7 +17,7 @@ def test_one_table_its_json_and_equal_labels(tiny, tmp_path, monkeypatch, capsys
     tiny.segment.block = (16, 16, 16)
     path = tmp_path / "segment.json"
     monkeypatch.setattr(segment_throughput, "get_default", lambda: tiny)
-    options = "--shape 20,37,42 --stride 10 --batch-fovs 8 --tile 32 --rounds 1 --axes z zyx --return-memory".split()
+    options = "--shape 20,37,42 --stride 10 --batch-fovs 8 --tile 32 --rounds 1 --axes z zyx".split()
     monkeypatch.setattr(
         sys, "argv", ["segment", *options, "--peer", "none", "--folder", str(tmp_path), "--json", str(path)]
     )

@@ -232,7 +232,10 @@ def check_replaceable(folder: pathlib.Path) -> None:
     """Raises UserError if something other than a zarr volume or an empty folder is there."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file is there; write the volume elsewhere")
-    if folder.exists() and any(folder.iterdir()) and not any((folder / n).exists() for n in _ZARR_FILES):
+    # What we write before it has its final name: killed at once, it may hold next to nothing yet.
+    unfinished = folder.name.startswith("partial.") or folder.parent.name.endswith(".partial")
+    known = unfinished or any((folder / n).exists() for n in _ZARR_FILES)
+    if folder.exists() and any(folder.iterdir()) and not known:
         raise UserError(f"{folder}: not a zarr volume, so it is not overwritten; remove it yourself or write elsewhere")
 
 

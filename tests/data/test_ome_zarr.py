@@ -187,7 +187,7 @@ def test_what_was_begun_under_a_partial_name_is_ours(tmp_path):
     """Killed before it wrote any metadata, a volume is begun anew; under another name it may be anything."""
     for path in (tmp_path / "partial.a.ome.zarr", tmp_path / "segment.partial" / "a.ome.zarr"):
         (path / "0").mkdir(parents=True)
-        ome_zarr.create(path, (4, 4, 4), np.uint8, 8.0, overwrite=True)
+        create(path, (4, 4, 4), np.uint8, 8.0, overwrite=True)
     (tmp_path / "a.ome.zarr" / "0").mkdir(parents=True)
     with pytest.raises(UserError, match="not overwritten"):
-        ome_zarr.create(tmp_path / "a.ome.zarr", (4, 4, 4), np.uint8, 8.0, overwrite=True)
+        create(tmp_path / "a.ome.zarr", (4, 4, 4), np.uint8, 8.0, overwrite=True)

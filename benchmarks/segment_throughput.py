@@ -26,7 +26,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs
 import jax
 import numpy as np
 from segment_memory import write_noise
-from train_throughput import flop_per_image, load
+from train_throughput import load
 
 from his4mae_jax.config import get_default
 from his4mae_jax.data import ome_zarr
@@ -37,6 +37,7 @@ from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.segmentation.expand_stride import token_weights
 from his4mae_jax.segmentation.fit import fit_centres
 from his4mae_jax.segmentation.memory import return_what_is_freed
+from his4mae_jax.training.flop import flop_per_image
 
 NM = 16.0
 SLICES = 16  # that the peer holds at once

@@ -25,7 +25,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs
 import jax
 import numpy as np
 
-from his4mae_jax import host_memory
 from his4mae_jax.config import get_default
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.fields_of_view import Plan, make_geometry
@@ -35,6 +34,8 @@ from his4mae_jax.segmentation.encode import make_encode
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
 from his4mae_jax.training.calls import compile_calls
+from his4mae_jax.training.feed import steps_per_call
+from his4mae_jax.training.flop import flop_per_image
 from his4mae_jax.training.optimizer import make_optimizer
 from his4mae_jax.training.step import compile_steps
 
@@ -75,7 +76,7 @@ class Ours:
         self.create = lambda: states.create(config, models, optimizer)
         self.state = jax.jit(self.create, out_shardings=everywhere)()
         self.params = jax.device_get(self.state.params)
-        self.per_call = config.train.steps_per_call
+        self.per_call = steps_per_call(config, True)
         self._advance, _ = compile_calls(config, models, optimizer, mesh, per_call=self.per_call, resident=sampler)
         self._data = sampler.arrays
         split = meshes.batch_sharding(mesh)
@@ -117,30 +118,6 @@ class Theirs:
         for _ in range(calls):
             self._step.encode(self._images)
         self._step.wait()
-
-
-def flop_per_image(config):
-    """Floating-point operations of the matrix products for one image: `{"step", "encode"}`.
-
-    A gradient costs twice its forward pass; the teacher has none.
-    """
-    m = config.model
-    N, P, D = (m.fov // m.patch_size) ** 2, m.patch_size**2, m.embed_dim
-    visible = int(N * (1 - config.objective.mask_ratio) + 1e-9)
-
-    def blocks(tokens, dim, depth):
-        linear = 2 * dim * (4 * dim + 2 * int(m.mlp_ratio * dim))
-        return depth * (tokens * linear + 4 * tokens**2 * dim)
-
-    def encoder(tokens):
-        return 2 * tokens * P * D + blocks(tokens + m.cls_token, D, m.depth)
-
-    decoder = 2 * visible * D * m.decoder_dim + 2 * N * m.decoder_dim * P
-    decoder += blocks(N + m.cls_token, m.decoder_dim, m.decoder_depth)
-    step = 3 * (encoder(visible) + decoder)
-    if config.method == "his4mae":
-        step += encoder(N) + 2 * N * config.codebook.size * D
-    return {"step": step, "encode": encoder(N)}
 
 
 def xla_counts(config, ours):
@@ -229,10 +206,9 @@ def parse():
     parser.add_argument("--what", nargs="+", choices=("step", "encode"), default=["step", "encode"])
     parser.add_argument("--rounds", type=int, default=5, help="measurements of which the median is told")
     parser.add_argument("--calls", type=int, default=2, help="calls in a row that make one measurement")
-    parser.add_argument("--per-call", type=int, default=1, help="our steps in one call")
+    parser.add_argument("--per-call", type=int, default=0, help="our steps in one call (0: as training takes them)")
     parser.add_argument("--side", type=int, default=256, help="voxels a side of the volume")
     parser.add_argument("--peak-tflops", type=float, help="of the device, at this dtype")
-    parser.add_argument("--return-memory", action="store_true", help="leave malloc as it is (his4mae_jax.host_memory)")
     parser.add_argument("--count", action="store_true", help="compile once more for XLA's own count of FLOP and bytes")
     parser.add_argument("--profile", help="folder of a trace of one round of our steps")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
@@ -242,17 +218,17 @@ def parse():
 def measured(method, args, volume):
     """`(rows, {FLOP, XLA's counts, profile})` of one method."""
     config, rows = configured(method, args), []
-    flop = flop_per_image(config)
-    runners = {"ours": Ours(config, volume)}
+    flop, runners = flop_per_image(config), {"ours": Ours(config, volume)}
     for mode in args.peer:
         runners[f"torch, {mode}"] = Theirs(config, volume, mode, runners["ours"].params)
     found = {"flop_per_image": flop}
-    print(f"{method}: {flop['step'] / 1e9:.2f} GFLOP a step and image, {flop['encode'] / 1e9:.2f} to encode")
+    print(f"{method}: {flop['step'] / 1e9:.2f} GFLOP a step and image, {flop['encode'] / 1e9:.2f} to encode; "
+          f"{runners['ours'].per_call} of our steps a call")  # fmt: skip
     if args.count:
         found["xla"] = xla_counts(config, runners["ours"])
         print("XLA counts " + ", ".join(f"{k} {v:.4g}" for k, v in found["xla"].items() if v is not None))
     for what in args.what:
-        calls = args.calls * (args.per_call if what == "step" else 1)
+        calls = args.calls * (runners["ours"].per_call if what == "step" else 1)
         rates = take_turns(runners, "steps" if what == "step" else "encode", args.rounds, calls)
         some = []
         for who, rounds in rates.items():
@@ -264,15 +240,13 @@ def measured(method, args, volume):
         tell(some, flop[what], args.peak_tflops)
         rows += some
     if args.profile:
-        steps = args.calls * args.per_call
+        steps = args.calls * runners["ours"].per_call
         found["profile"] = profile(f"{args.profile}/{method}", lambda: runners["ours"].steps(steps))
     return rows, found
 
 
 def main():
     args = parse()
-    if not args.return_memory:
-        host_memory.keep()
     where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
     with contextlib.suppress(ImportError):

@@ -127,7 +127,8 @@ def get_default():
     r.warmup = 0.05  # fraction of all steps
     r.weight_decay = 0.05
     r.betas = (0.9, 0.95)
-    # Optimiser steps in one call of the device; 0: 25 where an accelerator cuts its own fields of view, else 1.
+    # Optimiser steps in one call of the device. 0: on an accelerator 25 where it cuts its own fields of view, else 1;
+    # on a CPU 1 to 25 by the model's size.
     r.steps_per_call = 0
     r.require_accelerator = False  # True: refuse to train on a CPU
     r.log_every = 50  # steps

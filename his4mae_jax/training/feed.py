@@ -12,9 +12,11 @@ from his4mae_jax.data.streaming import HostSampler, total_bytes
 from his4mae_jax.data.volume import chunks_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.training import mesh as meshes
+from his4mae_jax.training.flop import flop_per_image
 
 PREFETCH = 3  # calls whose batches are read, and put on the device, ahead of the step
-PER_CALL = 25  # steps in one call where the accelerator cuts its own batches
+PER_CALL = 25  # steps in one call, at most
+CPU_CALL_FLOP = 1e12  # of one call on a CPU: seconds, so that one which is told to stop does soon
 POOL_BRICKS = 64  # of data.pool_bricks = -1, for volumes that do not fit in memory
 
 
@@ -55,9 +57,17 @@ def on_device(config, volumes, labels=None):
 
 
 def steps_per_call(config, cuts_itself):
-    """Optimiser steps in one call: as configured, or 1 unless an accelerator cuts its own batches."""
-    auto = PER_CALL if cuts_itself and jax.default_backend() != "cpu" else 1
-    return config.train.steps_per_call or auto
+    """Optimiser steps in one call: as configured, or by itself.
+
+    On a CPU a call's memory is asked for and cleared once, and starting a call of a small model takes a quarter
+    of its time: several there, of about `CPU_CALL_FLOP` together. An accelerator fed by the host takes one at a
+    time; one that cuts its own batches `PER_CALL`.
+    """
+    if config.train.steps_per_call:
+        return config.train.steps_per_call
+    if jax.default_backend() != "cpu":
+        return PER_CALL if cuts_itself else 1
+    return int(np.clip(CPU_CALL_FLOP / (config.train.batch_size * flop_per_image(config)["step"]), 1, PER_CALL))
 
 
 def host_rows(batch_size):

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from his4mae_jax.config import get_default
 from his4mae_jax.data import resident
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.errors import UserError
@@ -64,6 +65,16 @@ def test_automatic_sampling_on_the_device_needs_an_accelerator_with_room(tiny, m
     assert feed.on_device(tiny, volumes)
     tiny.data.sampler = "auto"
     assert not feed.on_device(tiny, volumes)
+
+
+def test_a_call_on_a_cpu_takes_as_many_steps_as_make_seconds(tiny):
+    assert feed.steps_per_call(tiny, False) == feed.steps_per_call(tiny, True) == 25
+    paper = get_default()
+    assert feed.steps_per_call(paper, False) == 1
+    paper.train.batch_size = 32
+    assert feed.steps_per_call(paper, False) == 3
+    paper.train.steps_per_call = 7
+    assert feed.steps_per_call(paper, False) == 7
 
 
 def test_an_accelerator_asked_for_must_be_there(tiny):

@@ -160,3 +160,54 @@ def test_a_loss_that_is_not_finite_is_told_and_not_saved(config, volumes, tmp_pa
     with pytest.raises(UserError, match=r"not finite at step \d+; lower --config.train.lr"):
         run(config, volumes, tmp_path, "host", 1)
     assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, reference, tmp_path, monkeypatch):
+    """A disk that has not finished the save of step 9 until step 18 holds no step up, and gets step 9's state.
+
+    Steps donate their state: what is written must be a copy.
+    """
+    import threading
+
+    import orbax.checkpoint as ocp
+
+    go, save, steps, states_at = threading.Event(), ocp.StandardCheckpointHandler.async_save, [], {}
+
+    class SlowDisk(ocp.future.Future):
+        def __init__(self, written):
+            self._written = written
+
+        def result(self, timeout=None):
+            assert go.wait(60)
+            return self._written.result(timeout)
+
+    async def slow_save(self, *args, **kwargs):
+        return [SlowDisk(written) for written in await save(self, *args, **kwargs)]
+
+    compiled = calls.compile_calls
+
+    def watched(*args, **kwargs):
+        advance, place = compiled(*args, **kwargs)
+
+        def step(state, data, count):
+            first = int(state.step)
+            state, metrics = advance(state, data, count)
+            steps.append((first, go.is_set()))
+            if first + count == 9:
+                states_at[9] = jax.device_get(jax.tree.map(lambda x: x.copy(), state))
+            if first + count == 17:
+                assert not Checkpoints(tmp_path, config).steps()  # nothing is whole yet
+                go.set()
+            return state, metrics
+
+        return step, place
+
+    monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", slow_save)
+    monkeypatch.setattr(loop, "compile_calls", watched)
+    run(config, volumes, tmp_path)
+    assert [first for first, finished in steps if not finished and first >= 9] == list(range(9, 17))
+    equal(final_state(config, tmp_path), reference(config)[0])
+    checkpoints = Checkpoints(tmp_path, config)
+    saved, _ = checkpoints.restore(9, jax.eval_shape(lambda: states_at[9]), replicated(make_mesh()))
+    checkpoints.close()
+    equal(jax.device_get(saved), states_at[9])

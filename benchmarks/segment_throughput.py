@@ -37,6 +37,7 @@ from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.segmentation.expand_stride import token_weights
 from his4mae_jax.segmentation.fit import fit_centres
 from his4mae_jax.segmentation.memory import return_what_is_freed
+from his4mae_jax.training.cores import share_cores
 from his4mae_jax.training.flop import flop_per_image
 
 NM = 16.0
@@ -183,6 +184,7 @@ def main():
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
     args = parser.parse_args()
     return_what_is_freed()  # as the segment stage does
+    share_cores(configured(args, args.axes[0]))
     shape = tuple(int(n) for n in args.shape.split(","))
     try:
         import torch  # noqa: F401

@@ -34,6 +34,7 @@ from his4mae_jax.segmentation.encode import make_encode
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
 from his4mae_jax.training.calls import compile_calls
+from his4mae_jax.training.cores import share_cores
 from his4mae_jax.training.feed import steps_per_call
 from his4mae_jax.training.flop import flop_per_image
 from his4mae_jax.training.optimizer import make_optimizer
@@ -247,6 +248,7 @@ def measured(method, args, volume):
 
 def main():
     args = parse()
+    share_cores(configured(args.method[0], args))
     where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
     about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
     with contextlib.suppress(ImportError):

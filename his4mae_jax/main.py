@@ -166,6 +166,10 @@ def main(argv):
     configs.validate(_CONFIG.value)  # before others are waited for
     if _MODE.value not in ALONE:
         join()
+    if _MODE.value != "fetch":
+        from his4mae_jax.training.cores import share_cores
+
+        share_cores(_CONFIG.value)
     run(_CONFIG.value, _WORKDIR.value, _MODE.value)
     if _process is not None:
         from his4mae_jax.training import distributed

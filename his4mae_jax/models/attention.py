@@ -42,7 +42,8 @@ def implementation(dtype, head_dim):
 
 def images_at_once(batch, num_heads, tokens):
     """Images of one tile on CPUs: a divisor of `batch` whose score maps take about `SCORES_BYTES` a device."""
-    devices = jax.device_count()
+    # Within shard_map a batch is one device's already.
+    devices = 1 if jax.sharding.get_abstract_mesh().manual_axes else jax.device_count()
     most = max(1, SCORES_BYTES // (4 * num_heads * tokens**2)) * devices
     # A multiple of the devices, so that each takes its own images in every tile; the whole batch where there is none.
     return next((n for n in range(min(most, batch), 0, -1) if batch % n == 0 and n % devices == 0), batch)

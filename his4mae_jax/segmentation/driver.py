@@ -7,8 +7,8 @@ linear, as is the expansion to voxels: labels need only the C score maps of a ti
 feature dimension. Features themselves are held for the fit alone, those of one tile of at most
 `FIT_TILE` voxels a side.
 
-A tile goes from raw voxels to labels in one jitted function; tiles of one volume have equal shapes
-and share it. While a tile is computed the next is read.
+A tile goes from raw voxels to labels in one jitted function, in which the devices of this host share slices; tiles
+of one volume have equal shapes and share it. While a tile is computed the next is read.
 
 With cover-stride every voxel has a token of its own (`cover_stride`). The fit then encodes only
 the fields of view of the voxels sampled; the score maps of a tile are held at every voxel.
@@ -30,7 +30,9 @@ from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation import sampling
 from his4mae_jax.segmentation.blocks import in_order
 from his4mae_jax.segmentation.encode import SYMMETRIES, make_encode
+from his4mae_jax.segmentation.split import split_map
 from his4mae_jax.segmentation.tiling import Tiling, spans
+from his4mae_jax.training.mesh import make_local_mesh
 
 FIT_TILE = 256  # voxels a side at most of the cube that holds as much as a tile of the fit
 FEATURES_BYTES = 2**28  # of such a tile's lattice of features; smaller tiles where they would be more
@@ -90,7 +92,7 @@ class Segmenter:
                 f"config key segment.shifts is {self.shifts}: give 1 to {self.patch} shifts of the token grid within a "
                 "patch (model.patch_size)"
             )
-        self._encode = make_encode(self.models, self.symmetries)
+        self._encode, self._mesh = make_encode(self.models, self.symmetries), make_local_mesh()
         self._features, self._tokens = jax.jit(self._lattices), jax.jit(self._tokens_of)
         self._label = jax.jit(self._label_tile, static_argnames=("counts", "of"))
         self._label_held = jax.jit(self._label_lattices, static_argnames=("counts", "of"))
@@ -206,7 +208,8 @@ class Segmenter:
         """The lattice that slices across one axis give, `(z, y, x, F)`."""
         rows, cols = (grid[i] for i in range(3) if i != axis)
         planes, where = jnp.moveaxis(box, axis, 0), grid[axis]["slices"]
-        at_once = _slices_at_once(len(rows["origins"]) * len(cols["origins"]), self.batch, len(where))
+        share = -(-len(where) // self._mesh.size)
+        at_once = _slices_at_once(len(rows["origins"]) * len(cols["origins"]), self.batch, share)
         filled = jnp.concatenate([where, jnp.repeat(where[-1:], -len(where) % at_once)])
         size = dict(fov=self.fov, batch=self.batch, **({"patch": self.patch} if self.cover else {}))
         token_grid = cs.token_grid if self.cover else es.token_grid
@@ -214,7 +217,7 @@ class Segmenter:
         def encode(take):
             return token_grid(self._project(params, linear), grey(planes[take], window), rows, cols, **size)
 
-        out = jax.lax.map(encode, filled.reshape(-1, at_once))
+        out = split_map(self._mesh, encode, filled.reshape(-1, at_once))
         return jnp.moveaxis(out.reshape(-1, *out.shape[2:])[: len(where)], 0, axis)
 
     def _lattices(self, params, box, grids, window, linear=None):
@@ -251,7 +254,7 @@ class Segmenter:
             labels = es.nearest(maps, counts, groups)
             return labels, None if of is None else es.probabilities(maps, counts, groups, of, variance)
 
-        labels, shares = jax.lax.map(some, jnp.asarray(chunks))
+        labels, shares = split_map(self._mesh, some, jnp.asarray(chunks))
         merge = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :depth]  # noqa: E731
         return merge(labels), None if shares is None else merge(shares)
 
@@ -285,7 +288,10 @@ class Segmenter:
 
     def _tokens_of(self, params, fovs, window, token_Bx2):
         """One token of each field of view, `(B, D)`."""
-        return self._encode(params, grey(fovs, window))[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
+        devices = self._mesh.size if len(fovs) % self._mesh.size == 0 else 1
+        parts = grey(fovs, window).reshape(devices, -1, *fovs.shape[1:])
+        tokens = split_map(self._mesh, lambda some: self._encode(params, some), parts)
+        return tokens.reshape(len(fovs), *tokens.shape[2:])[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
 
     def features_at(self, box, tiles, index_Mx3):
         """Cover-stride features at M voxels written by a tile: an array `(M, D)` for each of `axes`.

@@ -1,0 +1,43 @@
+"""A CPU's cores as several devices.
+
+One CPU device spreads each operation over the cores by itself, and leaves them idle in between: two cores encode 1.5
+times as fast as one by it, and nearly twice as fast as two devices that each take half of the images
+(docs/performance.md).
+"""
+
+import os
+
+import jax
+
+from his4mae_jax.training.flop import flop_per_image
+
+MOST = 8
+WORTH_FLOP = (
+    2e10  # of a step: about 0.1 s on a core. Smaller ones gain nothing: what devices tell each other costs 10 ms
+)
+
+
+def cpu_devices(config, cores):
+    """Devices to make of `cores`: a divisor of the batch, so that each takes as many images."""
+    batch = config.train.batch_size
+    if batch * flop_per_image(config)["step"] < WORTH_FLOP:
+        return 1
+    return max(n for n in range(1, min(cores, MOST) + 1) if batch % n == 0)
+
+
+def share_cores(config):
+    """Have JAX take the CPU for several devices, before it starts; the number is returned.
+
+    Left as it is, and None returned, where somebody chose a number (JAX_NUM_CPU_DEVICES, or XLA_FLAGS), where several
+    processes share the run, and where JAX has started.
+    """
+    chosen = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if chosen or os.environ.get("JAX_NUM_PROCESSES"):
+        return None
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    number = cpu_devices(config, cores)
+    try:
+        jax.config.update("jax_num_cpu_devices", number)
+    except RuntimeError:  # JAX has started
+        return None
+    return number

@@ -60,4 +60,4 @@ def test_three_devices_give_what_one_gives(tmp_path):
     assert len(np.unique(one["0 1"])) > 1
     for key in one.files:
         features_of_cover = key in ("3 0", "4 0")  # a device encodes a part of a batch, and takes sums in another order
-        np.testing.assert_allclose(one[key], three[key], rtol=0, atol=1e-5 if features_of_cover else 0)
+        np.testing.assert_allclose(one[key], three[key], rtol=0, atol=1e-4 if features_of_cover else 0)

@@ -10,6 +10,7 @@ from his4mae_jax.evaluation.compare_tables import spread
 from his4mae_jax.report import style
 from his4mae_jax.report.compare_curves import COLOURS, MARKERS
 
+LEAST_DSC = 0.1  # that the axis of the mean spans
 BESIDE = 2**0.07  # the seeds' dots stand right of the error bar
 
 
@@ -61,6 +62,9 @@ def codebook_sizes(lines: Sequence[Line], class_names: Sequence[str], path) -> N
         ax.grid(color="#E5E5E5", linewidth=0.8)
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
+    low, high = axes[0].get_ylim()
+    if high - low < LEAST_DSC:  # differences that say nothing are not drawn as large ones
+        axes[0].set_ylim((low + high - LEAST_DSC) / 2, (low + high + LEAST_DSC) / 2)
     for ax in axes:
         if len(ax.get_legend_handles_labels()[0]) > 1:
             ax.legend(frameon=False, fontsize=8, ncols=2)

@@ -1,7 +1,7 @@
 """A CPU's cores as several devices.
 
 One CPU device spreads each operation over the cores by itself, and leaves them idle in between: two cores encode 1.5
-times as fast as one by it, and nearly twice as fast as two devices that each take half of the images
+times as fast as one that way. As two devices, each of which takes half of the images, they are twice as fast as one
 (docs/performance.md).
 """
 

@@ -7,7 +7,7 @@ RUN := $(VENV)/bin/python
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
-	@echo "== demo: synthetic cells, a small model, two CPU cores: 8 to 10 minutes"
+	@echo "== demo: synthetic cells, a small model, two CPU cores: about 8 minutes"
 	$(RUN) -m his4mae_jax.main --config=configs/demo.py --workdir=runs/demo
 	@echo "== demo: done. Tables in runs/demo/metrics.json, pictures in runs/demo/figures/"
 

@@ -152,7 +152,8 @@ def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):
 
 def train_args(betaseg, workdir):
     return ("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=train", f"--config.data.root={betaseg}",
-            *SMALL, "--config.train.steps=600", "--config.train.checkpoint_every=25")  # fmt: skip
+            *SMALL, "--config.train.steps=600", "--config.train.checkpoint_every=25",
+            "--config.train.steps_per_call=2")  # fmt: skip
 
 
 def final_state(workdir):

@@ -133,12 +133,13 @@ def main():
     print(f"{where}, {os.cpu_count()} CPU cores, jax {jax.__version__}, load {load:.1f}")
     print(f"{'':<16} {'seconds':>10} {'power':>6} {'MB':>10} {'power':>6}")
     found = {}
-    if args.batches:
-        config = {"small": get_small, "full": get_default}[args.model]()
-        found["batches"] = batches(args.batches, config, args.calls, tell)
+    # Volumes first: a process's peak counts what the one that started it held, which is little before the steps.
     if args.sides:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
             found["volumes"] = volumes(args.sides, args.axes, args.tile, pathlib.Path(folder), tell)
+    if args.batches:
+        config = {"small": get_small, "full": get_default}[args.model]()
+        found["batches"] = batches(args.batches, config, args.calls, tell)
     if args.figure and found:
         draw(args.figure, found)
     if args.json:

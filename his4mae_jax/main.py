@@ -166,7 +166,7 @@ def main(argv):
     configs.validate(_CONFIG.value)  # before others are waited for
     if _MODE.value not in ALONE:
         join()
-    if _MODE.value != "fetch":
+    if _MODE.value not in ("fetch", "compare"):  # each run of a comparison does this itself
         from his4mae_jax.training.cores import share_cores
 
         share_cores(_CONFIG.value)

@@ -3,7 +3,7 @@
 import ctypes
 
 # Of mallopt(3): few arenas for small blocks, and large ones mapped, so that they go back at once.
-SETTINGS = {"M_ARENA_MAX": (-8, 2), "M_MMAP_MAX": (-4, 65536), "M_MMAP_THRESHOLD": (-3, 128 * 1024)}
+SETTINGS = {"M_ARENA_MAX": (-8, 2), "M_MMAP_THRESHOLD": (-3, 128 * 1024)}
 
 
 def return_what_is_freed():

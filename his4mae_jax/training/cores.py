@@ -12,9 +12,8 @@ import jax
 from his4mae_jax.training.flop import flop_per_image
 
 MOST = 8
-WORTH_FLOP = (
-    2e10  # of a step: about 0.1 s on a core. Smaller ones gain nothing: what devices tell each other costs 10 ms
-)
+# Of a step: about 0.1 s on a core. Smaller ones gain nothing, as what devices tell each other costs 10 ms.
+WORTH_FLOP = 2e10
 
 
 def cpu_devices(config, cores):

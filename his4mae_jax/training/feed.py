@@ -66,10 +66,10 @@ def steps_per_call(config, cuts_itself):
     """
     if config.train.steps_per_call:
         return config.train.steps_per_call
-    if jax.default_backend() == "cpu" and config.method == "vae":
-        return 1
     if jax.default_backend() != "cpu":
         return PER_CALL if cuts_itself else 1
+    if config.method == "vae":
+        return 1
     return int(np.clip(CPU_CALL_FLOP / (config.train.batch_size * flop_per_image(config)["step"]), 1, PER_CALL))
 
 

@@ -7,10 +7,12 @@ A volume of smooth noise lies in a zarr of 64^3 chunks; the encoder has the pape
 cold" is the first run in the process, compilation included: reading, contrast, the fit of the centres, labels, their
 OME-Zarr. "ours" is the same again, fit and labels apart. "torch" (slices across z; needs PyTorch) reads the same
 zarr, labels by the same centres and writes the same kind of zarr: it is to be held against our labels alone, and
-takes turns with them. The share of voxels with equal labels is told.
+takes turns with them. The share of voxels with equal labels is told. malloc is set for each as its user would have it:
+ours returns what is freed, as the segment stage does; PyTorch, slower by half with that, keeps it, as by glibc's defaults.
 """
 
 import argparse
+import ctypes
 import itertools
 import json
 import math
@@ -36,12 +38,13 @@ from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.segmentation.expand_stride import token_weights
 from his4mae_jax.segmentation.fit import fit_centres
-from his4mae_jax.segmentation.memory import return_what_is_freed
+from his4mae_jax.segmentation.memory import SETTINGS, return_what_is_freed
 from his4mae_jax.training.cores import share_cores
 from his4mae_jax.training.flop import flop_per_image
 
 NM = 16.0
 SLICES = 16  # that the peer holds at once
+KEEP = {"M_ARENA_MAX": 8 * (os.cpu_count() or 1), "M_MMAP_THRESHOLD": 32 << 20}  # where glibc's defaults end
 
 
 def configured(args, axes):
@@ -74,6 +77,7 @@ def write_labels(folder, shape, pieces):
 
 def ours(config, segmenter, path, folder):
     """Fit, then label and write: `(seconds of the fit, seconds of the labels, centres)`."""
+    return_what_is_freed()
     began = time.perf_counter()
     volume = open_volume(path)
     centres, _ = fit_centres(config, segmenter, volume, [config.segment.clusters], config.segment.fraction, None)
@@ -83,10 +87,22 @@ def ours(config, segmenter, path, folder):
 
 
 def label_ours(config, segmenter, path, folder, centres):
+    return_what_is_freed()
     volume, C = open_volume(path), config.segment.clusters
     tiles = segmenter.label_tiles(volume.shape, 1, C, block=tuple(config.segment.block))
     pieces = ((tile.write, labels[C]) for tile, labels, _ in segmenter.label(volume, centres, tiles))
     write_labels(folder, volume.shape, pieces)
+
+
+def keep_what_is_freed():
+    """Undo `return_what_is_freed`: glibc's limit on arenas, and the size of mapped blocks that it comes to by itself."""
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    for name, value in KEEP.items():
+        mallopt(SETTINGS[name][0], value)
+    mallopt(-1, 2 * KEEP["M_MMAP_THRESHOLD"])  # M_TRIM_THRESHOLD
 
 
 def make_theirs(config, params, centres, mode):
@@ -104,6 +120,7 @@ def make_theirs(config, params, centres, mode):
     labeller = torch_peer.Labeller(step, weights, offset, edge, s.stride, s.batch_fovs)
 
     def label(path, folder):
+        keep_what_is_freed()
         volume = open_volume(path)
         spans = [slice(z, min(z + SLICES, volume.shape[0])) for z in range(0, volume.shape[0], SLICES)]
         whole = tuple(slice(0, n) for n in volume.shape[1:])
@@ -183,7 +200,6 @@ def main():
     parser.add_argument("--folder", help="where volume and labels go (default: a temporary folder)")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
     args = parser.parse_args()
-    return_what_is_freed()  # as the segment stage does
     share_cores(configured(args, args.axes[0]))
     shape = tuple(int(n) for n in args.shape.split(","))
     try:

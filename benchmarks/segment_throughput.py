@@ -7,8 +7,9 @@ A volume of smooth noise lies in a zarr of 64^3 chunks; the encoder has the pape
 cold" is the first run in the process, compilation included: reading, contrast, the fit of the centres, labels, their
 OME-Zarr. "ours" is the same again, fit and labels apart. "torch" (slices across z; needs PyTorch) reads the same
 zarr, labels by the same centres and writes the same kind of zarr: it is to be held against our labels alone, and
-takes turns with them. The share of voxels with equal labels is told. malloc is set for each as its user would have it:
-ours returns what is freed, as the segment stage does; PyTorch, slower by half with that, keeps it, as by glibc's defaults.
+takes turns with them. The share of voxels with equal labels is told. malloc is set
+for each as its user would have it: ours returns what is freed, as the segment stage does; PyTorch, slower by half
+with that, keeps it, as by glibc's defaults.
 """
 
 import argparse
@@ -95,7 +96,7 @@ def label_ours(config, segmenter, path, folder, centres):
 
 
 def keep_what_is_freed():
-    """Undo `return_what_is_freed`: glibc's limit on arenas, and the size of mapped blocks that it comes to by itself."""
+    """Undo `return_what_is_freed`: glibc's limit on arenas, and the size of mapped blocks that it grows to."""
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):

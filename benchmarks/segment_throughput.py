@@ -7,13 +7,12 @@ A volume of smooth noise lies in a zarr of 64^3 chunks; the encoder has the pape
 cold" is the first run in the process, compilation included: reading, contrast, the fit of the centres, labels, their
 OME-Zarr. "ours" is the same again, fit and labels apart. "torch" (slices across z; needs PyTorch) reads the same
 zarr, labels by the same centres and writes the same kind of zarr: it is to be held against our labels alone, and
-takes turns with them. The share of voxels with equal labels is told. malloc is set
-for each as its user would have it: ours returns what is freed, as the segment stage does; PyTorch, slower by half
-with that, keeps it, as by glibc's defaults.
+takes turns with them. The share of voxels with equal labels is told. malloc is set for each as its user would have it:
+ours returns what is freed, as the segment stage does; PyTorch, slower by half with that, keeps it, as by glibc's
+defaults.
 """
 
 import argparse
-import ctypes
 import itertools
 import json
 import math
@@ -39,13 +38,17 @@ from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.segmentation.driver import Segmenter
 from his4mae_jax.segmentation.expand_stride import token_weights
 from his4mae_jax.segmentation.fit import fit_centres
-from his4mae_jax.segmentation.memory import SETTINGS, return_what_is_freed
+from his4mae_jax.segmentation.memory import return_what_is_freed, set_malloc
 from his4mae_jax.training.cores import share_cores
 from his4mae_jax.training.flop import flop_per_image
 
 NM = 16.0
 SLICES = 16  # that the peer holds at once
-KEEP = {"M_ARENA_MAX": 8 * (os.cpu_count() or 1), "M_MMAP_THRESHOLD": 32 << 20}  # where glibc's defaults end
+PEER_MALLOC = {  # as glibc's defaults end up
+    "M_ARENA_MAX": (-8, 8 * (os.cpu_count() or 1)),
+    "M_MMAP_THRESHOLD": (-3, 32 << 20),
+    "M_TRIM_THRESHOLD": (-1, 64 << 20),
+}
 
 
 def configured(args, axes):
@@ -95,17 +98,6 @@ def label_ours(config, segmenter, path, folder, centres):
     write_labels(folder, volume.shape, pieces)
 
 
-def keep_what_is_freed():
-    """Undo `return_what_is_freed`: glibc's limit on arenas, and the size of mapped blocks that it grows to."""
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
-        return
-    for name, value in KEEP.items():
-        mallopt(SETTINGS[name][0], value)
-    mallopt(-1, 2 * KEEP["M_MMAP_THRESHOLD"])  # M_TRIM_THRESHOLD
-
-
 def make_theirs(config, params, centres, mode):
     """`label(path, folder)` of the peer."""
     import torch
@@ -121,7 +113,7 @@ def make_theirs(config, params, centres, mode):
     labeller = torch_peer.Labeller(step, weights, offset, edge, s.stride, s.batch_fovs)
 
     def label(path, folder):
-        keep_what_is_freed()
+        set_malloc(PEER_MALLOC)
         volume = open_volume(path)
         spans = [slice(z, min(z + SLICES, volume.shape[0])) for z in range(0, volume.shape[0], SLICES)]
         whole = tuple(slice(0, n) for n in volume.shape[1:])

@@ -38,7 +38,8 @@ FIT_TILE = 256  # voxels a side at most of the cube that holds as much as a tile
 FEATURES_BYTES = 2**28  # of such a tile's lattice of features; smaller tiles where they would be more
 EXPAND_SLICES = 8  # slices of score maps expanded to voxels at once
 MAPS_BYTES = 2**30  # of a tile's score maps and labels at most; smaller tiles where there are many
-GROUP = 4  # slices are encoded together until they make so many batches
+GROUP = 4  # slices are encoded together until they make so many batches,
+GROUP_BYTES = 2**25  # or more, up to such a size of their tokens' features or scores
 
 
 @dataclasses.dataclass
@@ -209,7 +210,10 @@ class Segmenter:
         rows, cols = (grid[i] for i in range(3) if i != axis)
         planes, where = jnp.moveaxis(box, axis, 0), grid[axis]["slices"]
         share = -(-len(where) // self._mesh.size)
-        at_once = _slices_at_once(len(rows["origins"]) * len(cols["origins"]), self.batch, share)
+        per_slice = len(rows["origins"]) * len(cols["origins"])
+        values = len(linear[0]) if linear else self.models.encoder.embed_dim
+        together = GROUP_BYTES // (4 * values * math.prod(self.models.encoder.grid))
+        at_once = _slices_at_once(per_slice, self.batch, share, max(GROUP * self.batch, together))
         filled = jnp.concatenate([where, jnp.repeat(where[-1:], -len(where) % at_once)])
         size = dict(fov=self.fov, batch=self.batch, **({"patch": self.patch} if self.cover else {}))
         token_grid = cs.token_grid if self.cover else es.token_grid
@@ -357,10 +361,10 @@ def grey(raw, window):
     return jnp.where(invert, 1.0 - out, out)
 
 
-def _slices_at_once(per_slice, batch, number):
-    """How many slices' fields of view are encoded together: those that leave least of the last batch empty."""
-    most = max(1, min(GROUP * batch // per_slice, number))
-    return min(range(1, most + 1), key=lambda s: (-(-s * per_slice // batch) * batch / s, s))
+def _slices_at_once(per_slice, batch, number, most):
+    """How many of `number` slices are encoded together, of at most `most` fields of view: fewest batches in all."""
+    choices = range(1, max(1, min(most // per_slice, number)) + 1)
+    return min(choices, key=lambda s: (-(-number // s) * -(-s * per_slice // batch), s))
 
 
 def _filled(lattice, sizes):

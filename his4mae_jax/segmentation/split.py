@@ -8,8 +8,8 @@ from jax.sharding import PartitionSpec
 def split_map(mesh, fn, xs):
     """`jax.lax.map(fn, xs)` under jit, its rounds cut into equal parts, one for each device of `mesh`.
 
-    Every round is computed as one device alone would, so that results are the same to the last bit. What `fn` closes
-    over lies on all devices. Where rounds do not divide, the last is computed anew to fill up.
+    Every round is computed as one device alone would, though the compiler may take sums in another order. What `fn`
+    closes over lies on all devices. Where rounds do not divide, the last is computed anew to fill up.
     """
     if mesh.size == 1:
         return jax.lax.map(fn, xs)

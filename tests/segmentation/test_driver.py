@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import numpy as np
 import pytest
 import scipy.ndimage
+from hypothesis import given
+from hypothesis import strategies as st
 
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.errors import UserError
@@ -430,3 +433,19 @@ def test_with_clusters_enough_each_used_code_is_its_own_label():
         centre_files.from_codes(codes, (1, 1, 1, 1), 255, 2, 0)
     with pytest.raises(UserError, match="codebook"):
         centre_files.from_codes(codes, (0, 0, 0, 0), 2, 2, 0)
+
+
+@given(st.integers(1, 300), st.integers(1, 600), st.integers(1, 150), st.integers(1, 6000))
+def test_slices_at_once_leave_least_of_their_batches_empty(per_slice, batch, number, most):
+    at_once = driver._slices_at_once(per_slice, batch, number, most)
+    assert 1 <= at_once <= number and (at_once == 1 or at_once * per_slice <= most)
+    batches = lambda s: math.ceil(number / s) * math.ceil(s * per_slice / batch)  # noqa: E731
+    allowed = [s for s in range(1, number + 1) if s * per_slice <= most] or [1]
+    assert batches(at_once) == min(map(batches, allowed))
+
+
+def test_slices_of_a_large_plane_fill_their_batches():
+    """195 fields of view a slice in batches of 64: one slice at a time would leave 61 of 256 places empty."""
+    at_once = driver._slices_at_once(195, 64, 128, driver.GROUP_BYTES // (4 * 4 * 256))
+    places = 128 // at_once * math.ceil(at_once * 195 / 64) * 64
+    assert 128 % at_once == 0 and places < 1.01 * 128 * 195

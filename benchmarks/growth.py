@@ -109,6 +109,8 @@ def draw(path, found):
             values = np.array([r[key] for r in rows])
             ax.loglog(sizes, values, "o-")
             ax.loglog(sizes, values[-1] * sizes / sizes[-1], "--", color="0.6", label="linear")
+            ax.set_xticks(sizes, [r["name"].split()[kind != "volumes"].replace("^3", "³") for r in rows])
+            ax.set_xticks([], minor=True)
             ax.set(xlabel="voxels" if kind == "volumes" else "images a batch", ylabel=label)
             ax.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,13 +11,15 @@ import functools
 import jax
 import jax.numpy as jnp
 
+from his4mae_jax.models.target import target
+
 SCORES_BYTES = 2**20  # of the score maps of one tile: a core's share of the cache
 CUDNN_HEAD_DIM = 256  # the most, on Hopper and later; 128 before
 
 
 def attention(qkv_BxTxF, num_heads):
     """Multi-head softmax attention on fused projections, `(B, T, 3 D)` to `(B, T, D)`."""
-    if jax.default_backend() == "cpu":
+    if target().platform == "cpu":
         return _tiled_attention(qkv_BxTxF, num_heads)
     B, T, F = qkv_BxTxF.shape
     q, k, v = jnp.moveaxis(qkv_BxTxF.reshape(B, T, 3, num_heads, -1), 2, 0)
@@ -31,12 +33,13 @@ def implementation(dtype, head_dim):
     cuDNN's flash attention keeps no score maps in memory; it takes half precision alone, and heads of up
     to 256 features (128 before Hopper) in multiples of 8.
     """
-    device = jax.devices()[0]
-    if device.platform != "gpu" or "cuda" not in device.client.platform_version:
+    device = target()
+    if device.platform != "gpu" or not device.compute_capability[0].isdigit():  # AMD's are named "gfx..."
         return "xla"
-    most = CUDNN_HEAD_DIM if float(device.compute_capability) >= 9 else CUDNN_HEAD_DIM // 2
+    capability = float(device.compute_capability)
+    most = CUDNN_HEAD_DIM if capability >= 9 else CUDNN_HEAD_DIM // 2
     half = dtype in (jnp.bfloat16, jnp.float16)
-    fits = half and head_dim % 8 == 0 and head_dim <= most and float(device.compute_capability) >= 8
+    fits = half and head_dim % 8 == 0 and head_dim <= most and capability >= 8
     return "cudnn" if fits else "xla"
 
 

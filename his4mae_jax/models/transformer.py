@@ -1,18 +1,19 @@
 """Pre-LayerNorm transformer blocks as in ViT/MAE: exact GELU, biased fused qkv."""
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from his4mae_jax.models import cpu
 from his4mae_jax.models.attention import attention
+from his4mae_jax.models.gelu import gelu
+from his4mae_jax.models.target import target
 
 LAYER_NORM_EPS = 1e-6
 dense_init = nn.initializers.xavier_uniform()
 
 
 def _cpu_float32(dtype):
-    return jax.default_backend() == "cpu" and dtype == jnp.float32
+    return target().platform == "cpu" and dtype == jnp.float32
 
 
 def layer_norm(name, dtype):
@@ -65,7 +66,7 @@ class Block(nn.Module):
         x_BxTxD = x_BxTxD + dense(self.dim, "proj", self.dtype, h)
         h = layer_norm("norm2", self.dtype)(x_BxTxD)
         h = dense(int(self.dim * self.mlp_ratio), "fc1", self.dtype, h)
-        h = cpu.gelu(h) if _cpu_float32(self.dtype) else nn.gelu(h, approximate=False)
+        h = cpu.gelu(h) if _cpu_float32(self.dtype) else gelu(h)
         return x_BxTxD + dense(self.dim, "fc2", self.dtype, h)
 
 

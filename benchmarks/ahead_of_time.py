@@ -1,0 +1,186 @@
+r"""Compiles the training step and the encoder for accelerators that are not there, and reads the programs.
+
+    pip install "jax[cuda13]"        # for h100 and h200; "jax[tpu]" for TPUs. No accelerator is needed
+    python benchmarks/ahead_of_time.py --targets h100 h200 h200:1x1x8 --json runs/ahead_of_time.json
+    python benchmarks/ahead_of_time.py --targets v5e:2x4 v5p:2x2x2
+
+Shows that the programs compile there, and tells for one device: temporary memory, what crosses between devices, on
+GPUs kernels and the bytes that they move, and what a step takes at least: its bytes at the full bandwidth of the
+memory, its FLOP (`flop_per_image`) at the chip's dense bfloat16 rate, as their makers state them. Nothing is run:
+these are bounds, not measurements, and matrix products are not tuned as they would be on the device. A GPU's topology
+is slices x hosts x devices of each ("h200:1x8x8": 8 hosts of 8), a TPU's that of its slice. --batch is that of one
+device. --text keeps the programs.
+"""
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import pathlib
+import re
+import sys
+import unittest.mock
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
+os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune_level=0"  # nothing to tune on
+
+import jax
+import jax.numpy as jnp
+from encode_and_step import MODELS
+from jax.experimental import topologies
+from program import kernels
+from scaling import collectives
+
+from his4mae_jax.models.target import traced_for
+from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.segmentation.encode import make_encode
+from his4mae_jax.training import mesh as meshes
+from his4mae_jax.training import state as states
+from his4mae_jax.training.flop import flop_per_image
+from his4mae_jax.training.optimizer import make_optimizer
+from his4mae_jax.training.step import compile_steps
+
+# TFLOP/s (dense bfloat16) and TB/s of one chip.
+PEAKS = {"h100": (989, 3.35), "h200": (989, 4.8), "v5e": (197, 0.82), "v5p": (459, 2.77), "v6e": (918, 1.64)}
+HOPPER = """
+gpu_device_info {{
+  threads_per_block_limit: 1024 threads_per_warp: 32 shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+  block_dim_limit_y: 65535 block_dim_limit_z: 65535 memory_bandwidth: {bandwidth} l2_cache_size: 52428800
+  clock_rate_ghz: 1.98 device_memory_size: {memory} shared_memory_per_block_optin: 232448
+  cuda_compute_capability {{ major: 9 }} registers_per_core_limit: 65536 registers_per_block_limit: 65536
+}}
+platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 12 }} runtime_version {{ major: 13 }}
+device_description_str: "{name}"
+"""
+GPUS = {
+    "h100": HOPPER.format(bandwidth=3352320000000, memory=84929347584, name="NVIDIA H100 80GB HBM3"),
+    "h200": HOPPER.format(bandwidth=4800000000000, memory=150754820096, name="NVIDIA H200"),
+}
+CUDNN = 91200  # of the HOPPER description
+TOP = 12  # groups of kernels that are told
+
+
+def devices_of(target):
+    """Compile-only devices of "h200", "h200:1x1x8" or "v5e:2x4"."""
+    chip, _, shape = target.partition(":")
+    if chip not in PEAKS:
+        raise SystemExit(f"--targets {target}: choose among {', '.join(PEAKS)}, with a topology as in h200:1x1x8")
+    try:
+        if chip in GPUS:
+            found = topologies.get_topology_desc(platform="cuda", target_config=GPUS[chip], topology=shape or "1x1x1")
+        else:
+            found = topologies.get_topology_desc(platform="tpu", topology_name=target)
+    except (NotImplementedError, RuntimeError) as e:
+        extra = "cuda13" if chip in GPUS else "tpu"
+        raise SystemExit(f'--targets {target}: {e}; pip install "jax[{extra}]" brings its compiler') from e
+    return found.devices
+
+
+@contextlib.contextmanager
+def as_hopper():
+    """JAX asks a device that is there before it lowers attention to cuDNN; have it take the answers for Hopper."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    answers = {
+        "check_cudnn_version": CUDNN,
+        "check_compute_capability": True,
+        "is_cuda_compute_capability_equal": False,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(unittest.mock.patch.object(cudnn, name, lambda *_, answer=answer: answer))
+        yield
+
+
+def programs(config, devices):
+    """`{"step": ..., "encode": ...}`, compiled for a mesh of the devices."""
+    mesh = jax.sharding.Mesh(devices, ("data",))
+    models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
+    state = jax.eval_shape(lambda: states.create(config, models, optimizer))
+    B, F = config.train.batch_size, config.model.fov
+    like = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    batch = {"crop": like(B, F, F, dtype=jnp.uint8), "contrast": like(B, 3, dtype=jnp.float32)}
+    batch |= {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
+    split = meshes.batch_sharding(mesh)
+    encode = jax.jit(make_encode(models), in_shardings=(meshes.replicated(mesh), split), out_shardings=split)
+    with traced_for(devices[0]), as_hopper():
+        step = compile_steps(config, models, optimizer, mesh)[0].lower(state, batch)
+        encode = encode.lower(state.params["encoder"], like(B, F, F, dtype=jnp.float32))
+        return {"step": step.compile(), "encode": encode.compile()}
+
+
+def groups(found):
+    """`[(bytes, kernels, kind, op)]` of kernels alike in the blocks of a network, the most bytes first."""
+    totals = collections.defaultdict(lambda: [0, 0])
+    for kernel in found:
+        op = re.sub(r"block\d+/", "block/", re.sub(r"^jit\(\w+\)/", "", kernel.op))
+        entry = totals[kernel.kind, op]
+        entry[0], entry[1] = entry[0] + kernel.bytes, entry[1] + 1
+    return sorted(((*entry, *key) for key, entry in totals.items()), reverse=True)
+
+
+def told(target, what, compiled, flop, batch):
+    """A row about one program, printed; `flop` and `batch` are those of one device."""
+    chip = target.partition(":")[0]
+    tflops, tbytes = PEAKS[chip]
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    row = {"target": target, "what": what, "temporary_gbytes": memory.temp_size_in_bytes / 1e9}
+    row |= {"ms_of_flop": flop / tflops / 1e9, "collectives": collectives(text)}
+    if chip in GPUS:  # a TPU's program copies parts to the chip while others are computed: not to be read like this
+        found = kernels(text)
+        moved = sum(k.bytes for k in found)
+        row |= {"kernels": len(found), "gbytes": moved / 1e9, "ms_of_bytes": moved / tbytes / 1e9}
+        row["groups"] = groups(found)[:TOP]
+    row["most_per_s"] = 1e3 * batch / max(row.get("ms_of_bytes", 0.0), row["ms_of_flop"])
+    cells = (("kernels", 7, ","), ("gbytes", 8, ".2f"), ("temporary_gbytes", 8, ".2f"), ("ms_of_bytes", 9, ".2f"),
+             ("ms_of_flop", 8, ".2f"), ("most_per_s", 11, ",.0f"))  # fmt: skip
+    texts = [f"{row[key]:>{width}{how}}" if key in row else f"{'-':>{width}}" for key, width, how in cells]
+    print(f"{target:<12} {what:<7} {' '.join(texts)}", flush=True)
+    return row
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--targets", nargs="+", default=["h100", "h200"])
+    parser.add_argument("--model", choices=MODELS, default="full")
+    parser.add_argument("--method", choices=sorted(METHODS), default="his4mae")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--batch", type=int, default=256, help="of one device")
+    parser.add_argument("--text", type=pathlib.Path, help="folder for the programs' text")
+    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    args = parser.parse_args()
+    targets = {target: devices_of(target) for target in args.targets}
+    print(f"jax {jax.__version__}, {args.model} model, {args.method}, {args.dtype}, batch {args.batch} a device")
+    columns = ("kernels", 7), ("GB", 8), ("temp GB", 8), ("ms bytes", 9), ("ms FLOP", 8), ("at most /s", 11)
+    print(f"{'target':<12} {'program':<7} " + " ".join(f"{name:>{width}}" for name, width in columns))
+    rows = []
+    for target, devices in targets.items():
+        config = MODELS[args.model]()
+        config.method, config.model.dtype = args.method, args.dtype
+        config.train.batch_size = args.batch * len(devices)
+        config.train.steps, config.codebook.start = 10**6, 0.0
+        flop = flop_per_image(config)
+        for what, compiled in programs(config, devices).items():
+            rows.append(told(target, what, compiled, flop[what] * args.batch, args.batch))
+            if args.text:
+                args.text.mkdir(parents=True, exist_ok=True)
+                (args.text / f"{target.replace(':', '_')}_{what}.txt").write_text(compiled.as_text())
+    for row in rows:
+        print(f"\n{row['target']}, {row['what']}: where the bytes go, and what crosses between devices")
+        for moved, count, kind, op in row.get("groups", ()):
+            print(f"{moved / 1e9:8.2f} GB {count:>5} x {kind:<28.28} {op[-80:]}")
+        for kind, (count, moved) in row["collectives"].items():
+            print(f"{moved / 1e9:8.3f} GB {count:>5} x {kind}")
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        about = {"jax": jax.__version__, "model": args.model, "method": args.method, "dtype": args.dtype}
+        args.json.write_text(json.dumps({**about, "batch": args.batch, "rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What a compiled program does, read from its text: kernels, and the bytes that they move through memory."""
+
+import collections
+import math
+import re
+
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
+FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "iota"}
+# "bf16[256,384]{1,0:T(8,128)S(1)}": dtype, sides, layout; S(1) and above is memory on the chip.
+SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([^}]*)\})?")
+COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
+INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+ON_CHIP = re.compile(r"S\([1-9]")
+
+Kernel = collections.namedtuple("Kernel", "name kind op bytes")
+
+
+def size(text):
+    """Bytes in memory of the shapes in a text."""
+    return sum(
+        BYTES[dtype] * math.prod(int(n) for n in sides.split(",") if n)
+        for dtype, sides, layout in SHAPE.findall(text)
+        if dtype in BYTES and not ON_CHIP.search(layout)
+    )
+
+
+def kernels(text):
+    """`[Kernel]` of a program's entry, loops as often as their known number of rounds and the largest branch of each
+    conditional; `bytes` are those of its operands and results: an upper bound where it reads a part of one.
+    """
+    computations, entry = _computations(text)
+    return _of(computations, entry)
+
+
+def _computations(text):
+    found, current, entry = {}, None, None
+    for line in text.splitlines():
+        head = COMPUTATION.match(line)
+        if head:
+            current = found.setdefault(head.group(2), [])
+            entry = head.group(2) if head.group(1) else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None:
+            match = INSTRUCTION.match(line.strip())
+            if match:
+                current.append((*match.groups(), line))
+    if entry is None:
+        raise ValueError("a program's text without an ENTRY computation")
+    return found, entry
+
+
+def _of(computations, name):
+    instructions, rows = computations[name], []
+    types = {name: result for name, result, *_ in instructions}
+    for name, result, opcode, rest, line in instructions:
+        if opcode in FREE or opcode.endswith("-done"):
+            continue
+        if opcode == "conditional":
+            branches = re.search(r"branch_computations=\{(.*?)\}", line) or re.search(r"true_computation=.*", line)
+            bodies = [_of(computations, b) for b in re.findall(r"%([\w.\-]+)", branches.group(0)) if b in computations]
+            rows += max(bodies, key=lambda body: sum(k.bytes for k in body))
+        elif opcode in ("while", "call"):
+            body = re.search(r"(?:body|to_apply)=%([\w.\-]+)", line).group(1)
+            rounds = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            rows += _of(computations, body) * (int(rounds.group(1)) if rounds else 1)
+        else:
+            operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
+            # A library's scratch memory is not what it moves.
+            result = re.sub(r"s8\[\d+\]", "", result) if opcode == "custom-call" else result
+            moved = size(result) + sum(size(types.get(operand, "")) for operand in operands)
+            op = re.search(r'op_name="([^"]*)"', line)
+            rows.append(Kernel(name, _kind(opcode, line), op.group(1) if op else "", moved))
+    return rows
+
+
+def _kind(opcode, line):
+    called = re.search(r'custom_call_target="([^"]+)"', line)
+    if called:
+        return called.group(1)
+    if opcode != "fusion":
+        return opcode.removesuffix("-start")
+    product = re.search(r'"kind":"_*(\w*gemm\w*)"', line)
+    return "matrix product" if product else "fusion, " + re.search(r"kind=k(\w+)", line).group(1).lower()

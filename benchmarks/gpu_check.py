@@ -17,6 +17,7 @@ import numpy as np
 
 from his4mae_jax.config import get_default
 from his4mae_jax.models.attention import implementation
+from his4mae_jax.models.target import traced_for
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.segmentation.encode import make_encode
 
@@ -30,7 +31,7 @@ def computed(dtype, device):
     config.model.dtype = dtype
     method = METHODS[config.method]
     models = method.build(config)
-    with jax.default_device(device):
+    with jax.default_device(device), traced_for(device):
         params = method.init_params(jax.random.key(0), models)
         images = np.random.default_rng(0).random((IMAGES, config.model.fov, config.model.fov), np.float32)
 

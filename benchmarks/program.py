@@ -6,6 +6,7 @@ import re
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "iota"}
+SLICES = {"slice", "dynamic-slice", "gather"}
 # "bf16[256,384]{1,0:T(8,128)S(1)}": dtype, sides, layout; S(1) and above is memory on the chip.
 SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([^}]*)\})?")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -26,7 +27,7 @@ def size(text):
 
 def kernels(text):
     """`[Kernel]` of a program's entry, loops as often as their known number of rounds and the largest branch of each
-    conditional; `bytes` are those of its operands and results: an upper bound where it reads a part of one.
+    conditional; `bytes` are those of its results and of what it reads of its operands.
     """
     computations, entry = _computations(text)
     return _of(computations, entry)
@@ -65,13 +66,39 @@ def _of(computations, name):
             rounds = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
             rows += _of(computations, body) * (int(rounds.group(1)) if rounds else 1)
         else:
+            called = re.search(r"calls=%([\w.\-]+)", line)
+            read = _read(computations.get(called.group(1), ())) if called else {}
             operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
             # A library's scratch memory is not what it moves.
             result = re.sub(r"s8\[\d+\]", "", result) if opcode == "custom-call" else result
-            moved = size(result) + sum(size(types.get(operand, "")) for operand in operands)
+            moved = size(result)
+            moved += sum(read.get(i, size(types.get(operand, ""))) for i, operand in enumerate(operands))
             op = re.search(r'op_name="([^"]*)"', line)
             rows.append(Kernel(name, _kind(opcode, line), op.group(1) if op else "", moved))
     return rows
+
+
+def _read(instructions):
+    """`{number of a parameter: bytes}` where a fused computation reads no more than slices of it."""
+    users, numbers, found = {}, {}, {}
+    for name, result, opcode, rest, _ in instructions:
+        if opcode == "parameter":
+            numbers[name] = int(rest.split(")")[0])
+        for operand in re.findall(r"%([\w.\-]+)", rest.split("), ")[0]):
+            users.setdefault(operand, []).append((name, result, opcode))
+
+    def parts(name):
+        for user, result, opcode in users.get(name, ()):
+            if opcode == "bitcast":
+                yield from parts(user)
+            else:
+                yield size(result) if opcode in SLICES else None
+
+    for name, number in numbers.items():
+        sizes = list(parts(name))
+        if sizes and None not in sizes:
+            found[number] = sum(sizes)
+    return found
 
 
 def _kind(opcode, line):

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from his4mae_jax.models import cpu
 from his4mae_jax.models.attention import attention
 from his4mae_jax.models.gelu import gelu
+from his4mae_jax.models.half import HalfDense
 from his4mae_jax.models.target import target
 
 LAYER_NORM_EPS = 1e-6
@@ -45,7 +46,8 @@ def dense(features, name, dtype, x, kernel_init=dense_init):
     Flattened, because XLA's CPU backend runs the weights' gradient of a 3D product at less
     than half the speed of the 2D one; on accelerators the two are the same.
     """
-    layer = nn.Dense(features, dtype=dtype, kernel_init=kernel_init, name=name)
+    kind = nn.Dense if dtype == jnp.float32 else HalfDense
+    layer = kind(features, dtype=dtype, kernel_init=kernel_init, name=name)
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], features)
 
 

@@ -22,6 +22,14 @@ TEXT = """HloModule jit_step
   ROOT %fusion.9 = f32[64]{0} fusion(%q), kind=kLoop, calls=%f, metadata={op_name="jit(step)/block07/add"}
 }
 
+%part.1 (s: f32[512], u: f32[4]) -> f32[4] {
+  %s = f32[512]{0} parameter(0)
+  %u = f32[4]{0} parameter(1)
+  %bits = f32[512]{0} bitcast(%s)
+  %some = f32[4]{0} slice(%bits), slice={[8:12]}
+  ROOT %sum = f32[4]{0} add(%some, %u)
+}
+
 %small.1 (r: f32[64]) -> f32[64] {
   ROOT %r = f32[64]{0} parameter(0)
 }
@@ -30,6 +38,9 @@ ENTRY %main.2 (a: bf16[4,8]) -> f32[64] {
   %a = bf16[4,8]{1,0} parameter(0), metadata={op_name="a"}
   %b = f32[64]{0:T(256)S(1)} parameter(1)
   %two = (bf16[4,4]{1,0}, s8[4096]{0}) custom-call(%a, %a), custom_call_target="__cublas$lt$matmul"
+  %long = f32[512]{0} parameter(2)
+  %short = f32[4]{0} parameter(3)
+  %slice_fusion = f32[4]{0} fusion(%long, %short), kind=kLoop, calls=%part.1
   %gemm.1 = bf16[4,4]{1,0} fusion(%a), kind=kCustom, calls=%g, backend_config={"kind":"__triton_gemm"}
   %w = (s32[], f32[8]{0}) while(%t), condition=%c, body=%body.1, backend_config={"known_trip_count":{"n":"3"}}
   ROOT %cond = f32[64]{0} conditional(%i, %b, %b), branch_computations={%large.1, %small.1}
@@ -49,6 +60,7 @@ def test_kernels_of_a_program(benchmark):
     found = benchmark.kernels(TEXT)
     assert [(k.kind, k.bytes) for k in found] == [
         ("__cublas$lt$matmul", 32 + 64 + 64),  # without the library's scratch memory
+        ("fusion, loop", 16 + 16 + 16),  # of a long operand, what is read
         ("matrix product", 32 + 64),
         *[("copy", 64)] * 3,
         ("fusion, loop", 512),  # the larger branch

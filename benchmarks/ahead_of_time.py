@@ -108,7 +108,7 @@ def programs(config, devices):
     split = meshes.batch_sharding(mesh)
     encode = jax.jit(make_encode(models), in_shardings=(meshes.replicated(mesh), split), out_shardings=split)
     with traced_for(devices[0]), as_hopper():
-        step = compile_steps(config, models, optimizer, mesh)[0].lower(state, batch)
+        step = compile_steps(config, models, optimizer, mesh, ready=True)[0].lower(state, batch)
         encode = encode.lower(state.params["encoder"], like(B, F, F, dtype=jnp.float32))
         return {"step": step.compile(), "encode": encode.compile()}
 

@@ -87,7 +87,7 @@ class Ours:
 
     def steps(self, count):
         for _ in range(count // self.per_call):
-            self.state, metrics = self._advance(self.state, self._data, self.per_call)
+            self.state, metrics = self._advance(self.state, self._data, self.per_call, True)
         jax.block_until_ready((self.state, metrics))
 
     def encode(self, calls):
@@ -128,8 +128,8 @@ def xla_counts(config, ours):
     batch = {"crop": like(B, F, F, dtype="uint8"), "contrast": like(B, 3, dtype="float32")}
     batch |= {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
     models = METHODS[config.method].build(config)
-    step = compile_steps(config, models, make_optimizer(config), mesh)[0].lower(jax.eval_shape(ours.create), batch)
-    compiled = step.compile()
+    step, _ = compile_steps(config, models, make_optimizer(config), mesh, ready=True)
+    compiled = step.lower(jax.eval_shape(ours.create), batch).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     per_image = {name: cost[key] / B for name, key in (("flop", "flops"), ("bytes", "bytes accessed")) if key in cost}
     return {**per_image, "temporary_bytes": memory.temp_size_in_bytes if memory else None}

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from his4mae_jax.models.target import target
 from his4mae_jax.training.distributed import compiled_together
 from his4mae_jax.training.mesh import batch_sharding, replicated, stacked_sharding
 from his4mae_jax.training.step import init_codebook, train_step
@@ -23,14 +24,20 @@ def call_spans(start, total, per_call, *, every, stop):
         step = end
 
 
-def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None):
+def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None, special=None):
     """`(advance, place)`, jitted over the mesh; both donate the state.
 
-    advance(state, data, count) -> (state, metrics): `count` steps, at most `per_call`, all metrics
-    stacked `(per_call,)`, of which the first `count` count. place(state, data) -> state places the
-    codebook by the batch of the state's step. `data` are a `ResidentSampler`'s arrays, or from the
-    host the batch of the step (`per_call` 1), or `per_call` batches stacked (of which `count` count).
+    advance(state, data, count, ready) -> (state, metrics): `count` steps, at most `per_call`, all metrics
+    stacked `(per_call,)`, of which the first `count` count; `ready` says whether distillation has begun.
+    place(state, data) -> state places the codebook by the batch of the state's step. `data` are a
+    `ResidentSampler`'s arrays, or from the host the batch of the step (`per_call` 1), or `per_call` batches
+    stacked (of which `count` count).
+
+    With `special`, as by itself on accelerators, there is a program of its own for each `ready` and for calls of
+    `per_call` steps: where a program must look whether to go on or which branch to take, a GPU's runtime asks the
+    device and waits, once a step each. On CPUs nothing is won, and one program serves all.
     """
+    special = target().platform != "cpu" if special is None else special
     everywhere = replicated(mesh)
     if resident is not None:
         batch_of, placed = (lambda data, i, step: resident.batch(data, step)), everywhere
@@ -40,15 +47,13 @@ def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None):
         batch_of, placed = (lambda data, i, step: jax.tree.map(lambda x: x[i], data)), stacked_sharding(mesh)
     step = functools.partial(train_step, config=config, models=models, optimizer=optimizer)
 
-    def one(state, data, i):
-        return step(state, batch_of(data, i, state.step))
-
-    def single(state, data, count):
+    def single(state, data, count, one, whole):
         state, metrics = one(state, data, 0)
         return state, jax.tree.map(lambda x: x[None], metrics)
 
-    def several(state, data, count):
+    def several(state, data, count, one, whole):
         # A loop of traced length: one compilation serves all counts, the shorter calls before checkpoints too.
+        count = per_call if whole else count
         like = jax.eval_shape(one, state, data, 0)[1]
         empty = jax.tree.map(lambda x: jnp.zeros((per_call, *x.shape), x.dtype), like)
 
@@ -62,15 +67,20 @@ def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None):
     def place(state, data):
         return init_codebook(state, batch_of(data, 0, state.step), config=config, models=models)
 
-    advance = jax.jit(
-        single if per_call == 1 else several,
-        in_shardings=(everywhere, placed, everywhere), out_shardings=everywhere, donate_argnums=0,
-    )  # fmt: skip
-    advance = compiled_together(advance, "advance")
+    @functools.cache
+    def program(ready, whole):
+        def one(state, data, i):
+            return step(state, batch_of(data, i, state.step), ready=ready)
+
+        call = functools.partial(single if per_call == 1 else several, one=one, whole=whole)
+        shardings = dict(in_shardings=(everywhere, placed, everywhere), out_shardings=everywhere)
+        return compiled_together(jax.jit(call, **shardings, donate_argnums=0), f"advance {ready} {whole}")
+
+    def advance(state, data, count, ready):
+        chosen = program(bool(ready), count == per_call) if special else program(None, False)
+        return chosen(state, data, on_device(count))
+
     place = jax.jit(place, in_shardings=(everywhere, placed), out_shardings=everywhere, donate_argnums=0)
     # Put there once each: numbers given as they are would cross to the device in every call.
     on_device = functools.cache(lambda count: jax.device_put(np.int32(count), everywhere))
-    return (
-        lambda state, data, count: advance(state, data, on_device(count)),
-        compiled_together(place, "place"),
-    )
+    return advance, compiled_together(place, "place")

@@ -64,10 +64,14 @@ def _update_codes(config, state, params, found, ready):
     return codes_KxD, {"usage_K": usage_K, "count_K": count_K, "sum_KxD": sum_KxD}, metrics
 
 
-def train_step(state, batch, *, config, models, optimizer):
-    """One optimiser step (equation 5), the teacher's EMA and the codebook's bookkeeping."""
+def train_step(state, batch, *, config, models, optimizer, ready=None):
+    """One optimiser step (equation 5), the teacher's EMA and the codebook's bookkeeping.
+
+    `ready`, whether distillation has begun, is found on the device; who knows it gives it, and the program is for that
+    case alone.
+    """
     step, method = state.step, METHODS[config.method]
-    ready = step >= distillation_start(config)
+    ready = step >= distillation_start(config) if ready is None else ready
     loss_fn = functools.partial(method.loss, models=models, ready=ready, **method.settings(config))
     grads, (metrics, found) = jax.grad(loss_fn, has_aux=True)(
         state.params, state.teacher, render(batch, config.model.fov), step_key(config, step, MASKS)
@@ -99,10 +103,10 @@ def init_codebook(state, batch, *, config, models):
     return state.replace(params=params, codes=codes)
 
 
-def compile_steps(config, models, optimizer, mesh):
-    """`(train_step, init_codebook)` jitted over the mesh; both donate the state."""
+def compile_steps(config, models, optimizer, mesh, *, ready=None):
+    """`(train_step, init_codebook)` jitted over the mesh; both donate the state. `ready` as in `train_step`."""
     everywhere, split = replicated(mesh), batch_sharding(mesh)
-    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer)
+    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer, ready=ready)
     place = functools.partial(init_codebook, config=config, models=models)
     return (
         jax.jit(step, in_shardings=(everywhere, split), out_shardings=everywhere, donate_argnums=0),

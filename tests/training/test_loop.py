@@ -106,7 +106,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
         advance, place = real(*args, **more)
         steps = 0
 
-        def stopping(state, data, count):
+        def stopping(state, data, count, ready):
             nonlocal steps
             steps += count
             if steps > 14:  # in the middle between two checkpoints, of which the first is to be whole
@@ -114,7 +114,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
                 while not (tmp_path / "checkpoints" / "9").exists() and time.time() < deadline:
                     time.sleep(0.01)
                 raise Stop
-            return advance(state, data, count)
+            return advance(state, data, count, ready)
 
         return stopping, place
 
@@ -138,13 +138,13 @@ def test_a_resident_run_moves_nothing_between_host_and_device(config, volumes, t
         advance, place = real(*args, **more)
         warm = set()
 
-        def guarded_advance(state, data, count):
+        def guarded_advance(state, data, count, ready):
             if count in warm:
                 guarded.append(count)
                 with jax.transfer_guard("disallow"):
-                    return advance(state, data, count)
+                    return advance(state, data, count, ready)
             warm.add(count)
-            return advance(state, data, count)
+            return advance(state, data, count, ready)
 
         return guarded_advance, place
 
@@ -190,9 +190,9 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, referen
     def watched(*args, **kwargs):
         advance, place = compiled(*args, **kwargs)
 
-        def step(state, data, count):
+        def step(state, data, count, ready):
             first = int(state.step)
-            state, metrics = advance(state, data, count)
+            state, metrics = advance(state, data, count, ready)
             steps.append((first, go.is_set()))
             if first + count == 9:
                 states_at[9] = jax.device_get(jax.tree.map(lambda x: x.copy(), state))

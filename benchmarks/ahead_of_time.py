@@ -29,10 +29,9 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune
 
 import jax
 import jax.numpy as jnp
-from encode_and_step import MODELS
+from encode_and_step import MODELS, batch_like
 from jax.experimental import topologies
-from program import kernels
-from scaling import collectives
+from program import collectives, kernels
 
 from his4mae_jax.models.target import traced_for
 from his4mae_jax.pretext.methods import METHODS
@@ -101,15 +100,13 @@ def programs(config, devices):
     mesh = jax.sharding.Mesh(devices, ("data",))
     models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
     state = jax.eval_shape(lambda: states.create(config, models, optimizer))
-    B, F = config.train.batch_size, config.model.fov
-    like = lambda *shape, dtype=jnp.int32: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-    batch = {"crop": like(B, F, F, dtype=jnp.uint8), "contrast": like(B, 3, dtype=jnp.float32)}
-    batch |= {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
+    batch = batch_like(config)
+    images = jax.ShapeDtypeStruct(batch["crop"].shape, jnp.float32)
     split = meshes.batch_sharding(mesh)
     encode = jax.jit(make_encode(models), in_shardings=(meshes.replicated(mesh), split), out_shardings=split)
     with traced_for(devices[0]), as_hopper():
         step = compile_steps(config, models, optimizer, mesh, ready=True)[0].lower(state, batch)
-        encode = encode.lower(state.params["encoder"], like(B, F, F, dtype=jnp.float32))
+        encode = encode.lower(state.params["encoder"], images)
         return {"step": step.compile(), "encode": encode.compile()}
 
 

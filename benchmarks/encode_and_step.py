@@ -32,6 +32,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"], "full": get_default}
 
 
+def batch_like(config):
+    """Shapes and dtypes of `random_batch`, for compilation alone."""
+    B, F = config.train.batch_size, config.model.fov
+    like = lambda *shape, dtype=np.int32: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
+    batch = {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
+    return {**batch, "crop": like(B, F, F, dtype=np.uint8), "contrast": like(B, 3, dtype=np.float32)}
+
+
 def random_batch(config):
     """A raw batch as `data.fields_of_view` makes them: crops of 8 bit at the full field of view."""
     B, F = config.train.batch_size, config.model.fov

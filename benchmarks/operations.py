@@ -42,6 +42,11 @@ def inputs(kind, shape):
     return [rng.normal(size=s).astype(np.float32) for s in (shape, *more)]
 
 
+def gradient(shape):
+    """That of the operation's output, NumPy."""
+    return np.random.default_rng(1).normal(size=shape).astype(np.float32)
+
+
 def ours(kind, shape, heads):
     """`{"forward": run, "both": run}`."""
     function = {
@@ -52,7 +57,7 @@ def ours(kind, shape, heads):
     }[kind]
     given = [jnp.asarray(x) for x in inputs(kind, shape)]
     out = jax.eval_shape(function, *given)
-    grad = jnp.asarray(np.random.default_rng(1).normal(size=out.shape).astype(np.float32))
+    grad = jnp.asarray(gradient(out.shape))
     forward = jax.jit(function)
 
     @jax.jit
@@ -95,7 +100,7 @@ def theirs(kind, shape, heads):
     def both():
         nonlocal grad
         out = function(*given)
-        grad = torch.randn_like(out) if grad is None else grad
+        grad = torch.from_numpy(gradient(out.shape)) if grad is None else grad
         return torch.autograd.grad(out, given, grad)
 
     return {"forward": forward, "both": both}

@@ -13,16 +13,31 @@ COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 ON_CHIP = re.compile(r"S\([1-9]")
 
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# "%name = (f32[8,4]{1,0}, s32[]) all-reduce-start(...)"; the result's shapes, and the kind.
+COLLECTIVE = re.compile(rf"= (\(?[a-z0-9]+\[.*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+
 Kernel = collections.namedtuple("Kernel", "name kind op bytes")
 
 
-def size(text):
-    """Bytes in memory of the shapes in a text."""
+def size(text, on_chip=False):
+    """Bytes of the shapes in a text, those in memory on the chip only if asked for."""
     return sum(
         BYTES[dtype] * math.prod(int(n) for n in sides.split(",") if n)
         for dtype, sides, layout in SHAPE.findall(text)
-        if dtype in BYTES and not ON_CHIP.search(layout)
+        if dtype in BYTES and (on_chip or not ON_CHIP.search(layout))
     )
+
+
+def collectives(text):
+    """`{kind: [count, bytes]}` of what a program's devices tell each other."""
+    found = {}
+    for line in text.splitlines():
+        match = COLLECTIVE.search(line)
+        if match:
+            entry = found.setdefault(match.group(2), [0, 0])
+            entry[0], entry[1] = entry[0] + 1, entry[1] + size(match.group(1), on_chip=True)
+    return found
 
 
 def kernels(text):

@@ -16,52 +16,26 @@ import json
 import math
 import os
 import pathlib
-import re
-import runpy
 
 import jax
+from encode_and_step import MODELS, batch_like
+from program import collectives
 
-from his4mae_jax.config import get_default
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
 from his4mae_jax.training.optimizer import make_optimizer
 from his4mae_jax.training.step import compile_steps
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"], "full": get_default}
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
-# "%name = (f32[8,4]{1,0}, s32[]) all-reduce-start(...)"; the result's shapes, and the kind.
-COLLECTIVE = re.compile(rf"= (\(?[a-z0-9]+\[.*?) ({'|'.join(KINDS)})(?:-start)?\(")
-SHAPE = re.compile(r"([a-z]+[0-9]*)\[([0-9,]*)\]")
-
-
-def collectives(text):
-    """`{kind: [count, bytes]}` of a compiled program's text."""
-    found = {}
-    for line in text.splitlines():
-        match = COLLECTIVE.search(line)
-        if match:
-            shapes = SHAPE.findall(match.group(1))
-            size = sum(BYTES[dtype] * math.prod(int(n) for n in dims.split(",") if n) for dtype, dims in shapes)
-            entry = found.setdefault(match.group(2), [0, 0])
-            entry[0], entry[1] = entry[0] + 1, entry[1] + size
-    return found
-
 
 def compiled_step(config):
     """`(program text of one training step on all devices, bytes of the parameters)`."""
     models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
     state = jax.eval_shape(lambda: states.create(config, models, optimizer))
-    B, F = config.train.batch_size, config.model.fov
-    array = lambda shape, dtype="int32": jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-    batch = {"crop": array((B, F, F), "uint8"), "contrast": array((B, 3), "float32")}
-    batch |= {name: array((B,)) for name in ("side", "flip_rows", "flip_cols", "transpose")}
     step, _ = compile_steps(config, models, optimizer, meshes.make_mesh())
     # Machine code is not wanted, and most of the work.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    text = step.lower(state, batch).compile(compiler_options=quick).as_text()
+    text = step.lower(state, batch_like(config)).compile(compiler_options=quick).as_text()
     return text, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
 
 

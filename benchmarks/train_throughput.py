@@ -24,6 +24,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs
 
 import jax
 import numpy as np
+from encode_and_step import batch_like
 
 from his4mae_jax.config import get_default
 from his4mae_jax.data.contrast import Contrast
@@ -123,13 +124,10 @@ class Theirs:
 
 def xla_counts(config, ours):
     """FLOP and bytes of one step and image by XLA's own count, from a batch cut on the host; None where it has none."""
-    B, F, mesh = config.train.batch_size, config.model.fov, meshes.make_mesh()
-    like = lambda *shape, dtype="int32": jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-    batch = {"crop": like(B, F, F, dtype="uint8"), "contrast": like(B, 3, dtype="float32")}
-    batch |= {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
+    B, mesh = config.train.batch_size, meshes.make_mesh()
     models = METHODS[config.method].build(config)
     step, _ = compile_steps(config, models, make_optimizer(config), mesh, ready=True)
-    compiled = step.lower(jax.eval_shape(ours.create), batch).compile()
+    compiled = step.lower(jax.eval_shape(ours.create), batch_like(config)).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     per_image = {name: cost[key] / B for name, key in (("flop", "flops"), ("bytes", "bytes accessed")) if key in cost}
     return {**per_image, "temporary_bytes": memory.temp_size_in_bytes if memory else None}

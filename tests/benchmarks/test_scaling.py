@@ -27,7 +27,8 @@ def test_a_step_reduces_its_gradients_and_little_else(tmp_path):
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_collectives_are_read_from_the_text_of_a_program():
+def test_collectives_are_read_from_the_text_of_a_program(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     text = """
       %all-reduce.1 = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %x), channel_id=1
       %g = (f32[2]{0}, bf16[3,5]{1,0}) all-reduce-start(f32[2]{0} %x, bf16[3,5]{1,0} %y), channel_id=2

@@ -1,4 +1,4 @@
-"""Shared settings: a compilation cache, small models, and where real data lies."""
+"""Shared settings: quick compilation, a cache of it, and small models."""
 
 import os
 import pathlib
@@ -8,9 +8,15 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CACHE = os.environ.get("HIS4MAE_TEST_CACHE", str(ROOT / "runs" / "jax_test_cache"))
-os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE  # for the processes that tests start
-jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Small programs run once or twice: compiling them takes most of the suite's time, and twice as long when LLVM optimises.
+SETTINGS = {
+    "jax_compilation_cache_dir": CACHE,
+    "jax_persistent_cache_min_compile_time_secs": 0.1,
+    "jax_disable_most_optimizations": True,
+}
+for name, value in SETTINGS.items():
+    jax.config.update(name, value)
+    os.environ[name.upper()] = str(value)  # for the processes that tests start
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def train(config, volumes, workdir, log, labels=None):
         for (first, count), data in zip(spans, feed.calls(spans), strict=True):
             if first == stop and state.codes:
                 state = place_codes(state, data)
-            state, metrics = advance(state, data, count, first >= stop)
+            state, metrics = advance(state, data, count, first >= stop or not state.codes)
             jax.tree.map(lambda x: x.copy_to_host_async(), metrics)
             report()  # of the call before: the device has work meanwhile
             waiting = first, count, metrics

@@ -67,14 +67,18 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(fault)
 
 
+class _Listener(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # all chunks of a read at once: one turned away tries again after a second
+
+
 class _Server:
     """A server of `folder` on loopback: `url`, `faults` by part of a path, `requests` so far, `stop()`."""
 
     def __init__(self, folder):
         self.faults, self.requests = {}, []
         handler = functools.partial(_Handler, directory=folder, faults=self.faults, requests=self.requests)
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads = True
+        self._server = _Listener(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()

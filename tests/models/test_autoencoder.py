@@ -56,20 +56,20 @@ def numpy_block(x, p, heads):
 def test_block_equals_numpy(heads):
     block = transformer.Block(dim=8, num_heads=heads, mlp_ratio=2.0)
     x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype(np.float32)
-    params = block.init(jax.random.key(0), x)["params"]
+    params = jax.jit(block.init)(jax.random.key(0), x)["params"]
     params = jax.tree.map(lambda a: a + 0.1 * np.random.default_rng(1).normal(size=a.shape).astype(np.float32), params)
     want = numpy_block(x.astype(np.float64), jax.tree.map(np.float64, params), heads)
-    np.testing.assert_allclose(block.apply({"params": params}, x), want, atol=2e-5)
+    np.testing.assert_allclose(jax.jit(block.apply)({"params": params}, x), want, atol=2e-5)
 
 
 def test_a_block_for_accelerators_is_the_same_function():
     block = transformer.Block(dim=24, num_heads=2, mlp_ratio=2.0)
     x = np.random.default_rng(0).normal(size=(2, 6, 24)).astype(np.float32)
-    params = block.init(jax.random.key(0), x)
+    params = jax.jit(block.init)(jax.random.key(0), x)
 
     def traced():
         run = lambda x: block.apply(params, x)  # noqa: E731  # anew: what was traced is kept by the function
-        return str(jax.make_jaxpr(run)(x)), *jax.vjp(run, x)
+        return str(jax.make_jaxpr(run)(x)), *jax.vjp(jax.jit(run), x)
 
     way, here, pull = traced()
     with traced_for(types.SimpleNamespace(platform="tpu")):
@@ -103,27 +103,27 @@ def encoder(request):
 def test_masked_encoder_sees_only_visible_patches(encoder):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(2, 16, 25)).astype(np.float32)
-    params = encoder.init(jax.random.key(0), x)
+    params, apply = jax.jit(encoder.init)(jax.random.key(0), x), jax.jit(encoder.apply)
     visible = np.array([[0, 5, 9], [2, 3, 15]])
-    z = encoder.apply(params, x, visible)
+    z = apply(params, x, visible)
     changed = x.copy()
     changed[0, [1, 2, 14]] += 3.0  # hidden patches of image 0
-    np.testing.assert_array_equal(encoder.apply(params, changed, visible), z)
+    np.testing.assert_array_equal(apply(params, changed, visible), z)
     changed[0, 5] += 3.0
-    assert not np.allclose(encoder.apply(params, changed, visible)[0], z[0])
+    assert not np.allclose(apply(params, changed, visible)[0], z[0])
     assert z.shape == (2, 3, 8)
 
 
 def test_masked_with_all_visible_equals_unmasked(encoder):
     x = np.random.default_rng(0).normal(size=(2, 16, 25)).astype(np.float32)
-    params = encoder.init(jax.random.key(0), x)
+    params, apply = jax.jit(encoder.init)(jax.random.key(0), x), jax.jit(encoder.apply)
     everything = np.broadcast_to(np.arange(16), (2, 16))
-    np.testing.assert_allclose(encoder.apply(params, x, everything), encoder.apply(params, x), atol=1e-5)
+    np.testing.assert_allclose(apply(params, x, everything), apply(params, x), atol=1e-5)
 
 
 def test_tokens_are_layer_normalised(encoder):
     x = np.random.default_rng(0).normal(size=(2, 16, 25)).astype(np.float32)
-    z = np.asarray(encoder.apply(encoder.init(jax.random.key(0), x), x))
+    z = np.asarray(jax.jit(encoder.apply)(jax.jit(encoder.init)(jax.random.key(0), x), x))
     np.testing.assert_allclose(z.mean(-1), 0, atol=1e-5)
     np.testing.assert_allclose(z.std(-1), 1, atol=1e-2)
 
@@ -133,11 +133,11 @@ def test_decoder_puts_visible_tokens_in_their_place():
     decoder = autoencoder.Decoder((4, 4), 25, 8, depth=0, num_heads=1)
     z = np.random.default_rng(0).normal(size=(1, 3, 6)).astype(np.float32)
     visible = np.array([[1, 7, 12]])
-    params = decoder.init(jax.random.key(0), z, visible)
-    pixels = np.asarray(decoder.apply(params, z, visible))
+    params, apply = jax.jit(decoder.init)(jax.random.key(0), z, visible), jax.jit(decoder.apply)
+    pixels = np.asarray(apply(params, z, visible))
     assert pixels.shape == (1, 16, 25)
     z[0, 1] += 1.0
-    moved = np.flatnonzero(np.abs(np.asarray(decoder.apply(params, z, visible)) - pixels).max(axis=(0, 2)) > 1e-6)
+    moved = np.flatnonzero(np.abs(np.asarray(apply(params, z, visible)) - pixels).max(axis=(0, 2)) > 1e-6)
     np.testing.assert_array_equal(moved, [7])
 
 

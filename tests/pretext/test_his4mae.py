@@ -1,5 +1,7 @@
 """Equations 2 to 5 against numbers from NumPy, and where their gradients go."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,18 +16,19 @@ SETTINGS = dict(alpha=0.3, beta=0.07, mask_ratio=0.5, recon_on="masked", teacher
 @pytest.fixture
 def setup(tiny):
     models = his4mae.build(tiny)
-    params = his4mae.init_params(jax.random.key(0), models)
+    init = jax.jit(lambda key: his4mae.init_params(key, models))
+    params = init(jax.random.key(0))
     # Codes of the tokens' size, as after their placing; a teacher that is not the student.
     params["codebook"]["codes"] = jax.random.normal(jax.random.key(7), params["codebook"]["codes"].shape)
-    teacher = his4mae.init_params(jax.random.key(1), models)["encoder"]
+    teacher = init(jax.random.key(1))["encoder"]
     images = jax.random.uniform(jax.random.key(2), (3, 20, 20))
     return models, params, teacher, images
 
 
 def run(setup, **changes):
     models, params, teacher, images = setup
-    settings = {**SETTINGS, **changes}
-    return his4mae.loss(params, teacher, {"image": images}, jax.random.key(3), models=models, **settings)
+    loss = functools.partial(his4mae.loss, models=models, **{**SETTINGS, **changes})
+    return jax.jit(loss)(params, teacher, {"image": images}, jax.random.key(3))
 
 
 def test_equation_2_counts_masked_patches_only():
@@ -60,10 +63,11 @@ def test_the_loss_is_equation_5_on_the_right_tokens(setup):
     from his4mae_jax.models.masking import random_visible
 
     visible, mask = random_visible(jax.random.key(3), 3, 16, 0.5)
-    z_stu = np.asarray(models.encoder.apply({"params": params["encoder"]}, patches, visible))
-    predicted = models.decoder.apply({"params": params["decoder"]}, z_stu, visible)
+    encode, decode = jax.jit(models.encoder.apply), jax.jit(models.decoder.apply)
+    z_stu = np.asarray(encode({"params": params["encoder"]}, patches, visible))
+    predicted = decode({"params": params["decoder"]}, z_stu, visible)
     recon = ((np.asarray(predicted) - np.asarray(patches)) ** 2).mean(-1)[np.asarray(mask) == 1].mean()
-    z_tea = np.asarray(models.encoder.apply({"params": teacher}, patches))
+    z_tea = np.asarray(encode({"params": teacher}, patches))
     table = np.asarray(params["codebook"]["codes"])
     index = ((z_tea[:, :, None] - table[None, None]) ** 2).sum(-1).argmin(-1)
     np.testing.assert_array_equal(codes["index"], index)
@@ -100,7 +104,7 @@ def gradients(setup, **changes):
             params, teacher, {"image": images}, jax.random.key(3), models=models, **{**SETTINGS, **changes}
         )[0]
 
-    return jax.grad(total, argnums=(0, 1))(params, teacher)
+    return jax.jit(jax.grad(total, argnums=(0, 1)))(params, teacher)
 
 
 def size(tree):

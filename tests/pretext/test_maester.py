@@ -18,18 +18,23 @@ def setup(tiny, request):
     """(config, models, params, images)."""
     tiny.model.cls_token = request.param
     models = maester.build(tiny)
-    return tiny, models, maester.init_params(jax.random.key(0), models), jax.random.uniform(RNG, (3, 20, 20))
+    return tiny, models, init(maester, models), jax.random.uniform(RNG, (3, 20, 20))
+
+
+def init(method, models, seed=0):
+    return jax.jit(lambda key: method.init_params(key, models))(jax.random.key(seed))
 
 
 def run(setup):
     config, models, params, images = setup
     loss = functools.partial(maester.loss, models=models, ready=False, **maester.settings(config))
-    return loss(params, None, {"image": images}, RNG)
+    return jax.jit(loss)(params, None, {"image": images}, RNG)
 
 
 def forward(models, params, patches, visible):
-    tokens = models.encoder.apply({"params": params["encoder"]}, patches, visible, with_cls=True)
-    return tokens, models.decoder.apply({"params": params["decoder"]}, tokens, visible)
+    encode = jax.jit(functools.partial(models.encoder.apply, with_cls=True))
+    tokens = encode({"params": params["encoder"]}, patches, visible)
+    return tokens, jax.jit(models.decoder.apply)({"params": params["decoder"]}, tokens, visible)
 
 
 def squared_errors(setup):
@@ -64,7 +69,7 @@ def test_on_all_patches_if_the_config_says_so(setup):
 
 def test_gradients_reach_every_parameter_of_the_student_and_nothing_of_the_teacher(setup):
     config, models, params, images = setup
-    teacher = maester.init_params(jax.random.key(1), models)["encoder"]
+    teacher = init(maester, models, 1)["encoder"]
     loss = functools.partial(maester.loss, models=models, ready=True, **maester.settings(config))
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (grads, of_teacher), _ = gradient(params, teacher, {"image": images}, RNG)
@@ -78,7 +83,7 @@ def test_his4mae_without_distillation_is_maester(setup):
     config, _, params, images = setup
     config.objective.alpha = config.objective.beta = 0.0
     models = his4mae.build(config)
-    more = his4mae.init_params(jax.random.key(0), models)
+    more = init(his4mae, models)
     loss = functools.partial(his4mae.loss, models=models, ready=True, **his4mae.settings(config))
     total, _ = loss({**more, **params}, more["encoder"], {"image": images}, RNG)
     np.testing.assert_allclose(total, run(setup)[0], rtol=1e-6)
@@ -87,7 +92,7 @@ def test_his4mae_without_distillation_is_maester(setup):
 def test_maester_and_his4mae_of_one_seed_start_from_the_same_weights(setup):
     config, _, params, _ = setup
     models = his4mae.build(config)
-    others = his4mae.init_params(jax.random.key(0), models)
+    others = init(his4mae, models)
     # Up to rounding: each is compiled by itself.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
     jax.tree.map(close, params, {key: others[key] for key in params})

@@ -20,8 +20,8 @@ METHODS = pytest.mark.parametrize("method", [sdae, sdae_recon], ids=["sdae", "sd
 def make(config, method):
     """(config, method, models, params, teacher, images); the teacher is not the student."""
     models = method.build(config)
-    params = method.init_params(jax.random.key(0), models)
-    teacher = method.init_params(jax.random.key(1), models)["encoder"]
+    init = jax.jit(lambda key: method.init_params(key, models))
+    params, teacher = init(jax.random.key(0)), init(jax.random.key(1))["encoder"]
     # As after training: before it, tokens leave the last norm standardised already.
     teacher["transformer"]["norm"]["bias"] += jnp.arange(config.model.embed_dim) - 1.0
     return config, method, models, params, teacher, jax.random.uniform(jax.random.key(2), (B, 20, 20))
@@ -31,7 +31,7 @@ def run(setup):
     """The loss before distillation would begin elsewhere (ready=False): SdAE needs its teacher at once."""
     config, method, models, params, teacher, images = setup
     loss = functools.partial(method.loss, models=models, ready=False, **method.settings(config))
-    return loss(params, teacher, {"image": images}, RNG)
+    return jax.jit(loss)(params, teacher, {"image": images}, RNG)
 
 
 @pytest.mark.parametrize("folds", [1, 2, 4, 8])
@@ -66,9 +66,10 @@ def test_standardised_targets():
 
 def outputs(models, params, patches, visible):
     """Predicted features and, with a pixel decoder, predicted pixels: dict by decoder."""
-    tokens = models.encoder.apply({"params": params["encoder"]}, patches, visible, with_cls=True)
+    encode = jax.jit(functools.partial(models.encoder.apply, with_cls=True))
+    tokens = encode({"params": params["encoder"]}, patches, visible)
     decoders = {name: getattr(models, name) for name in params if name != "encoder"}
-    return {name: d.apply({"params": params[name]}, tokens, visible) for name, d in decoders.items()}
+    return {name: jax.jit(d.apply)({"params": params[name]}, tokens, visible) for name, d in decoders.items()}
 
 
 def numpy_losses(setup):
@@ -162,7 +163,7 @@ def test_folds_that_do_not_divide_the_hidden_tokens_are_refused(tiny, method, fo
 
 
 def test_methods_of_one_seed_start_from_the_same_weights(tiny):
-    plain = maester.init_params(jax.random.key(0), maester.build(tiny))
+    plain = jax.jit(lambda key: maester.init_params(key, maester.build(tiny)))(jax.random.key(0))
     feature, both = make(tiny, sdae)[3], make(tiny, sdae_recon)[3]
     # Up to rounding: each is compiled by itself.
     close = functools.partial(np.testing.assert_allclose, rtol=1e-5)

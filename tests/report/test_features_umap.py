@@ -27,7 +27,7 @@ class Memory:
 def make(tiny):
     tiny.method = "maester"
     models = maester.build(tiny)
-    params = maester.init_params(jax.random.key(0), models)["encoder"]
+    params = jax.jit(lambda: maester.init_params(jax.random.key(0), models)["encoder"])()
 
     def segmenter(**changes):
         settings = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.0, batch=8, tile=1000), **changes}

@@ -36,7 +36,7 @@ class Memory:
 @pytest.fixture
 def make(tiny):
     models = his4mae.build(tiny)
-    params = his4mae.init_params(jax.random.key(0), models)["encoder"]
+    params = jax.jit(lambda: his4mae.init_params(jax.random.key(0), models)["encoder"])()
     params = jax.tree.map(lambda x: x * 3.0, params)  # tokens that differ clearly
 
     def segmenter(**changes):

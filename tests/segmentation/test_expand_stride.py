@@ -149,9 +149,14 @@ def test_score_maps_give_the_labels_of_full_features(H, W, stride, clusters, edg
     rows, cols = tiles_of((H, W), stride, edge_weight)
     linear = (-2 * centres, (centres**2).sum(1))
     project = lambda x: es.scores(random_encoder()(x), *linear)  # noqa: E731
-    maps = in_plane(token_grid(project, image, rows, cols), rows, cols)
-    found = np.asarray(es.nearest(maps, (clusters,)))[0, 0]
-    features = in_plane(token_grid(random_encoder(), image, rows, cols), rows, cols)[0]
+    along = es.dense_tile(1, (0, 1)), rows, cols
+
+    @jax.jit
+    def both(image):
+        maps = es.expand(token_grid(project, image, rows, cols), along)
+        return es.nearest(maps, (clusters,))[0, 0], es.expand(token_grid(random_encoder(), image, rows, cols), along)[0]
+
+    found, features = (np.asarray(x) for x in both(image))
     distance = ((features[:, :, None] - centres) ** 2).sum(-1)
     nearest = np.take_along_axis(distance, found[..., None].astype(int), -1)[..., 0]
     np.testing.assert_allclose(nearest, distance.min(-1), atol=1e-4)

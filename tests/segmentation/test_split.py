@@ -28,7 +28,8 @@ class Memory:
 c = get_default()
 c.model.fov, c.model.patch_size, c.model.embed_dim, c.model.depth = 20, 5, 8, 1
 models = his4mae.build(c)
-params = jax.tree.map(lambda x: 3 * x, his4mae.init_params(jax.random.key(0), models)["encoder"])
+params = jax.jit(lambda: his4mae.init_params(jax.random.key(0), models)["encoder"])()
+params = jax.tree.map(lambda x: 3 * x, params)
 
 def found(**changes):
     settings = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.7, batch=6, tile=30), **changes}

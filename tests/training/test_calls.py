@@ -35,7 +35,7 @@ def test_special_programs_take_the_same_steps(tiny):
     ]
     place = compiled[0][1]
     for advance, _ in compiled:
-        state, told = states.create(tiny, models, optimizer), []
+        state, told = jax.jit(lambda: states.create(tiny, models, optimizer))(), []
         for first, count in calls.call_spans(0, 4, per_call, every=4, stop=stop):
             batches = [make_batch(tiny, first + min(i, count - 1)) for i in range(per_call)]
             data = meshes.put_stacked(mesh, jax.tree.map(lambda *x: np.stack(x), *batches))

@@ -17,7 +17,7 @@ def saved(tiny, tmp_path):
     """Checkpoints at every fifth step of a state whose leaves tell the step."""
     tiny.train.steps, tiny.train.checkpoint_every, tiny.train.keep_checkpoints = 60, 5, 3
     models = his4mae.build(tiny)
-    state = states.create(tiny, models, make_optimizer(tiny))
+    state = jax.jit(lambda: states.create(tiny, models, make_optimizer(tiny)))()
     checkpoints = Checkpoints(tmp_path, tiny)
     for step in range(5, 61, 5):
         numbered = jax.tree.map(lambda x, step=step: (x * 0 + step).astype(x.dtype), state)

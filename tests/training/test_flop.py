@@ -25,7 +25,7 @@ def test_flop_are_those_of_the_program(tiny, method):
     tiny.method, tiny.model.embed_dim, tiny.model.decoder_dim, tiny.vae.width = method, 64, 32, 16
     tiny.model.cls_token, tiny.supervised.classes = method == "maester", 3
     models = METHODS[method].build(tiny)
-    encoder = METHODS[method].init_params(jax.random.key(0), models)["encoder"]
+    encoder = jax.eval_shape(lambda: METHODS[method].init_params(jax.random.key(0), models)["encoder"])
     patches = jax.ShapeDtypeStruct((4, 16, 25), "float32")
     apply = jax.jit(lambda params, x: models.encoder.apply({"params": params}, x))
     ours, theirs = 4 * flop_per_image(tiny)["encode"], apply.lower(encoder, patches).compile().cost_analysis()["flops"]
@@ -38,7 +38,7 @@ def test_flop_of_a_step_are_those_of_the_gradient(tiny, method):
     tiny.model.cls_token, tiny.supervised.classes = method == "maester", 3
     rules = METHODS[method]
     models = rules.build(tiny)
-    params = rules.init_params(jax.random.key(0), models)
+    params = jax.eval_shape(lambda: rules.init_params(jax.random.key(0), models))
     batch = {"image": jax.numpy.zeros((4, 20, 20)), "labels": jax.numpy.zeros((4, 20, 20), "uint8")}
     loss = functools.partial(rules.loss, models=models, ready=True, **rules.settings(tiny))
     gradient = jax.jit(jax.grad(loss, has_aux=True))

@@ -32,7 +32,7 @@ class Run:
         self.optimizer = optimizers.make_optimizer(config)
         self.mesh = meshes.make_mesh()
         self.step, self.place = steps.compile_steps(config, self.models, self.optimizer, self.mesh)
-        self.state = states.create(config, self.models, self.optimizer)
+        self.state = jax.jit(lambda: states.create(config, self.models, self.optimizer))()
 
     def go(self, count):
         """Steps with batches by step number; returns host copies of each state and its metrics."""

@@ -13,7 +13,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@echo "== test: all tests"
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 $(VENV)/bin/python:
 	@echo "== making a virtual environment in $(VENV)"

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 CACHE = os.environ.get("HIS4MAE_TEST_CACHE", str(ROOT / "runs" / "jax_test_cache"))
-# Small programs run once or twice: compiling them takes most of the suite's time, and twice as long when LLVM optimises.
+# Small programs that run once or twice: compiling is most of the suite's time, and twice as much with LLVM's passes.
 SETTINGS = {
     "jax_compilation_cache_dir": CACHE,
     "jax_persistent_cache_min_compile_time_secs": 0.1,

@@ -8,6 +8,7 @@ of their largest value (3e-4). On the same topology everything is equal bit for 
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -81,9 +82,9 @@ def test_one_process_of_several_speaks_writes_and_scores(runs, done):
     first, other = done("two")
     assert "2 of 4 devices each" in first and "8 x cpu" in first and "mesh {'data': 8}" in first
     assert "evaluate" in first and "one-to-one" in first and "figure: " in first
-    # Gloo writes from several threads, and breaks its own lines.
-    said = [line for line in other.splitlines() if line and "Gloo" not in line and "peer ranks" not in line]
-    assert said == []
+    # Gloo counts peers, from several threads that mix up the words of its lines.
+    gloo = r"\[Gloo\]|Rank|is connected to|Expected number of|connected peer ranks|peer ranks|is|[\d\s.:]"
+    assert re.sub(gloo, "", other) == ""
     folder = runs.folder / "two"
     assert [line["step"] for line in runs.log("two")] == list(range(5, 65, 5))
     assert len(list((folder / "tensorboard").glob("events*"))) == 1

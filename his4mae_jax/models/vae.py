@@ -6,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from his4mae_jax.models.convolution import same_convolution
 from his4mae_jax.models.patches import unpatchify
+from his4mae_jax.models.target import target
 from his4mae_jax.models.transformer import dense, dense_init
 
 # Channels at token resolution for each at pixel resolution: a patch of 25 pixels becomes one token.
@@ -14,7 +16,8 @@ TOKEN_WIDTH = 4
 
 
 def _conv(features, name, dtype):
-    return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=dense_init, name=name)
+    own = (lambda x, kernel, *how, **more: same_convolution(x, kernel)) if target().platform == "cpu" else None
+    return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=dense_init, conv_general_dilated=own, name=name)
 
 
 class ResidualBlock(nn.Module):

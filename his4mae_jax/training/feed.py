@@ -60,16 +60,13 @@ def steps_per_call(config, cuts_itself):
     """Optimiser steps in one call: as configured, or by itself.
 
     On a CPU a call's memory is asked for and cleared once, and starting a call of a small model takes a quarter
-    of its time: several there, of about `CPU_CALL_FLOP` together, but for convolutions, which XLA runs at a fifth of
-    their speed inside a loop. An accelerator fed by the host takes one at a time; one that cuts its own batches
-    `PER_CALL`.
+    of its time: several there, of about `CPU_CALL_FLOP` together. An accelerator fed by the host takes one at a time;
+    one that cuts its own batches `PER_CALL`.
     """
     if config.train.steps_per_call:
         return config.train.steps_per_call
     if jax.default_backend() != "cpu":
         return PER_CALL if cuts_itself else 1
-    if config.method == "vae":
-        return 1
     return int(np.clip(CPU_CALL_FLOP / (config.train.batch_size * flop_per_image(config)["step"]), 1, PER_CALL))
 
 

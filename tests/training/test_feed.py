@@ -73,8 +73,6 @@ def test_a_call_on_a_cpu_takes_as_many_steps_as_make_seconds(tiny):
     assert feed.steps_per_call(paper, False) == 1
     paper.train.batch_size = 32
     assert feed.steps_per_call(paper, False) == 3
-    paper.method = "vae"
-    assert feed.steps_per_call(paper, False) == 1
     paper.train.steps_per_call = 7
     assert feed.steps_per_call(paper, False) == 7
 

@@ -212,3 +212,22 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, referen
     saved, _ = checkpoints.restore(9, jax.eval_shape(lambda: states_at[9]), replicated(make_mesh()))
     checkpoints.close()
     equal(jax.device_get(saved), states_at[9])
+
+
+@pytest.mark.parametrize(("method", "cases"), [("his4mae", [False, True]), ("maester", [True])])
+def test_only_who_waits_for_a_codebook_has_a_time_before_it(config, volumes, tmp_path, monkeypatch, method, cases):
+    """On accelerators each case is a program of its own, to be compiled."""
+    config.method, real, seen = method, calls.compile_calls, []
+
+    def compile_calls(*args, **more):
+        advance, place = real(*args, **more)
+
+        def noting(state, data, count, ready):
+            seen.append(ready)
+            return advance(state, data, count, ready)
+
+        return noting, place
+
+    monkeypatch.setattr(loop, "compile_calls", compile_calls)
+    run(config, volumes, tmp_path, per_call=6)
+    assert sorted({bool(ready) for ready in seen}) == cases

@@ -44,6 +44,7 @@ from his4mae_jax.training.flop import flop_per_image
 
 NM = 16.0
 SLICES = 16  # that the peer holds at once
+PEER_BATCH = 64  # fields of view that it encodes at once, unless --batch-fovs is given
 PEER_MALLOC = {  # as glibc's defaults end up
     "M_ARENA_MAX": (-8, 8 * (os.cpu_count() or 1)),
     "M_MMAP_THRESHOLD": (-3, 32 << 20),
@@ -110,7 +111,7 @@ def make_theirs(config, params, centres, mode):
     s = config.segment
     edge = token_weights(config.model.fov // config.model.patch_size, s.edge_weight)
     weights, offset = centres[s.clusters].linear()
-    labeller = torch_peer.Labeller(step, weights, offset, edge, s.stride, s.batch_fovs)
+    labeller = torch_peer.Labeller(step, weights, offset, edge, s.stride, s.batch_fovs or PEER_BATCH)
 
     def label(path, folder):
         set_malloc(PEER_MALLOC)
@@ -185,7 +186,9 @@ def main():
     parser.add_argument("--axes", nargs="+", default=["z"], help="of segment.axes, one or more choices")
     parser.add_argument("--stride", type=int, default=40)
     parser.add_argument("--clusters", type=int, default=4)
-    parser.add_argument("--batch-fovs", type=int, default=64)
+    parser.add_argument(
+        "--batch-fovs", type=int, default=0, help="fields of view encoded at once (0: each as it likes)"
+    )
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer", nargs="*", default=["none"], help="modes of torch.compile, or 'none'")

@@ -160,7 +160,7 @@ def get_default():
     s.fit_tiles = 8  # at most so many tiles, drawn at random, are encoded for the fit
     s.within_mask = True  # fit centres inside the cell mask, where the data has one ...
     s.mask_margin = 10  # ... and so many voxels from its border: what is next to it looks mixed
-    s.batch_fovs = 64  # fields of view encoded at once; sets the memory used
+    s.batch_fovs = 0  # fields of view a device encodes at once; sets the memory used. 0: what is quickest there
     s.tile = 512  # voxels a side of the largest piece held at once; sets the memory used
     s.block = (64, 128, 128)  # chunks of the label volume, z, y, x
     s.ome_zarr_version = "0.4"  # or "0.5"
@@ -202,7 +202,7 @@ def get_small():
     c.train.lr, c.train.batch_size, c.train.samples_per_epoch = 2e-3, 64, 25_600
     c.train.keep_checkpoints = 3
     c.segment.axes, c.segment.stride, c.segment.smooth, c.segment.metric = "zyx", 8, 0.7, "whitened"
-    c.segment.batch_fovs, c.segment.overhang = 512, 16
+    c.segment.overhang = 16
     return c
 
 
@@ -314,7 +314,7 @@ def validate(config):
          "some of the letters z, y, x, each at most once"),
         ("segment.smooth", 0 <= s.smooth <= 5, "between 0 and 5 tokens"),
         ("segment.tile", s.tile >= s.stride, "at least segment.stride"),
-        ("segment.batch_fovs", s.batch_fovs > 0, "at least 1"),
+        ("segment.batch_fovs", s.batch_fovs >= 0, "at least 1, or 0 for what is quickest"),
         ("segment.block", len(s.block) == 3 and min(s.block) > 0, "three positive sizes (z, y, x)"),
         ("segment.outputs", set(s.outputs) <= {"precomputed", "tiff", "cellsketch"},
          "some of 'precomputed', 'tiff', 'cellsketch'"),

@@ -92,7 +92,7 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
         models, params, Contrast(0, 1), axes=axes, batch=s.batch_fovs,
         **{key: s[key] for key in _SAME},
     )  # fmt: skip
-    images = _at_once(s.batch_fovs)
+    images = segmenter.batch
 
     def encode(params, images_BxFxF):
         return models.encoder.apply({"params": params}, patchify(images_BxFxF, models.patch_size))

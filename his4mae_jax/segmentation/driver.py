@@ -29,7 +29,7 @@ from his4mae_jax.segmentation import cover_stride as cs
 from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation import sampling
 from his4mae_jax.segmentation.blocks import in_order
-from his4mae_jax.segmentation.encode import SYMMETRIES, make_encode
+from his4mae_jax.segmentation.encode import SYMMETRIES, fovs_at_once, in_batches, make_encode
 from his4mae_jax.segmentation.split import split_map
 from his4mae_jax.segmentation.tiling import Tiling, spans
 from his4mae_jax.training.mesh import make_local_mesh
@@ -40,6 +40,7 @@ EXPAND_SLICES = 8  # slices of score maps expanded to voxels at once
 MAPS_BYTES = 2**30  # of a tile's score maps and labels at most; smaller tiles where there are many
 GROUP = 4  # slices are encoded together until they make so many batches,
 GROUP_BYTES = 2**25  # or more, up to such a size of their tokens' features or scores
+FEW = 32  # fields of view that cover-stride's fit gives a device in one call, or one batch if that is more
 
 
 @dataclasses.dataclass
@@ -47,10 +48,10 @@ class Segmenter:
     """An encoder, its parameters and the way a volume is covered.
 
     `axes`, `stride`, `overhang`, `edge_weight`, `smooth`, `symmetries`, `shifts`, `batch` and `tile`
-    are the `segment.` settings of these names (`batch_fovs`). `inference` is "expand" or "cover", which has no
-    stride, overhang, edge weight, shifts or smoothing; `expansion` of tokens to voxels is "linear" (the
-    paper's) or "nearest". `spacing` is the voxel size (z, y, x) over the smallest of the three: smoothing
-    is isotropic in nm. `padding` are the grey levels of constant regions that are neither sampled nor
+    are the `segment.` settings of these names (`batch_fovs`; 0: `fovs_at_once`). `inference` is "expand" or
+    "cover", which has no stride, overhang, edge weight, shifts or smoothing; `expansion` of tokens to voxels is
+    "linear" (the paper's) or "nearest". `spacing` is the voxel size (z, y, x) over the smallest of the three:
+    smoothing is isotropic in nm. `padding` are the grey levels of constant regions that are neither sampled nor
     labelled (`data.padding`). Raises `UserError` for settings that do not go together.
     """
 
@@ -81,6 +82,7 @@ class Segmenter:
                 )
         self.patch = self.models.patch_size
         self.fov = self.models.encoder.grid[0] * self.patch
+        self.batch = self.batch or fovs_at_once(self.models.encoder)
         self.cover = self.inference == "cover"
         for key, value in (("smooth", 0), ("expansion", "linear"), ("shifts", 1)):
             if self.cover and getattr(self, key) != value:
@@ -292,9 +294,8 @@ class Segmenter:
 
     def _tokens_of(self, params, fovs, window, token_Bx2):
         """One token of each field of view, `(B, D)`."""
-        devices = self._mesh.size if len(fovs) % self._mesh.size == 0 else 1
-        parts = grey(fovs, window).reshape(devices, -1, *fovs.shape[1:])
-        tokens = split_map(self._mesh, lambda some: self._encode(params, some), parts)
+        parts = grey(fovs, window).reshape(self._mesh.size, -1, *fovs.shape[1:])
+        tokens = split_map(self._mesh, lambda some: in_batches(self._project(params, None), some, self.batch), parts)
         return tokens.reshape(len(fovs), *tokens.shape[2:])[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
 
     def features_at(self, box, tiles, index_Mx3):
@@ -304,7 +305,8 @@ class Segmenter:
         for each voxel and axis.
         """
         encode = lambda fovs, token_Bx2: self._tokens(self.params, fovs, self._window(), token_Bx2)  # noqa: E731
-        size = dict(fov=self.fov, patch=self.patch, batch=self.batch, dim=self.models.encoder.embed_dim)
+        a_call = self._mesh.size * self.batch * max(1, FEW // self.batch)
+        size = dict(fov=self.fov, patch=self.patch, batch=a_call, dim=self.models.encoder.embed_dim)
         return [cs.tokens_at(encode, box, tiles, "zyx".index(a), index_Mx3, **size) for a in self.axes]
 
     def sample(self, *args, **kwargs):

@@ -11,6 +11,7 @@ from his4mae_jax.data import datasets
 from his4mae_jax.data.ome_zarr import create
 from his4mae_jax.errors import UserError
 from his4mae_jax.report import contact_sheet, estimate, inspect
+from his4mae_jax.segmentation.encode import MOST_FOVS
 
 
 @pytest.fixture
@@ -91,7 +92,7 @@ def test_estimates_follow_the_counts(unmeasured, tmp_path):
     held = 240_000 + 12 * 35 * 40  # the volumes are kept in memory
     assert training["seconds"] == 20 * 0.5 and training["images_per_s"] == 4 / 0.5
     assert training["memory_bytes"] == 1e7 + held
-    assert segmentation["fovs_per_s"] == estimate.CPU_IMAGES / 0.5
+    assert segmentation["fovs_per_s"] == MOST_FOVS / 0.5
     unmeasured.evaluate.clusters, unmeasured.train.steps, unmeasured.train.batch_size = (4, 6), 40, 64
     unmeasured.data.in_memory_gb = 0.0
     more = _inspect(unmeasured, tmp_path / "run")[0]["estimate"]

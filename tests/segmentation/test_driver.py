@@ -41,7 +41,8 @@ def make(tiny):
 
     def segmenter(**changes):
         settings = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.0, batch=8, tile=1000), **changes}
-        settings["batch"] = 64 if settings.get("inference") == "cover" else settings["batch"]
+        if settings.get("inference") == "cover" and "batch" not in changes:
+            settings["batch"] = 64
         return Segmenter(models, params, Contrast(0, 255), **settings)
 
     return segmenter
@@ -99,6 +100,19 @@ def test_tiled_equals_untiled(make, how):
     tiled = labels_of(make(tile=20 if cover else 30, **how), volume, centres)
     for size in centres:
         np.testing.assert_array_equal(tiled[size], whole[size])
+
+
+@pytest.mark.parametrize("how", [dict(), dict(inference="cover")], ids=str)
+def test_how_many_are_encoded_at_once_changes_no_label(make, how, monkeypatch):
+    volume = blobs((6, 27, 33))
+    monkeypatch.setattr("his4mae_jax.segmentation.encode.CPU_BATCH_BYTES", 5 * 4 * 16 * 8)
+    of_itself, told = make(batch=0, **how), make(**how)
+    told.batch = 7
+    assert of_itself.batch == 5
+    centres = {4: token_centres(told, volume, 4)}
+    assert (labels_of(of_itself, volume, centres)[4] == labels_of(told, volume, centres)[4]).mean() > 0.999
+    first, again = (s.sample(volume, 0.02, 1, seed=0)[0] for s in (of_itself, told))
+    np.testing.assert_allclose(first, again, atol=1e-4)
 
 
 @pytest.mark.parametrize("how", [dict(), dict(axes="zyx"), dict(inference="cover")], ids=str)

@@ -31,8 +31,8 @@ from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.fields_of_view import Plan, make_geometry
 from his4mae_jax.data.resident import ResidentSampler
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.segmentation.encode import fovs_at_once, in_batches, make_encode
-from his4mae_jax.segmentation.split import split_map
+from his4mae_jax.segmentation.encode import fovs_at_once, make_encode
+from his4mae_jax.segmentation.split import split_batches
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
 from his4mae_jax.training.calls import compile_calls
@@ -86,8 +86,7 @@ class Ours:
         encode, at_once = make_encode(models), fovs_at_once(models.encoder)
 
         def encode_all(params, images_BxFxF):  # as segmentation does
-            parts = images_BxFxF.reshape(mesh.size, -1, *images_BxFxF.shape[1:])
-            return split_map(mesh, lambda part: in_batches(lambda x: encode(params, x), part, at_once), parts)
+            return split_batches(mesh, lambda x: encode(params, x), images_BxFxF, at_once)
 
         self._encode = jax.jit(encode_all, in_shardings=(everywhere, split), out_shardings=split)
         images = np.random.default_rng(0).random((config.train.batch_size,) + (config.model.fov,) * 2, np.float32)

@@ -29,8 +29,8 @@ from his4mae_jax.segmentation import cover_stride as cs
 from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation import sampling
 from his4mae_jax.segmentation.blocks import in_order
-from his4mae_jax.segmentation.encode import SYMMETRIES, fovs_at_once, in_batches, make_encode
-from his4mae_jax.segmentation.split import split_map
+from his4mae_jax.segmentation.encode import SYMMETRIES, fovs_at_once, make_encode
+from his4mae_jax.segmentation.split import split_batches, split_map
 from his4mae_jax.segmentation.tiling import Tiling, spans
 from his4mae_jax.training.mesh import make_local_mesh
 
@@ -294,9 +294,8 @@ class Segmenter:
 
     def _tokens_of(self, params, fovs, window, token_Bx2):
         """One token of each field of view, `(B, D)`."""
-        parts = grey(fovs, window).reshape(self._mesh.size, -1, *fovs.shape[1:])
-        tokens = split_map(self._mesh, lambda some: in_batches(self._project(params, None), some, self.batch), parts)
-        return tokens.reshape(len(fovs), *tokens.shape[2:])[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
+        tokens = split_batches(self._mesh, lambda x: self._encode(params, x), grey(fovs, window), self.batch)
+        return tokens[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
 
     def features_at(self, box, tiles, index_Mx3):
         """Cover-stride features at M voxels written by a tile: an array `(M, D)` for each of `axes`.

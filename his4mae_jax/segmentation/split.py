@@ -1,8 +1,10 @@
-"""A loop whose rounds are shared by the devices of this host."""
+"""Loops whose rounds are shared by the devices of this host."""
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
+
+from his4mae_jax.segmentation.encode import in_batches
 
 
 def split_map(mesh, fn, xs):
@@ -20,3 +22,10 @@ def split_map(mesh, fn, xs):
         lambda part: jax.lax.map(fn, part), mesh=mesh, in_specs=share, out_specs=share, check_vma=False
     )
     return jax.tree.map(lambda x: x[:rounds], mapped(xs))
+
+
+def split_batches(mesh, fn, x_BxS, batch):
+    """`in_batches(fn, x, batch)`, its rows shared out equally among the devices of `mesh` (B: a multiple)."""
+    parts = x_BxS.reshape(mesh.size, -1, *x_BxS.shape[1:])
+    out = split_map(mesh, lambda part: in_batches(fn, part, batch), parts)
+    return out.reshape(-1, *out.shape[2:])

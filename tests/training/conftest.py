@@ -59,7 +59,6 @@ class Runs:
         """Of a process with so many CPU devices, in which no launcher of this machine meddles."""
         foreign = ("SLURM_", "JAX_COORD", "JAX_NUM", "JAX_PROCESS", "JAX_LOCAL", "JAX_PLATFORMS", "TPU_", "MEGASCALE_")
         own = {k: v for k, v in os.environ.items() if not k.startswith(foreign) and "_proxy" not in k.lower()}
-        own["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
         return {**own, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices), **more}
 
     def command(self, name, *args):

@@ -80,6 +80,17 @@ def reference(volumes, tmp_path_factory):
     return get
 
 
+def wrap_advance(monkeypatch, wrap):
+    """Have runs call `wrap(advance)` in place of what `calls.compile_calls` gives them."""
+    real = calls.compile_calls
+
+    def compile_calls(*args, **more):
+        advance, place = real(*args, **more)
+        return wrap(advance), place
+
+    monkeypatch.setattr(loop, "compile_calls", compile_calls)
+
+
 def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
@@ -100,10 +111,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
     class Stop(Exception):
         pass
 
-    real = calls.compile_calls
-
-    def compile_calls(*args, **more):
-        advance, place = real(*args, **more)
+    def stop_midway(advance):
         steps = 0
 
         def stopping(state, data, count, ready):
@@ -116,9 +124,9 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
                 raise Stop
             return advance(state, data, count, ready)
 
-        return stopping, place
+        return stopping
 
-    monkeypatch.setattr(loop, "compile_calls", compile_calls)
+    wrap_advance(monkeypatch, stop_midway)
     with pytest.raises(Stop):
         run(config, volumes, tmp_path, sampler, per_call)
     monkeypatch.undo()
@@ -132,10 +140,9 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
 @pytest.mark.parametrize("per_call", [1, 4])
 def test_a_resident_run_moves_nothing_between_host_and_device(config, volumes, tmp_path, per_call, monkeypatch):
     """Once compiled, calls are given what is on the device already."""
-    real, guarded = calls.compile_calls, []
+    guarded = []
 
-    def compile_calls(*args, **more):
-        advance, place = real(*args, **more)
+    def guard(advance):
         warm = set()
 
         def guarded_advance(state, data, count, ready):
@@ -146,9 +153,9 @@ def test_a_resident_run_moves_nothing_between_host_and_device(config, volumes, t
             warm.add(count)
             return advance(state, data, count, ready)
 
-        return guarded_advance, place
+        return guarded_advance
 
-    monkeypatch.setattr(loop, "compile_calls", compile_calls)
+    wrap_advance(monkeypatch, guard)
     run(config, volumes, tmp_path, "device", per_call)
     assert len(guarded) >= (15 if per_call == 1 else 2)
     with jax.transfer_guard("disallow"), pytest.raises(Exception, match="[Dd]isallowed"):
@@ -185,11 +192,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, referen
     async def slow_save(self, *args, **kwargs):
         return [SlowDisk(written) for written in await save(self, *args, **kwargs)]
 
-    compiled = calls.compile_calls
-
-    def watched(*args, **kwargs):
-        advance, place = compiled(*args, **kwargs)
-
+    def watch(advance):
         def step(state, data, count, ready):
             first = int(state.step)
             state, metrics = advance(state, data, count, ready)
@@ -201,10 +204,10 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, referen
                 go.set()
             return state, metrics
 
-        return step, place
+        return step
 
     monkeypatch.setattr(ocp.StandardCheckpointHandler, "async_save", slow_save)
-    monkeypatch.setattr(loop, "compile_calls", watched)
+    wrap_advance(monkeypatch, watch)
     run(config, volumes, tmp_path)
     assert [first for first, finished in steps if not finished and first >= 9] == list(range(9, 17))
     equal(final_state(config, tmp_path), undisturbed)
@@ -217,17 +220,15 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, referen
 @pytest.mark.parametrize(("method", "cases"), [("his4mae", [False, True]), ("maester", [True])])
 def test_only_who_waits_for_a_codebook_has_a_time_before_it(config, volumes, tmp_path, monkeypatch, method, cases):
     """On accelerators each case is a program of its own, to be compiled."""
-    config.method, real, seen = method, calls.compile_calls, []
+    config.method, seen = method, []
 
-    def compile_calls(*args, **more):
-        advance, place = real(*args, **more)
-
+    def note(advance):
         def noting(state, data, count, ready):
             seen.append(ready)
             return advance(state, data, count, ready)
 
-        return noting, place
+        return noting
 
-    monkeypatch.setattr(loop, "compile_calls", compile_calls)
+    wrap_advance(monkeypatch, note)
     run(config, volumes, tmp_path, per_call=6)
     assert sorted({bool(ready) for ready in seen}) == cases

@@ -18,7 +18,7 @@ import numpy as np
 from his4mae_jax.config import get_default
 from his4mae_jax.models.attention import implementation
 from his4mae_jax.models.target import traced_for
-from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.pretext.methods import METHODS, whole_loss
 from his4mae_jax.segmentation.encode import make_encode
 
 IMAGES = 8
@@ -37,8 +37,8 @@ def computed(dtype, device):
 
         def loss(params):
             batch, key = {"image": images}, jax.random.key(1)
-            return method.loss(
-                params, params["encoder"], batch, key, models=models, ready=True, **method.settings(config)
+            return whole_loss(
+                method, params, params["encoder"], batch, key, models=models, ready=True, **method.settings(config)
             )
 
         grads, (losses, _) = jax.jit(jax.grad(loss, has_aux=True))(params)

@@ -24,6 +24,7 @@ from his4mae_jax.config import get_default
 from his4mae_jax.models import masking
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester
+from his4mae_jax.pretext.methods import whole_loss
 
 TOLERANCE = 1e-5
 PARAMETERS = {"encoder": 4_163_904, "decoder": 955_673}  # trainable ones of MAESTER
@@ -158,7 +159,7 @@ def forward_here(models, params, images, rng, settings):
     encode = functools.partial(models.encoder.apply, {"params": params["encoder"]}, patches, with_cls=True)
     tokens = encode(visible)
     pixels = models.decoder.apply({"params": params["decoder"]}, tokens, visible)
-    loss, _ = maester.loss(params, None, {"image": images}, rng, models=models, ready=False, **settings)
+    loss, _ = whole_loss(maester, params, None, {"image": images}, rng, models=models, ready=False, **settings)
     values = {"encoder, all patches": encode(), "encoder, visible patches": tokens, "decoder": pixels, "loss": loss}
     return {name: np.asarray(value) for name, value in values.items()}, np.asarray(visible)
 

@@ -30,8 +30,9 @@ from his4mae_jax.config import get_default
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.fields_of_view import Plan, make_geometry
 from his4mae_jax.data.resident import ResidentSampler
+from his4mae_jax.models.batches import fovs_at_once
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.segmentation.encode import fovs_at_once, make_encode
+from his4mae_jax.segmentation.encode import make_encode
 from his4mae_jax.segmentation.split import split_batches
 from his4mae_jax.training import mesh as meshes
 from his4mae_jax.training import state as states
@@ -83,7 +84,7 @@ class Ours:
         self._advance, _ = compile_calls(config, models, optimizer, mesh, per_call=self.per_call, resident=sampler)
         self._data = sampler.arrays
         split = meshes.batch_sharding(mesh)
-        encode, at_once = make_encode(models), fovs_at_once(models.encoder)
+        encode, at_once = make_encode(models), fovs_at_once(models)
 
         def encode_all(params, images_BxFxF):  # as segmentation does
             return split_batches(mesh, lambda x: encode(params, x), images_BxFxF, at_once)
@@ -131,6 +132,8 @@ class Theirs:
 def xla_counts(config, ours):
     """FLOP and bytes of one step and image by XLA's own count, from a batch cut on the host; None where it has none."""
     B, mesh = config.train.batch_size, meshes.make_mesh()
+    config = config.copy_and_resolve_references()
+    config.train.microbatch = B  # XLA counts a loop's rounds once
     models = METHODS[config.method].build(config)
     step, _ = compile_steps(config, models, make_optimizer(config), mesh, ready=True)
     compiled = step.lower(jax.eval_shape(ours.create), batch_like(config)).compile()
@@ -198,6 +201,7 @@ def configured(method, args):
     config = get_default()
     config.method, config.model.cls_token = method, method == "maester"
     config.model.dtype, config.train.batch_size = args.dtype, args.batch
+    config.train.microbatch = args.microbatch
     config.train.steps, config.codebook.start, config.train.steps_per_call = 10**6, 0.0, args.per_call
     return config
 
@@ -212,6 +216,7 @@ def parse():
     parser.add_argument("--rounds", type=int, default=5, help="measurements of which the median is told")
     parser.add_argument("--calls", type=int, default=2, help="calls in a row that make one measurement")
     parser.add_argument("--per-call", type=int, default=0, help="our steps in one call (0: as training takes them)")
+    parser.add_argument("--microbatch", type=int, default=0, help="our train.microbatch (0: as training chooses it)")
     parser.add_argument("--side", type=int, default=256, help="voxels a side of the volume")
     parser.add_argument("--peak-tflops", type=float, help="of the device, at this dtype")
     parser.add_argument("--count", action="store_true", help="compile once more for XLA's own count of FLOP and bytes")

@@ -121,6 +121,9 @@ def get_default():
     r.epochs = 2800
     r.samples_per_epoch = 20_000
     r.batch_size = 256
+    # Fields of view of a batch that a device takes at once, at most: less memory, the same steps but for rounding.
+    # 0: on an accelerator all, on a CPU as many as its cache holds.
+    r.microbatch = 0
     r.steps = 0  # total steps; 0: epochs * samples_per_epoch / batch_size
     r.lr = 5e-4
     r.min_lr = 8e-7
@@ -298,6 +301,7 @@ def validate(config):
         ("data.steps_per_brick", d.steps_per_brick > 0, "at least 1"),
         ("train.steps_per_call", r.steps_per_call >= 0, "a number of steps, or 0 for an automatic choice"),
         ("train.batch_size", r.batch_size > 0, "at least 1"),
+        ("train.microbatch", r.microbatch >= 0, "a number of fields of view, or 0 for an automatic choice"),
         ("train.log_every", r.log_every > 0, "at least 1"),
         ("train.warmup", 0 <= r.warmup < 1, "a fraction of the run below 1"),
         ("segment.stride", 0 < s.stride <= m.fov and s.stride % m.patch_size == 0,

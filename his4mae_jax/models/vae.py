@@ -3,7 +3,6 @@
 import math
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
 from his4mae_jax.models.convolution import same_convolution
@@ -101,6 +100,6 @@ class ImageDecoder(nn.Module):
         return _conv(1, "pixels", self.dtype)(nn.silu(x))[..., 0].astype(jnp.float32)
 
 
-def sample(rng, mean, log_variance):
-    """A draw from N(mean, exp(log_variance)), differentiable in both (reparameterised)."""
-    return mean + jnp.exp(0.5 * log_variance) * jax.random.normal(rng, mean.shape, mean.dtype)
+def sample(noise, mean, log_variance):
+    """Standard normal `noise` as a draw from N(mean, exp(log_variance)), differentiable in both (reparameterised)."""
+    return mean + jnp.exp(0.5 * log_variance) * noise

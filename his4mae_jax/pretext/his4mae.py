@@ -55,7 +55,7 @@ def student_loss(z_stu_BxVxD, quantised_BxVxD):
 
 
 def settings(config):
-    """The keyword settings of `loss`."""
+    """The keyword settings of `prepare` and `loss`."""
     return {
         # EMA codes are moved outside the gradient; their L_tea is only reported.
         "alpha": config.objective.alpha if config.codebook.learning == "gradient" else 0.0,
@@ -63,14 +63,17 @@ def settings(config):
     }  # fmt: skip
 
 
-def loss(params, teacher, batch, rng, *, models, ready, alpha, beta, mask_ratio, recon_on, teacher_input):
+prepare = maester.prepare
+
+
+def loss(params, teacher, batch, prepared, *, models, ready, alpha, beta, mask_ratio, recon_on, teacher_input):
     """The loss of one batch and what to log.
 
     Parameters
     ----------
     params : trees of `init_params`; teacher : encoder params, never differentiated.
     batch : `{"image": (B, H, W) float32 fields of view in [0, 1]}`.
-    rng : key for the masks.
+    prepared : what `prepare` drew for these fields of view: their masks.
     ready : bool scalar; before the codebook is placed, only L_recon counts.
     alpha, beta : weights of L_tea and L_stu; mask_ratio, recon_on, teacher_input : as in the
         config's `objective` and `teacher`.
@@ -81,10 +84,10 @@ def loss(params, teacher, batch, rng, *, models, ready, alpha, beta, mask_ratio,
     `ready`), and the arrays `index` (chosen codes) and `z_tea` that the codebook's bookkeeping
     needs; no codes without a codebook.
     """
+    del mask_ratio
     patches_BxNxP = patchify(batch["image"], models.patch_size)
-    loss_recon, z_stu_BxVxD, visible_BxV = maester.reconstruct(
-        params, patches_BxNxP, rng, models=models, mask_ratio=mask_ratio, recon_on=recon_on
-    )
+    loss_recon, z_stu_BxVxD = maester.reconstruct(params, patches_BxNxP, prepared, models=models, recon_on=recon_on)
+    visible_BxV = prepared["visible"]
     sees_all = teacher_input == "full"
     seen = None if sees_all else visible_BxV
 

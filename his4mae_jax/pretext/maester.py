@@ -65,24 +65,30 @@ def recon_loss(target_BxNxP, predicted_BxNxP, mask_BxN, recon_on="masked"):
     return jnp.sum(error_BxN * mask_BxN) / jnp.sum(mask_BxN)
 
 
-def reconstruct(params, patches_BxNxP, rng, *, models, mask_ratio, recon_on):
-    """Mask, encode what is visible, decode all: `(loss_recon, z_stu_BxVxD, visible_BxV)`."""
-    B, N, _ = patches_BxNxP.shape
-    visible_BxV, mask_BxN = masking.random_visible(rng, B, N, mask_ratio)
+def reconstruct(params, patches_BxNxP, prepared, *, models, recon_on):
+    """Encode what is visible, decode all: `(loss_recon, z_stu_BxVxD)`; `prepared` as `prepare` returns it."""
+    visible_BxV, mask_BxN = prepared["visible"], prepared["mask"]
     tokens = models.encoder.apply({"params": params["encoder"]}, patches_BxNxP, visible_BxV, with_cls=True)
     predicted = models.decoder.apply({"params": params["decoder"]}, tokens, visible_BxV)
     z_stu_BxVxD = tokens[:, 1:] if models.encoder.cls_token else tokens
-    return recon_loss(patches_BxNxP, predicted, mask_BxN, recon_on), z_stu_BxVxD, visible_BxV
+    return recon_loss(patches_BxNxP, predicted, mask_BxN, recon_on), z_stu_BxVxD
 
 
 def settings(config):
-    """The keyword settings of `loss`."""
+    """The keyword settings of `prepare` and `loss`."""
     return {"mask_ratio": config.objective.mask_ratio, "recon_on": config.objective.recon_on}
 
 
-def loss(params, teacher, batch, rng, *, models, ready, mask_ratio, recon_on):
+def prepare(rng, batch, *, models, mask_ratio, **_):
+    """The masks of a batch: `{"visible": (B, V) indices of tokens, "mask": (B, N), 1 where hidden}`."""
+    rows, columns = models.encoder.grid
+    visible_BxV, mask_BxN = masking.random_visible(rng, len(batch["image"]), rows * columns, mask_ratio)
+    return {"visible": visible_BxV, "mask": mask_BxN}
+
+
+def loss(params, teacher, batch, prepared, *, models, ready, mask_ratio, recon_on):
     """The loss of one batch: equation 2 alone. Arguments and returns as in `pretext.his4mae`."""
-    del teacher, ready
+    del teacher, ready, mask_ratio
     patches_BxNxP = patchify(batch["image"], models.patch_size)
-    loss_recon, _, _ = reconstruct(params, patches_BxNxP, rng, models=models, mask_ratio=mask_ratio, recon_on=recon_on)
+    loss_recon, _ = reconstruct(params, patches_BxNxP, prepared, models=models, recon_on=recon_on)
     return loss_recon, ({"loss": loss_recon, "loss_recon": loss_recon}, {})

@@ -102,26 +102,30 @@ def teacher_tokens(encoder, teacher, patches_BxNxP, fold_BxFxT):
     return jax.lax.stop_gradient(z).reshape(B, F * T, -1)
 
 
-def align(params, teacher, patches_BxNxP, rng, *, models, mask_ratio, folds):
-    """Mask, encode what is visible, and compare predicted features with the teacher's.
-
-    Returns `(loss_align, tokens, visible_BxV, mask_BxN)`: the student's tokens (cls first, if
-    there is one) and its masks are what a pixel decoder needs besides.
-    """
-    B, N, _ = patches_BxNxP.shape
+def prepare(rng, batch, *, models, folds, **more):
+    """MAESTER's masks of a batch and "fold", the hidden tokens of each fold, `(B, folds, T)`."""
     mask_rng, fold_rng = jax.random.split(rng)
-    visible_BxV, mask_BxN = masking.random_visible(mask_rng, B, N, mask_ratio)
-    fold_BxFxT = random_folds(fold_rng, mask_BxN, N - visible_BxV.shape[1], folds)
+    masks = maester.prepare(mask_rng, batch, models=models, **more)
+    hidden = masks["mask"].shape[1] - masks["visible"].shape[1]
+    return {**masks, "fold": random_folds(fold_rng, masks["mask"], hidden, folds)}
+
+
+def align(params, teacher, patches_BxNxP, prepared, *, models):
+    """Encode what is visible, and compare predicted features with the teacher's.
+
+    Returns `(loss_align, tokens)`: the student's tokens (cls first, if there is one) are what a pixel decoder needs.
+    """
+    visible_BxV, fold_BxFxT, B = prepared["visible"], prepared["fold"], len(patches_BxNxP)
     tokens = models.encoder.apply({"params": params["encoder"]}, patches_BxNxP, visible_BxV, with_cls=True)
     features_BxNxD = models.feature_decoder.apply({"params": params["feature_decoder"]}, tokens, visible_BxV)
     predicted_BxMxD = masking.take_tokens(features_BxNxD, fold_BxFxT.reshape(B, -1))
     target_BxMxD = standardise(teacher_tokens(models.encoder, teacher, patches_BxNxP, fold_BxFxT))
     # The cosine of equation 4, here between what is hidden from the student and its prediction.
-    return student_loss(predicted_BxMxD, target_BxMxD), tokens, visible_BxV, mask_BxN
+    return student_loss(predicted_BxMxD, target_BxMxD), tokens
 
 
 def settings(config):
-    """The keyword settings of `loss`."""
+    """The keyword settings of `prepare` and `loss`."""
     return {
         "mask_ratio": config.objective.mask_ratio,
         "folds": config.sdae.folds,
@@ -129,14 +133,14 @@ def settings(config):
     }
 
 
-def loss(params, teacher, batch, rng, *, models, ready, mask_ratio, folds, align_weight):
+def loss(params, teacher, batch, prepared, *, models, ready, mask_ratio, folds, align_weight):
     """align_weight * L_align of one batch. Arguments and returns as in `pretext.his4mae`.
 
     The teacher gives targets from the first step on, whatever `ready` says: without them there
     would be nothing to learn. folds must divide the number of hidden tokens (`build` checks).
     """
-    del ready
+    del ready, mask_ratio, folds
     patches_BxNxP = patchify(batch["image"], models.patch_size)
-    loss_align, *_ = align(params, teacher, patches_BxNxP, rng, models=models, mask_ratio=mask_ratio, folds=folds)
+    loss_align, _ = align(params, teacher, patches_BxNxP, prepared, models=models)
     total = align_weight * loss_align
     return total, ({"loss": total, "loss_align": loss_align}, {})

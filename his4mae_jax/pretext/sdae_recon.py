@@ -32,18 +32,19 @@ def init_params(rng, models):
 
 
 def settings(config):
-    """The keyword settings of `loss`."""
+    """The keyword settings of `prepare` and `loss`."""
     return {**maester.settings(config), **sdae.settings(config)}
 
 
-def loss(params, teacher, batch, rng, *, models, ready, mask_ratio, recon_on, folds, align_weight):
+prepare = sdae.prepare
+
+
+def loss(params, teacher, batch, prepared, *, models, ready, mask_ratio, recon_on, folds, align_weight):
     """Equation 2 plus the weighted alignment. Arguments and returns as in `pretext.his4mae`; `ready` as in SdAE."""
-    del ready
+    del ready, mask_ratio, folds
     patches_BxNxP = patchify(batch["image"], models.patch_size)
-    loss_align, tokens, visible_BxV, mask_BxN = sdae.align(
-        params, teacher, patches_BxNxP, rng, models=models, mask_ratio=mask_ratio, folds=folds
-    )
-    predicted_BxNxP = models.decoder.apply({"params": params["decoder"]}, tokens, visible_BxV)
-    loss_recon = maester.recon_loss(patches_BxNxP, predicted_BxNxP, mask_BxN, recon_on)
+    loss_align, tokens = sdae.align(params, teacher, patches_BxNxP, prepared, models=models)
+    predicted_BxNxP = models.decoder.apply({"params": params["decoder"]}, tokens, prepared["visible"])
+    loss_recon = maester.recon_loss(patches_BxNxP, predicted_BxNxP, prepared["mask"], recon_on)
     total = loss_recon + align_weight * loss_align
     return total, ({"loss": total, "loss_recon": loss_recon, "loss_align": loss_align}, {})

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from his4mae_jax.errors import UserError
 from his4mae_jax.models.segmenter import MaskTransformer, Segmenter
 from his4mae_jax.pretext.maester import make_encoder
-from his4mae_jax.pretext.supervised import Models, init_params, loss, num_classes, settings
+from his4mae_jax.pretext.supervised import Models, init_params, loss, num_classes, prepare, settings
 
-__all__ = ("Models", "build", "init_params", "loss", "settings")
+__all__ = ("Models", "build", "init_params", "loss", "prepare", "settings")
 
 
 def build(config):

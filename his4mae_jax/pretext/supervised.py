@@ -44,7 +44,7 @@ def init_params(rng, models):
 
 
 def settings(config):
-    """The keyword settings of `loss`: none."""
+    """The keyword settings of `prepare` and `loss`: none."""
     del config
     return {}
 
@@ -66,15 +66,25 @@ def pixel_logits(logits_BxNxC, grid, patch):
     return jnp.einsum("hr,brsc,ws->bhwc", rows, logits_BxRxSxC, cols, precision="highest")
 
 
-def cross_entropy(logits_BxHxWxC, labels_BxHxW):
-    """Mean cross-entropy, and the share of right classes, over the batch's annotated pixels.
+def prepare(rng, batch, *, models):
+    """`{"annotated": (B,)}`, annotated pixels a field of view, the mean of the batch in every entry.
+
+    Means over the annotated pixels of parts of a batch would not add up to that of the batch. Nothing is random.
+    """
+    del rng, models
+    labels_BxHxW = batch["labels"]
+    mean = jnp.sum(labels_BxHxW != IGNORE) / len(labels_BxHxW)
+    return {"annotated": jnp.broadcast_to(mean, len(labels_BxHxW))}
+
+
+def cross_entropy(logits_BxHxWxC, labels_BxHxW, annotated):
+    """Mean cross-entropy, and the share of right classes, over the batch's `annotated` pixels (so many).
 
     Labels are class ids 0 to C - 1, or `IGNORE` where not annotated. Both results are 0 where
     nothing is annotated; an id without a class makes the loss NaN rather than count for nothing.
     """
     C = logits_BxHxWxC.shape[-1]
-    annotated_BxHxW = labels_BxHxW != IGNORE
-    count = jnp.maximum(jnp.sum(annotated_BxHxW), 1)
+    annotated_BxHxW, count = labels_BxHxW != IGNORE, jnp.where(annotated > 0, annotated, 1)
     # A product with zeros and ones, not a gather: see `models.masking.place_tokens`.
     chosen_BxHxWxC = jax.nn.one_hot(labels_BxHxW, C)
     cost_BxHxW = -jnp.sum(chosen_BxHxWxC * jax.nn.log_softmax(logits_BxHxWxC), axis=-1)
@@ -83,15 +93,15 @@ def cross_entropy(logits_BxHxWxC, labels_BxHxW):
     return jnp.sum(jnp.where(annotated_BxHxW, cost_BxHxW, 0.0)) / count, jnp.sum(right_BxHxW) / count
 
 
-def loss(params, teacher, batch, rng, *, models, ready):
+def loss(params, teacher, batch, prepared, *, models, ready):
     """The cross-entropy of one batch `{"image": (B, H, W) float32 in [0, 1], "labels": (B, H, W) int32}`.
 
     Returns `(loss, (diagnostics, {}))`, diagnostics `loss_ce` and `accuracy`, the share of
-    annotated pixels whose class is right. Nothing is random, and no teacher is needed.
+    annotated pixels whose class is right. No teacher is needed.
     """
-    del teacher, rng, ready
+    del teacher, ready
     patches_BxNxP = patchify(batch["image"], models.patch_size)
     logits_BxNxC = models.encoder.apply({"params": params["encoder"]}, patches_BxNxP)
     logits_BxHxWxC = pixel_logits(logits_BxNxC, models.encoder.grid, models.patch_size)
-    loss_ce, accuracy = cross_entropy(logits_BxHxWxC, batch["labels"])
+    loss_ce, accuracy = cross_entropy(logits_BxHxWxC, batch["labels"], jnp.sum(prepared["annotated"]))
     return loss_ce, ({"loss": loss_ce, "loss_ce": loss_ce, "accuracy": accuracy}, {})

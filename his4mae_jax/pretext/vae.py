@@ -53,7 +53,7 @@ def init_params(rng, models):
 
 
 def settings(config):
-    """The keyword settings of `loss`."""
+    """The keyword settings of `prepare` and `loss`."""
     return {"kl_weight": config.vae.kl_weight}
 
 
@@ -62,18 +62,24 @@ def kl_divergence(mean, log_variance):
     return 0.5 * jnp.mean(mean**2 + jnp.exp(log_variance) - 1.0 - log_variance)
 
 
-def loss(params, teacher, batch, rng, *, models, ready, kl_weight):
+def prepare(rng, batch, *, models, **_):
+    """`{"noise": (B, N, D)}`, standard normal, of which a batch's latent vectors are made."""
+    rows, columns = models.encoder.grid
+    return {"noise": jax.random.normal(rng, (len(batch["image"]), rows * columns, models.encoder.embed_dim))}
+
+
+def loss(params, teacher, batch, prepared, *, models, ready, kl_weight):
     """The negative evidence lower bound of one batch, up to its scale.
 
     `loss_recon`, the mean squared error of all pixels in [0, 1], plus `kl_weight` times
     `loss_kl`, nats a latent dimension. For D latent dimensions and P pixels a patch it is the
-    bound for pixel noise of variance kl_weight * P / (2 D). `rng` draws the latent vectors.
+    bound for pixel noise of variance kl_weight * P / (2 D).
     Arguments and returns otherwise as in `pretext.his4mae`.
     """
     del teacher, ready
     patches_BxNxP = patchify(batch["image"], models.patch_size)
     mean, log_variance = models.encoder.apply({"params": params["encoder"]}, patches_BxNxP, with_log_variance=True)
-    predicted_BxHxW = models.decoder.apply({"params": params["decoder"]}, sample(rng, mean, log_variance))
+    predicted_BxHxW = models.decoder.apply({"params": params["decoder"]}, sample(prepared["noise"], mean, log_variance))
     loss_recon = jnp.mean((predicted_BxHxW - batch["image"]) ** 2)
     loss_kl = kl_divergence(mean, log_variance)
     total = loss_recon + kl_weight * loss_kl

@@ -14,16 +14,17 @@ import numpy as np
 from his4mae_jax.config import SUPERVISED, total_steps
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.volume import Box, VolumeLike
-from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.segmentation import label_volume
 from his4mae_jax.segmentation.driver import Segmenter
+from his4mae_jax.segmentation.encode import make_encode
 from his4mae_jax.training import state as states
 from his4mae_jax.training.feed import on_device
+from his4mae_jax.training.microbatch import gradients, microbatch
 from his4mae_jax.training.optimizer import make_optimizer
 
 SECONDS = 2.0  # of each measurement, about; at least one run
-CPU_IMAGES = 32  # images at once in a measurement on a CPU: there time grows with their number alone
+IMAGES = 32  # of a measured step, about, where a batch is taken in parts: time grows with their number
 # Settings that the driver takes under the names they have in config.segment.
 _SAME = ("stride", "edge_weight", "smooth", "tile", "overhang", "inference", "expansion", "symmetries", "shifts")
 _NEWEST = 3  # checkpoints kept besides train.keep_checkpoints
@@ -38,37 +39,37 @@ def training(config, volumes: list[VolumeLike]) -> dict:
     Memory is the state, what XLA needs for a step, and the volumes where they lie in that memory (`data.sampler`,
     `data.in_memory_gb`).
     """
-    method, batch = METHODS[config.method], config.train.batch_size
-    models, optimizer = method.build(config), make_optimizer(config)
+    batch, steps = config.train.batch_size, total_steps(config)
+    models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
     state = jax.jit(lambda: states.create(config, models, optimizer))()
-    images = _at_once(max(1, batch // jax.device_count()))
+    share = max(1, batch // jax.device_count())
+    at_once = microbatch(config, models, jax.device_count())
+    images = min(share, at_once * math.ceil(IMAGES / at_once))
+    config = config.copy_and_resolve_references()
+    config.train.batch_size, config.train.microbatch = images, at_once
+    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
     views = {"image": jax.random.uniform(jax.random.key(1), (images, config.model.fov, config.model.fov))}
     if config.method in SUPERVISED:
         views["labels"] = jnp.zeros(views["image"].shape, jnp.int32)
-    settings = method.settings(config)
 
     def step(state, views, key):
-        def loss(params):
-            return method.loss(params, state.teacher, views, key, models=models, ready=jnp.array(True), **settings)
-
-        grads, _ = jax.grad(loss, has_aux=True)(state.params)
+        grads, _ = gradients(config, models, mesh, state.params, state.teacher, views, key, True)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(jnp.add, state.params, updates)
         teacher = jax.tree.map(lambda t, s: 0.99 * t + 0.01 * s, state.teacher, params["encoder"])
         return state.replace(params=params, teacher=teacher, opt_state=opt_state)
 
     seconds, memory = _measure(step, state, views, jax.random.key(2))
-    scale = max(1, batch // jax.device_count()) / images
+    scale = share / images
     volume_bytes = sum(n_bytes(v) for v in volumes)
     in_host = jax.default_backend() == "cpu" and volume_bytes <= config.data.in_memory_gb * 2**30
     held = volume_bytes if on_device(config, volumes) or in_host else 0
-    steps = total_steps(config)
     return {
         "steps": steps,
         "seconds_per_step": seconds * scale,
         "seconds": steps * seconds * scale,
         "images_per_s": batch / (seconds * scale),
-        "memory_bytes": int(memory * scale + held),
+        "memory_bytes": int(memory + held),  # more parts take no more
         "checkpoint_bytes": (_NEWEST + config.train.keep_checkpoints) * _tree_bytes(state),
     }
 
@@ -94,11 +95,8 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
     )  # fmt: skip
     images = segmenter.batch
 
-    def encode(params, images_BxFxF):
-        return models.encoder.apply({"params": params}, patchify(images_BxFxF, models.patch_size))
-
     noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
-    seconds, _ = _measure(encode, params, noise)
+    seconds, _ = _measure(make_encode(models), params, noise)
     sizes = label_volume.label_sizes(config)
     written = len(sizes) + (label_volume.headline(config) if s.probabilities else 0)
     fovs = segmenter.count_fovs(tuple(b.stop - b.start for b in box))
@@ -117,10 +115,6 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
 def n_bytes(volume: VolumeLike) -> int:
     """Bytes of a volume when read whole."""
     return math.prod(volume.shape) * volume.dtype.itemsize
-
-
-def _at_once(images: int) -> int:
-    return min(images, CPU_IMAGES) if jax.default_backend() == "cpu" else images
 
 
 def _measure(function, *args) -> tuple[float, float]:

@@ -25,11 +25,12 @@ from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.labels import IGNORE
 from his4mae_jax.data.padding import padding_mask
 from his4mae_jax.errors import UserError
+from his4mae_jax.models.batches import fovs_at_once
 from his4mae_jax.segmentation import cover_stride as cs
 from his4mae_jax.segmentation import expand_stride as es
 from his4mae_jax.segmentation import sampling
 from his4mae_jax.segmentation.blocks import in_order
-from his4mae_jax.segmentation.encode import SYMMETRIES, fovs_at_once, make_encode
+from his4mae_jax.segmentation.encode import SYMMETRIES, make_encode
 from his4mae_jax.segmentation.split import split_batches, split_map
 from his4mae_jax.segmentation.tiling import Tiling, spans
 from his4mae_jax.training.mesh import make_local_mesh
@@ -82,7 +83,7 @@ class Segmenter:
                 )
         self.patch = self.models.patch_size
         self.fov = self.models.encoder.grid[0] * self.patch
-        self.batch = self.batch or fovs_at_once(self.models.encoder)
+        self.batch = self.batch or fovs_at_once(self.models)
         self.cover = self.inference == "cover"
         for key, value in (("smooth", 0), ("expansion", "linear"), ("shifts", 1)):
             if self.cover and getattr(self, key) != value:

@@ -1,15 +1,9 @@
 """The encoder at inference: unmasked fields of view to tokens."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 
 from his4mae_jax.models.patches import patchify
-from his4mae_jax.models.target import target
-
-CPU_BATCH_BYTES = 3 * 2**18  # of a batch's tokens: a layer's arrays then stay in a core's share of the cache
-MOST_FOVS = 256  # of a batch; as many on accelerators
 
 # The symmetries of a square that tokens may be averaged over: (transposed, rows reversed, columns reversed).
 SYMMETRIES = {
@@ -18,14 +12,6 @@ SYMMETRIES = {
     4: ((0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1)),
     8: tuple((t, r, c) for t in (0, 1) for r in (0, 1) for c in (0, 1)),
 }
-
-
-def fovs_at_once(encoder):
-    """Fields of view that a device encodes at once most quickly (`segment.batch_fovs` 0)."""
-    if target().platform != "cpu":
-        return MOST_FOVS
-    fitting = CPU_BATCH_BYTES // (4 * math.prod(encoder.grid) * encoder.embed_dim)
-    return min(max(fitting, 1), MOST_FOVS)
 
 
 def make_encode(models, symmetries=1):

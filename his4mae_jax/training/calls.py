@@ -45,7 +45,7 @@ def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None, s
         batch_of, placed = (lambda data, i, step: data), batch_sharding(mesh)
     else:
         batch_of, placed = (lambda data, i, step: jax.tree.map(lambda x: x[i], data)), stacked_sharding(mesh)
-    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer)
+    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer, mesh=mesh)
 
     def single(state, data, count, one, whole):
         state, metrics = one(state, data, 0)

@@ -10,8 +10,8 @@ from his4mae_jax.config import steps_per_epoch, total_steps
 from his4mae_jax.data.fields_of_view import render
 from his4mae_jax.models import codebook
 from his4mae_jax.models.patches import patchify
-from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.mesh import batch_sharding, replicated
+from his4mae_jax.training.microbatch import gradients
 from his4mae_jax.training.optimizer import schedule
 
 # What each use of randomness folds into the key of (seed, step), so that no two share one.
@@ -64,18 +64,18 @@ def _update_codes(config, state, params, found, ready):
     return codes_KxD, {"usage_K": usage_K, "count_K": count_K, "sum_KxD": sum_KxD}, metrics
 
 
-def train_step(state, batch, *, config, models, optimizer, ready=None):
-    """One optimiser step (equation 5), the teacher's EMA and the codebook's bookkeeping.
+def train_step(state, batch, *, config, models, optimizer, mesh, ready=None):
+    """One optimiser step (equation 5), the teacher's EMA and the codebook's bookkeeping; `mesh` shares the batch out.
 
     `ready`, whether distillation has begun, is found on the device; who knows it gives it, and the program is for that
     case alone.
     """
-    step, method = state.step, METHODS[config.method]
+    step = state.step
     ready = step >= distillation_start(config) if ready is None else ready
-    loss_fn = functools.partial(method.loss, models=models, ready=ready, **method.settings(config))
-    grads, (metrics, found) = jax.grad(loss_fn, has_aux=True)(
-        state.params, state.teacher, render(batch, config.model.fov), step_key(config, step, MASKS)
-    )
+    grads, (metrics, found) = gradients(
+        config, models, mesh, state.params, state.teacher, render(batch, config.model.fov),
+        step_key(config, step, MASKS), ready,
+    )  # fmt: skip
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     momentum = teacher_momentum(config, step)
@@ -106,7 +106,7 @@ def init_codebook(state, batch, *, config, models):
 def compile_steps(config, models, optimizer, mesh, *, ready=None):
     """`(train_step, init_codebook)` jitted over the mesh; both donate the state. `ready` as in `train_step`."""
     everywhere, split = replicated(mesh), batch_sharding(mesh)
-    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer, ready=ready)
+    step = functools.partial(train_step, config=config, models=models, optimizer=optimizer, mesh=mesh, ready=ready)
     place = functools.partial(init_codebook, config=config, models=models)
     return (
         jax.jit(step, in_shardings=(everywhere, split), out_shardings=everywhere, donate_argnums=0),

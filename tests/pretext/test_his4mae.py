@@ -9,6 +9,7 @@ import pytest
 
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import his4mae, maester
+from his4mae_jax.pretext.methods import whole_loss
 
 SETTINGS = dict(alpha=0.3, beta=0.07, mask_ratio=0.5, recon_on="masked", teacher_input="full", ready=True)
 
@@ -27,7 +28,7 @@ def setup(tiny):
 
 def run(setup, **changes):
     models, params, teacher, images = setup
-    loss = functools.partial(his4mae.loss, models=models, **{**SETTINGS, **changes})
+    loss = functools.partial(whole_loss, his4mae, models=models, **{**SETTINGS, **changes})
     return jax.jit(loss)(params, teacher, {"image": images}, jax.random.key(3))
 
 
@@ -100,9 +101,8 @@ def gradients(setup, **changes):
     models, params, teacher, images = setup
 
     def total(params, teacher):
-        return his4mae.loss(
-            params, teacher, {"image": images}, jax.random.key(3), models=models, **{**SETTINGS, **changes}
-        )[0]
+        batch, settings = {"image": images}, {**SETTINGS, **changes}
+        return whole_loss(his4mae, params, teacher, batch, jax.random.key(3), models=models, **settings)[0]
 
     return jax.jit(jax.grad(total, argnums=(0, 1)))(params, teacher)
 

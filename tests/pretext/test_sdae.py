@@ -11,6 +11,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.models.masking import random_visible
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester, sdae, sdae_recon
+from his4mae_jax.pretext.methods import whole_loss
 
 RNG = jax.random.key(3)
 N, HIDDEN, B = 16, 8, 3  # of the tiny config
@@ -30,7 +31,7 @@ def make(config, method):
 def run(setup):
     """The loss before distillation would begin elsewhere (ready=False): SdAE needs its teacher at once."""
     config, method, models, params, teacher, images = setup
-    loss = functools.partial(method.loss, models=models, ready=False, **method.settings(config))
+    loss = functools.partial(whole_loss, method, models=models, ready=False, **method.settings(config))
     return jax.jit(loss)(params, teacher, {"image": images}, RNG)
 
 
@@ -140,7 +141,8 @@ def test_gradients_reach_the_student_and_its_decoders_but_not_the_teacher(tiny, 
 
     def loss(params, teacher, align_weight):
         changed = {**settings, "align_weight": align_weight}
-        return method.loss(params, teacher, {"image": images}, RNG, models=models, ready=True, **changed)[0]
+        batch = {"image": images}
+        return whole_loss(method, params, teacher, batch, RNG, models=models, ready=True, **changed)[0]
 
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
     student, of_teacher = gradients(params, teacher, 1.0)

@@ -11,6 +11,7 @@ import pytest
 from his4mae_jax.data.phantom import make_phantom
 from his4mae_jax.errors import UserError
 from his4mae_jax.pretext import segmenter, supervised, vit
+from his4mae_jax.pretext.methods import whole_loss
 from his4mae_jax.segmentation import expand_stride
 
 METHODS = pytest.mark.parametrize("method", [vit, segmenter], ids=["vit", "segmenter"])
@@ -53,14 +54,14 @@ def test_cross_entropy_counts_annotated_pixels_only():
             costs.append(np.log(np.exp(z).sum()) - z[labels[b, y, x]])
             right.append(z.argmax() == labels[b, y, x])
     assert 20 < len(costs) < 60  # some of both
-    loss_ce, accuracy = supervised.cross_entropy(logits, labels)
+    loss_ce, accuracy = supervised.cross_entropy(logits, labels, len(costs))
     np.testing.assert_allclose(loss_ce, np.mean(costs), rtol=1e-5)
     np.testing.assert_allclose(accuracy, np.mean(right), rtol=1e-6)
 
 
 def test_an_id_without_a_class_does_not_count_for_nothing():
     labels = np.array([[[0, 3, IGNORE]]])
-    assert np.isnan(supervised.cross_entropy(jnp.zeros((1, 1, 3, 3)), labels)[0])
+    assert np.isnan(supervised.cross_entropy(jnp.zeros((1, 1, 3, 3)), labels, 2)[0])
 
 
 def gradient(method, config, labels):
@@ -69,7 +70,7 @@ def gradient(method, config, labels):
     shapes = jax.eval_shape(lambda key: method.init_params(key, models), jax.random.key(0))
     params = jax.tree.map(lambda a: 0.3 * rng.normal(size=a.shape).astype(a.dtype), shapes)
     batch = {"image": jax.random.uniform(jax.random.key(1), (2, 20, 20)), "labels": labels}
-    loss = functools.partial(method.loss, models=models, ready=True, **method.settings(config))
+    loss = functools.partial(whole_loss, method, models=models, ready=True, **method.settings(config))
     return jax.jit(jax.grad(loss, has_aux=True))(params, params["encoder"], batch, jax.random.key(2))
 
 
@@ -134,9 +135,8 @@ def test_both_learn_a_slice_by_heart(config, method, phantom_slice):
 
         def step(carry, _):
             params, opt_state = carry
-            grads, (diagnostics, _) = jax.grad(method.loss, has_aux=True)(
-                params, None, batch, None, models=models, ready=True
-            )
+            loss = functools.partial(whole_loss, method, models=models, ready=True)
+            grads, (diagnostics, _) = jax.grad(loss, has_aux=True)(params, None, batch, None)
             updates, opt_state = optimizer.update(grads, opt_state)
             return (optax.apply_updates(params, updates), opt_state), diagnostics
 

@@ -12,6 +12,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.models.vae import sample
 from his4mae_jax.pretext import vae
+from his4mae_jax.pretext.methods import whole_loss
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def setup(config):
 def run(setup, rng=3, kl_weight=0.02):
     models, params, images = setup
     key = jax.random.key(rng)
-    loss = functools.partial(vae.loss, models=models, ready=False, kl_weight=kl_weight)
+    loss = functools.partial(whole_loss, vae, models=models, ready=False, kl_weight=kl_weight)
     return jax.jit(loss)(params, params["encoder"], {"image": images}, key)
 
 
@@ -53,7 +54,7 @@ def test_the_loss_is_reconstruction_and_weighted_kl(setup):
     total, (diagnostics, codes) = run(setup)
     encode = jax.jit(functools.partial(models.encoder.apply, with_log_variance=True))
     mean, log_variance = encode({"params": params["encoder"]}, patchify(images, 5))
-    drawn = sample(jax.random.key(3), mean, log_variance)
+    drawn = sample(jax.random.normal(jax.random.key(3), mean.shape), mean, log_variance)
     predicted = jax.jit(models.decoder.apply)({"params": params["decoder"]}, drawn)
     recon = np.mean((np.float64(predicted) - np.float64(images)) ** 2)
     mean, log_variance = np.float64(mean), np.float64(log_variance)
@@ -88,7 +89,7 @@ def test_a_short_training_learns_the_images(config):
     images = (0.5 + 0.2 * images / images.std()).astype(np.float32)
     optimizer = optax.adam(3e-3)
     settings = vae.settings(config) | {"kl_weight": 1e-4}
-    loss = functools.partial(vae.loss, models=models, ready=True, **settings)
+    loss = functools.partial(whole_loss, vae, models=models, ready=True, **settings)
 
     @jax.jit
     def train(key):

@@ -10,8 +10,8 @@ import pytest
 from his4mae_jax.data import datasets
 from his4mae_jax.data.ome_zarr import create
 from his4mae_jax.errors import UserError
+from his4mae_jax.models.batches import MOST_FOVS
 from his4mae_jax.report import contact_sheet, estimate, inspect
-from his4mae_jax.segmentation.encode import MOST_FOVS
 
 
 @pytest.fixture
@@ -94,10 +94,10 @@ def test_estimates_follow_the_counts(unmeasured, tmp_path):
     assert training["memory_bytes"] == 1e7 + held
     assert segmentation["fovs_per_s"] == MOST_FOVS / 0.5
     unmeasured.evaluate.clusters, unmeasured.train.steps, unmeasured.train.batch_size = (4, 6), 40, 64
-    unmeasured.data.in_memory_gb = 0.0
+    unmeasured.data.in_memory_gb, unmeasured.train.microbatch = 0.0, 16  # 4 parts, 2 of which are measured
     more = _inspect(unmeasured, tmp_path / "run")[0]["estimate"]
-    assert more["training"]["seconds"] == 40 * 0.5 * 64 / estimate.CPU_IMAGES
-    assert more["training"]["memory_bytes"] == 1e7 * 64 / estimate.CPU_IMAGES
+    assert more["training"]["seconds"] == 40 * 0.5 * 64 / 32
+    assert more["training"]["memory_bytes"] == 1e7  # not more for more parts
     assert more["segmentation"]["label_bytes"] == 2 * 40 * 50 * 60  # 4 is the headline's
 
 

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from encode_and_step import batch_like
 
-from his4mae_jax.config import get_default
+from his4mae_jax.config import SUPERVISED, get_default
 from his4mae_jax.data.contrast import Contrast
 from his4mae_jax.data.fields_of_view import Plan, make_geometry
 from his4mae_jax.data.resident import ResidentSampler
@@ -43,6 +43,7 @@ from his4mae_jax.training.flop import flop_per_image
 from his4mae_jax.training.optimizer import make_optimizer
 from his4mae_jax.training.step import compile_steps
 
+PEERS = ("his4mae", "maester")  # methods that torch_peer.py has; others are measured alone
 TOP = 20  # entries of the profile's table
 
 
@@ -208,7 +209,7 @@ def configured(method, args):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--method", nargs="+", choices=("his4mae", "maester"), default=["his4mae"])
+    parser.add_argument("--method", nargs="+", choices=sorted(METHODS.keys() - SUPERVISED), default=["his4mae"])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer", nargs="*", default=["none", "default"], help="modes of torch.compile, or 'none'")
@@ -229,7 +230,7 @@ def measured(method, args, volume):
     """`(rows, {FLOP, XLA's counts, profile})` of one method."""
     config, rows = configured(method, args), []
     flop, runners = flop_per_image(config), {"ours": Ours(config, volume)}
-    for mode in args.peer:
+    for mode in args.peer if method in PEERS else ():
         runners[f"torch, {mode}"] = Theirs(config, volume, mode, runners["ours"].params)
     found = {"flop_per_image": flop}
     print(f"{method}: {flop['step'] / 1e9:.2f} GFLOP a step and image, {flop['encode'] / 1e9:.2f} to encode; "

@@ -16,7 +16,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from his4mae_jax import config as configs
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, friendly_memory_error
 from his4mae_jax.training import preemption
 
 MODES = ("train", "segment", "evaluate", "all", "compare", "fetch", "inspect")
@@ -237,7 +237,7 @@ def cli():
     except Exception as error:
         from his4mae_jax.data.ome_zarr import friendly_io_error
 
-        friendly = friendly_io_error(error, flags.FLAGS.workdir)
+        friendly = friendly_io_error(error, flags.FLAGS.workdir) or friendly_memory_error(error)
         if friendly is not None:
             _end(2, f"error: {friendly}")
         _end(1, traceback.format_exc())

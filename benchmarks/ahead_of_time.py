@@ -120,19 +120,24 @@ def groups(found):
     return sorted(((*entry, *key) for key, entry in totals.items()), reverse=True)
 
 
-def told(target, what, compiled, flop, batch):
-    """A row about one program, printed; `flop` and `batch` are those of one device."""
+def told(target, what, compiled, flop, batch, microbatch):
+    """A row about one program, printed; `flop` and `batch` are those of one device.
+
+    A step in parts (`microbatch`) is a loop, whose kernels stand in the text once: they are not counted then.
+    """
     chip = target.partition(":")[0]
     tflops, tbytes = PEAKS[chip]
     text, memory = compiled.as_text(), compiled.memory_analysis()
     row = {"target": target, "what": what, "temporary_gbytes": memory.temp_size_in_bytes / 1e9}
     row |= {"ms_of_flop": flop / tflops / 1e9, "collectives": collectives(text)}
-    if chip in GPUS:  # a TPU's program copies parts to the chip while others are computed: not to be read like this
+    # A TPU's program copies parts to the chip while others are computed: not to be read like this.
+    if chip in GPUS and not microbatch:
         found = kernels(text)
         moved = sum(k.bytes for k in found)
         row |= {"kernels": len(found), "gbytes": moved / 1e9, "ms_of_bytes": moved / tbytes / 1e9}
         row["groups"] = groups(found)[:TOP]
-    row["most_per_s"] = 1e3 * batch / max(row.get("ms_of_bytes", 0.0), row["ms_of_flop"])
+    if not microbatch:
+        row["most_per_s"] = 1e3 * batch / max(row.get("ms_of_bytes", 0.0), row["ms_of_flop"])
     cells = (("kernels", 7, ","), ("gbytes", 8, ".2f"), ("temporary_gbytes", 8, ".2f"), ("ms_of_bytes", 9, ".2f"),
              ("ms_of_flop", 8, ".2f"), ("most_per_s", 11, ",.0f"))  # fmt: skip
     texts = [f"{row[key]:>{width}{how}}" if key in row else f"{'-':>{width}}" for key, width, how in cells]
@@ -147,6 +152,7 @@ def main():
     parser.add_argument("--method", choices=sorted(METHODS), default="his4mae")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--batch", type=int, default=256, help="of one device")
+    parser.add_argument("--microbatch", type=int, default=0, help="train.microbatch; kernels are not told then")
     parser.add_argument("--text", type=pathlib.Path, help="folder for the programs' text")
     parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
     args = parser.parse_args()
@@ -158,11 +164,11 @@ def main():
     for target, devices in targets.items():
         config = MODELS[args.model]()
         config.method, config.model.dtype = args.method, args.dtype
-        config.train.batch_size = args.batch * len(devices)
+        config.train.batch_size, config.train.microbatch = args.batch * len(devices), args.microbatch
         config.train.steps, config.codebook.start = 10**6, 0.0
         flop = flop_per_image(config)
         for what, compiled in programs(config, devices).items():
-            rows.append(told(target, what, compiled, flop[what] * args.batch, args.batch))
+            rows.append(told(target, what, compiled, flop[what] * args.batch, args.batch, args.microbatch))
             if args.text:
                 args.text.mkdir(parents=True, exist_ok=True)
                 (args.text / f"{target.replace(':', '_')}_{what}.txt").write_text(compiled.as_text())

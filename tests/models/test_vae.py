@@ -70,16 +70,10 @@ def test_the_grey_level_of_a_field_of_view_stays_in_its_tokens():
 
 def test_samples_have_the_mean_and_the_variance_they_are_given():
     mean, log_variance = jnp.array([1.0, -2.0]), jnp.log(jnp.array([0.25, 4.0]))
-    draws = sample(jax.random.key(0), jnp.tile(mean, (20_000, 1)), jnp.tile(log_variance, (20_000, 1)))
+    noise = jax.random.normal(jax.random.key(0), (20_000, 2))
+    draws = sample(noise, mean, log_variance)
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.05)
     np.testing.assert_allclose(draws.var(0), jnp.exp(log_variance), rtol=0.05)
-
-
-def test_different_keys_draw_different_samples():
-    zeros = jnp.zeros((2, 6, D))
-    first = sample(jax.random.key(0), zeros, zeros)
-    np.testing.assert_array_equal(first, sample(jax.random.key(0), zeros, zeros))
-    assert np.abs(first - sample(jax.random.key(1), zeros, zeros)).min() > 0
 
 
 def test_latents_and_pixels_are_float32_whatever_the_compute_dtype():

@@ -30,6 +30,16 @@ def setup(config):
     return models, params, jax.random.uniform(jax.random.key(2), (3, 20, 20))
 
 
+def test_noise_is_standard_normal_and_a_function_of_its_key(setup):
+    models, _, _ = setup
+    batch = {"image": np.zeros((2000, 20, 20), np.float32)}
+    first, again, other = (vae.prepare(jax.random.key(k), batch, models=models)["noise"] for k in (0, 0, 1))
+    assert first.shape == (2000, 16, 8)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1
+    np.testing.assert_allclose([first.mean(), first.std()], [0, 1], atol=0.02)
+
+
 def run(setup, rng=3, kl_weight=0.02):
     models, params, images = setup
     key = jax.random.key(rng)

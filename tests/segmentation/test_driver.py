@@ -105,7 +105,7 @@ def test_tiled_equals_untiled(make, how):
 @pytest.mark.parametrize("how", [dict(), dict(inference="cover")], ids=str)
 def test_how_many_are_encoded_at_once_changes_no_label(make, how, monkeypatch):
     volume = blobs((6, 27, 33))
-    monkeypatch.setattr("his4mae_jax.segmentation.encode.CPU_BATCH_BYTES", 5 * 4 * 16 * 8)
+    monkeypatch.setattr("his4mae_jax.models.batches.CPU_BATCH_BYTES", 5 * 4 * 16 * 8)
     of_itself, told = make(batch=0, **how), make(**how)
     told.batch = 7
     assert of_itself.batch == 5

@@ -122,7 +122,7 @@ def get_default():
     r.samples_per_epoch = 20_000
     r.batch_size = 256
     # Fields of view of a batch that a device takes at once, at most: less memory, the same steps but for rounding.
-    # 0: on an accelerator all, on a CPU as many as its cache holds.
+    # 0: on an accelerator all, on a CPU as many as its cache holds where a step is large.
     r.microbatch = 0
     r.steps = 0  # total steps; 0: epochs * samples_per_epoch / batch_size
     r.lr = 5e-4

@@ -16,10 +16,15 @@ MOST = 8
 WORTH_FLOP = 2e10
 
 
+def is_large(config):
+    """Whether a step is worth a part of its own for each core, and parts that fit the cache."""
+    return config.train.batch_size * flop_per_image(config)["step"] >= WORTH_FLOP
+
+
 def cpu_devices(config, cores):
     """Devices to make of `cores`: a divisor of the batch, so that each takes as many images."""
     batch = config.train.batch_size
-    if batch * flop_per_image(config)["step"] < WORTH_FLOP:
+    if not is_large(config):
         return 1
     return max(n for n in range(1, min(cores, MOST) + 1) if batch % n == 0)
 

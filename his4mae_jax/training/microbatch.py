@@ -9,18 +9,19 @@ from jax.sharding import PartitionSpec
 from his4mae_jax.models.batches import fovs_at_once
 from his4mae_jax.models.target import target
 from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.training.cores import is_large
 
 
 def microbatch(config, models, devices):
     """Fields of view that each of `devices` takes at once: a divisor of its share of the batch.
 
     At most `train.microbatch`. By itself the whole share, but on CPUs as many as keep a layer's arrays in the cache:
-    otherwise each is written to memory and read again.
+    otherwise each is written to memory and read again. Small steps lose more by adding gradients than they win.
     """
     share = max(1, config.train.batch_size // devices)
     most, chosen = config.train.microbatch, config.train.microbatch > 0
     if not chosen:
-        most = fovs_at_once(models) if target().platform == "cpu" else share
+        most = fovs_at_once(models) if target().platform == "cpu" and is_large(config) else share
     fitting = max(n for n in range(1, min(most, share) + 1) if share % n == 0)
     # Far fewer than fit are not worth it: more and smaller products.
     return fitting if chosen or 2 * fitting >= most else share

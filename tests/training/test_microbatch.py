@@ -98,6 +98,11 @@ def test_a_cpu_takes_what_its_cache_holds_and_an_accelerator_all():
     assert microbatch(config, models, 2) == 4
     config.train.batch_size = 34  # 17 images a device: single ones would be slower than all at once
     assert microbatch(config, models, 2) == 17
+    config.model.fov, config.model.depth, config.model.decoder_depth = 20, 2, 1
+    config.train.batch_size = 256  # of a small model, a tenth of a second: whole, though its arrays do not fit
+    small = METHODS["his4mae"].build(config)
+    assert fovs_at_once(small) == 64 and microbatch(config, small, 1) == 256
+    config = get_default()
     config.train.batch_size, config.train.microbatch = 256, 100  # as somebody chose: at most so many
     assert microbatch(config, models, 1) == 64
     config.train.microbatch = 0

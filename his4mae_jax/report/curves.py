@@ -63,7 +63,8 @@ def training_curves(train_jsonl, metrics: dict | None, path) -> None:
             ax.set_yscale("log")
         elif scale == "linear":
             ax.ticklabel_format(axis="y", scilimits=(-3, 4))
-            ax.set_ylim(bottom=0)
+            # Above the largest value by a part of it, not of the range: a line that hardly changes would be cut.
+            ax.set_ylim(0, 1.05 * ax.dataLim.y1 if ax.lines and ax.dataLim.y1 > 0 else None)
         elif scale == "share":
             ax.set_ylim(-0.03, 1.03)
         if len(lines) > 1 and ax.lines:

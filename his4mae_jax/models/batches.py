@@ -10,6 +10,11 @@ CPU_BATCH_BYTES = 3 * 2**18  # of a batch's widest features: a layer's arrays th
 MOST_FOVS = 256  # of a batch; as many on accelerators
 
 
+def largest_divisor(number, most):
+    """The largest divisor of `number` that is at most `most` (1 or more)."""
+    return max(n for n in range(1, min(most, number) + 1) if number % n == 0)
+
+
 def fovs_at_once(models):
     """Fields of view that a device takes at once most quickly; `models` of any method."""
     if target().platform != "cpu":

@@ -9,6 +9,7 @@ import os
 
 import jax
 
+from his4mae_jax.models.batches import largest_divisor
 from his4mae_jax.training.flop import flop_per_image
 
 MOST = 8
@@ -23,10 +24,9 @@ def is_large(config):
 
 def cpu_devices(config, cores):
     """Devices to make of `cores`: a divisor of the batch, so that each takes as many images."""
-    batch = config.train.batch_size
     if not is_large(config):
         return 1
-    return max(n for n in range(1, min(cores, MOST) + 1) if batch % n == 0)
+    return largest_divisor(config.train.batch_size, min(cores, MOST))
 
 
 def share_cores(config):

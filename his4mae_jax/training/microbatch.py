@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from his4mae_jax.models.batches import fovs_at_once
+from his4mae_jax.models.batches import fovs_at_once, largest_divisor
 from his4mae_jax.models.target import target
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.cores import is_large
@@ -22,7 +22,7 @@ def microbatch(config, models, devices):
     most, chosen = config.train.microbatch, config.train.microbatch > 0
     if not chosen:
         most = fovs_at_once(models) if target().platform == "cpu" and is_large(config) else share
-    fitting = max(n for n in range(1, min(most, share) + 1) if share % n == 0)
+    fitting = largest_divisor(share, most)
     # Far fewer than fit are not worth it: more and smaller products.
     return fitting if chosen or 2 * fitting >= most else share
 

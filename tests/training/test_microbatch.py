@@ -59,29 +59,25 @@ def test_parts_have_the_gradient_of_the_whole(tiny, method):
 
 
 def test_parts_of_several_devices_have_the_gradient_of_the_whole(tiny):
-    """In four processes' worth of devices: two parts of one image each, with the codes in the batch's order."""
+    """Four devices, two parts of one image each, with the codes in the batch's order."""
     script = f"""
         import sys
         sys.path.insert(0, {str(__file__).rsplit("/", 1)[0]!r})
         import jax, numpy as np
         jax.config.update("jax_num_cpu_devices", 4)
+        import json, ml_collections
         from test_microbatch import assert_equal, compiled
-        from his4mae_jax.config import get_default
 
-        def tiny():
-            c = get_default()
-            c.model.fov, c.model.patch_size, c.model.embed_dim, c.model.depth = 20, 5, 8, 1
-            c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads, c.codebook.size = 8, 1, 2, 6
-            return c
-
+        config = ml_collections.ConfigDict(json.loads(sys.argv[1]))
         for method in ("his4mae", "segmenter"):
-            (whole, args), (parts, more) = (compiled(tiny(), method, n) for n in (8, 1))
+            (whole, args), (parts, more) = (compiled(config, method, n) for n in (8, 1))
             assert_equal(whole(*args), parts(*more))
             sums = [line for line in parts.as_text().splitlines() if " all-reduce(" in line]
             assert sums and not any("while/body" in line for line in sums), sums
             print(method, len(jax.devices()), "fine")
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=280)
+    command = [sys.executable, "-c", textwrap.dedent(script), tiny.to_json()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.stdout == "his4mae 4 fine\nsegmenter 4 fine\n", done.stderr
 
 

@@ -54,7 +54,9 @@ def test_cross_entropy_counts_annotated_pixels_only():
             costs.append(np.log(np.exp(z).sum()) - z[labels[b, y, x]])
             right.append(z.argmax() == labels[b, y, x])
     assert 20 < len(costs) < 60  # some of both
-    loss_ce, accuracy = supervised.cross_entropy(logits, labels, len(costs))
+    annotated = supervised.prepare(None, {"labels": labels}, models=None)["annotated"]
+    assert annotated.shape == (2,) and annotated.sum() == len(costs)
+    loss_ce, accuracy = supervised.cross_entropy(logits, labels, annotated.sum())
     np.testing.assert_allclose(loss_ce, np.mean(costs), rtol=1e-5)
     np.testing.assert_allclose(accuracy, np.mean(right), rtol=1e-6)
 

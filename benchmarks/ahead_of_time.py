@@ -33,14 +33,14 @@ from encode_and_step import MODELS, batch_like
 from jax.experimental import topologies
 from program import collectives, kernels
 
-from his4mae_jax.models.target import traced_for
+from his4mae_jax.inference.encode import make_encode
+from his4mae_jax.models.kernels.backend import traced_for
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.segmentation.encode import make_encode
-from his4mae_jax.training import mesh as meshes
-from his4mae_jax.training import state as states
-from his4mae_jax.training.flop import flop_per_image
-from his4mae_jax.training.optimizer import make_optimizer
-from his4mae_jax.training.step import compile_steps
+from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.flop import flop_per_image
+from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.step import compile_steps
 
 # TFLOP/s (dense bfloat16) and TB/s of one chip.
 PEAKS = {"h100": (989, 3.35), "h200": (989, 4.8), "v5e": (197, 0.82), "v5p": (459, 2.77), "v6e": (918, 1.64)}

@@ -21,12 +21,12 @@ import jax
 import numpy as np
 
 from his4mae_jax.config import get_default
+from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.pretext import his4mae
-from his4mae_jax.segmentation.encode import make_encode
-from his4mae_jax.training import mesh as meshes
-from his4mae_jax.training import state as states
-from his4mae_jax.training.optimizer import make_optimizer
-from his4mae_jax.training.step import compile_steps
+from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.step import compile_steps
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"], "full": get_default}

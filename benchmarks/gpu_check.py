@@ -16,10 +16,10 @@ import jax
 import numpy as np
 
 from his4mae_jax.config import get_default
-from his4mae_jax.models.attention import implementation
-from his4mae_jax.models.target import traced_for
+from his4mae_jax.inference.encode import make_encode
+from his4mae_jax.models.kernels.attention import implementation
+from his4mae_jax.models.kernels.backend import traced_for
 from his4mae_jax.pretext.methods import METHODS, whole_loss
-from his4mae_jax.segmentation.encode import make_encode
 
 IMAGES = 8
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}

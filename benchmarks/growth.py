@@ -27,10 +27,10 @@ from segment_memory import run, write_noise
 
 from his4mae_jax.config import get_default, get_small
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.training import mesh as meshes
-from his4mae_jax.training import state as states
-from his4mae_jax.training.optimizer import make_optimizer
-from his4mae_jax.training.step import compile_steps
+from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.step import compile_steps
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

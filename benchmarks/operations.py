@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.models import cpu
-from his4mae_jax.models.attention import attention
+from his4mae_jax.models.kernels import cpu
+from his4mae_jax.models.kernels.attention import attention
 
 # Name, kind, shape of the input, heads.
 OPERATIONS = (

@@ -24,13 +24,13 @@ import jax
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.bricks import make_pool
-from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.fields_of_view import PLANE_AXES, Plan, make_geometry
-from his4mae_jax.data.resident import ResidentSampler
-from his4mae_jax.data.streaming import HostSampler
-from his4mae_jax.data.volume import open_volume
-from his4mae_jax.training.mesh import make_mesh
+from his4mae_jax.data.sampling.bricks import make_pool
+from his4mae_jax.data.sampling.fields_of_view import PLANE_AXES, Plan, make_geometry
+from his4mae_jax.data.sampling.resident import ResidentSampler
+from his4mae_jax.data.sampling.streaming import HostSampler
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.training.devices.mesh import make_mesh
 
 FOV, CHUNK = 80, 64
 BASELINE = "zarr-python"  # what the ratios are to

@@ -22,10 +22,10 @@ from encode_and_step import MODELS, batch_like
 from program import collectives
 
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.training import mesh as meshes
-from his4mae_jax.training import state as states
-from his4mae_jax.training.optimizer import make_optimizer
-from his4mae_jax.training.step import compile_steps
+from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.step import compile_steps
 
 
 def compiled_step(config):

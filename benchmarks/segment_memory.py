@@ -18,7 +18,7 @@ import time
 
 import numpy as np
 
-from his4mae_jax.data import ome_zarr
+from his4mae_jax.data.ome_zarr import write as ome_zarr
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = """

@@ -30,17 +30,17 @@ import numpy as np
 from segment_memory import write_noise
 from train_throughput import load
 
+from his4mae_jax.clustering.fit import fit_centres
 from his4mae_jax.config import get_default
-from his4mae_jax.data import ome_zarr
-from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.volume import open_volume
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.expand_stride import token_weights
+from his4mae_jax.inference.memory import return_what_is_freed, set_malloc
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.segmentation.driver import Segmenter
-from his4mae_jax.segmentation.expand_stride import token_weights
-from his4mae_jax.segmentation.fit import fit_centres
-from his4mae_jax.segmentation.memory import return_what_is_freed, set_malloc
-from his4mae_jax.training.cores import share_cores
-from his4mae_jax.training.flop import flop_per_image
+from his4mae_jax.training.devices.cpu_devices import share_cores
+from his4mae_jax.training.step.flop import flop_per_image
 
 NM = 16.0
 SLICES = 16  # that the peer holds at once

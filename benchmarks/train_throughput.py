@@ -27,21 +27,21 @@ import numpy as np
 from encode_and_step import batch_like
 
 from his4mae_jax.config import SUPERVISED, get_default
-from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.fields_of_view import Plan, make_geometry
-from his4mae_jax.data.resident import ResidentSampler
-from his4mae_jax.models.batches import fovs_at_once
+from his4mae_jax.data.sampling.fields_of_view import Plan, make_geometry
+from his4mae_jax.data.sampling.resident import ResidentSampler
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.inference.device_loops import split_batches
+from his4mae_jax.inference.encode import make_encode
+from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.segmentation.encode import make_encode
-from his4mae_jax.segmentation.split import split_batches
-from his4mae_jax.training import mesh as meshes
-from his4mae_jax.training import state as states
-from his4mae_jax.training.calls import compile_calls
-from his4mae_jax.training.cores import share_cores
-from his4mae_jax.training.feed import steps_per_call
-from his4mae_jax.training.flop import flop_per_image
-from his4mae_jax.training.optimizer import make_optimizer
-from his4mae_jax.training.step import compile_steps
+from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.devices.cpu_devices import share_cores
+from his4mae_jax.training.run.feed import steps_per_call
+from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.flop import flop_per_image
+from his4mae_jax.training.step.multi_step import compile_calls
+from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.step import compile_steps
 
 PEERS = ("his4mae", "maester")  # methods that torch_peer.py has; others are measured alone
 TOP = 20  # entries of the profile's table

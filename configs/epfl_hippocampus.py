@@ -11,7 +11,7 @@ only score: training and clustering see the image alone.
 """
 
 from his4mae_jax.config import get_small
-from his4mae_jax.data.known import EPFL_CLASSES
+from his4mae_jax.data.known.masks import EPFL_CLASSES
 
 
 def get_config():

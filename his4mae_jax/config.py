@@ -35,7 +35,7 @@ def get_default():
     d.binary_labels = False  # labels are a mask: every id above 0 is class 1
     d.file_voxel_size_nm = ()  # z, y, x of the files above; goes before what they say themselves
     # Size to train and segment at; 0: as stored. An axis more than 1.2 times coarser stays as it is, and
-    # slices are then taken across that axis only (data/anisotropy.py).
+    # slices are then taken across that axis only (data/volumes/anisotropy.py).
     d.voxel_size_nm = 0.0
     d.axes = "zyx"  # axes along which training slices are taken
     d.crop_min = 40  # pixels; side of the random crop that is resized to the field of view

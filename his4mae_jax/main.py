@@ -17,7 +17,7 @@ from ml_collections import config_flags
 
 from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError, friendly_memory_error
-from his4mae_jax.training import preemption
+from his4mae_jax.training.run import preemption
 
 MODES = ("train", "segment", "evaluate", "all", "compare", "fetch", "inspect")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file, such as configs/demo.py.")
@@ -39,7 +39,7 @@ def log(message):
 
 def check_workdir(workdir, config):
     """A workdir belongs to one training config; raise `UserError` naming what differs."""
-    from his4mae_jax.training.checkpoints import read_config
+    from his4mae_jax.training.run.checkpoints import read_config
 
     saved = read_config(workdir)
     if saved is None:
@@ -61,7 +61,7 @@ def run(config, workdir, mode):
     if mode == "compare":
         return compare(config, workdir)
     if mode == "fetch":
-        from his4mae_jax.data.fetch import fetch
+        from his4mae_jax.data.known.fetch import fetch
 
         return fetch(config, log)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
@@ -74,8 +74,9 @@ def run(config, workdir, mode):
 
     # Imported late: a typo in a flag is told before JAX has started.
     from his4mae_jax.data import datasets
-    from his4mae_jax.segmentation import label_volume
-    from his4mae_jax.training import distributed, loop
+    from his4mae_jax.output import label_volume
+    from his4mae_jax.training.devices import distributed
+    from his4mae_jax.training.run import loop
 
     if config.data.source == "phantom":
         if distributed.is_main():
@@ -102,7 +103,7 @@ def run(config, workdir, mode):
 def join():
     """Find the other processes of the run, where a launcher started several."""
     global _process
-    from his4mae_jax.training import distributed
+    from his4mae_jax.training.devices import distributed
 
     how = distributed.initialise()
     if how:
@@ -116,7 +117,7 @@ def join():
 
 def check_alone(mode):
     """Raise `UserError` where a launcher started several processes for a mode that is for one."""
-    from his4mae_jax.training import distributed
+    from his4mae_jax.training.devices import distributed
 
     if distributed.detect(os.environ, has_tpu=False):
         raise UserError(f"--mode={mode} is for one process, and the launcher started several; start it without one")
@@ -124,8 +125,8 @@ def check_alone(mode):
 
 def compare(config, workdir):
     """Train and score every row of `config.compare`, write the tables, draw the figures asked for."""
-    from his4mae_jax.evaluation import compare as runner
-    from his4mae_jax.report import comparison
+    from his4mae_jax.compare import figures as comparison
+    from his4mae_jax.compare import run as runner
 
     comparison.check(config)  # what a figure lacks is told before the first training
     failed = None
@@ -167,12 +168,12 @@ def main(argv):
     if _MODE.value not in ALONE:
         join()
     if _MODE.value not in ("fetch", "compare"):  # each run of a comparison does this itself
-        from his4mae_jax.training.cores import share_cores
+        from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(_CONFIG.value)
     run(_CONFIG.value, _WORKDIR.value, _MODE.value)
     if _process is not None:
-        from his4mae_jax.training import distributed
+        from his4mae_jax.training.devices import distributed
 
         distributed.shut_down()
 
@@ -208,7 +209,7 @@ def _end(status, message):
     if _process is None:
         print(message, file=sys.stderr, flush=True)
         sys.exit(status)
-    from his4mae_jax.training import distributed
+    from his4mae_jax.training.devices import distributed
 
     print(f"{message} (process {_process})", file=sys.stderr, flush=True)
     distributed.leave(status)
@@ -218,7 +219,7 @@ def _stop(why):
     """End this process as one that is to be started again."""
     preemption.ignore()
     if why.together and _process is not None:
-        from his4mae_jax.training import distributed
+        from his4mae_jax.training.devices import distributed
 
         log(why)
         distributed.shut_down()
@@ -235,7 +236,7 @@ def cli():
     except UserError as error:
         _end(2, f"error: {error}")
     except Exception as error:
-        from his4mae_jax.data.ome_zarr import friendly_io_error
+        from his4mae_jax.files import friendly_io_error
 
         friendly = friendly_io_error(error, flags.FLAGS.workdir) or friendly_memory_error(error)
         if friendly is not None:

@@ -14,7 +14,7 @@ import tifffile
 
 from his4mae_jax import main
 from his4mae_jax.config import get_default
-from his4mae_jax.data.volume import open_volume
+from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -113,7 +113,7 @@ def test_workdir_contract(betaseg_run):
 
 def test_no_tensorflow_and_no_torch_at_run_time(betaseg_run):
     """What a whole run imports: everything main imports, late or early."""
-    modules = ("main", "data.datasets", "training.loop", "segmentation.label_volume", "evaluation.evaluate",
+    modules = ("main", "data.datasets", "training.run.loop", "output.label_volume", "evaluation.evaluate",
                "evaluation.tables", "report.page")  # fmt: skip
     code = "import sys, tensorboardX; " + "; ".join(f"import his4mae_jax.{m}" for m in modules)
     code += "; print(sorted({m.split('.')[0] for m in sys.modules} & {'tensorflow', 'torch'}))"
@@ -163,9 +163,9 @@ def final_state(workdir):
     from jax.sharding import SingleDeviceSharding
 
     from his4mae_jax.pretext import his4mae
-    from his4mae_jax.training import state as states
-    from his4mae_jax.training.checkpoints import Checkpoints, read_config
-    from his4mae_jax.training.optimizer import make_optimizer
+    from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
+    from his4mae_jax.training.step import state as states
+    from his4mae_jax.training.step.optimizer import make_optimizer
 
     config = get_default()
     config.unlock()
@@ -333,7 +333,7 @@ def test_each_stage_says_what_it_needs(files):
 
 
 def test_a_workdir_belongs_to_one_config(files):
-    from his4mae_jax.training.checkpoints import write_config
+    from his4mae_jax.training.run.checkpoints import write_config
 
     tmp_path, config = files
     write_config(tmp_path / "run", config)

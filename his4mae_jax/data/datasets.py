@@ -4,12 +4,16 @@ import dataclasses
 import os
 import pathlib
 
-from his4mae_jax.data import known, named, ome_zarr, phantom
-from his4mae_jax.data.anisotropy import in_plane_nm, size_text, slice_axes, target_size
-from his4mae_jax.data.contrast import Contrast, Windowed
-from his4mae_jax.data.labels import IGNORE
-from his4mae_jax.data.resample import resample, resample_labels
-from his4mae_jax.data.volume import VolumeLike, open_volume
+from his4mae_jax import files
+from his4mae_jax.data.known import masks as known
+from his4mae_jax.data.known import names as named
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.phantom import cell as phantom
+from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text, slice_axes, target_size
+from his4mae_jax.data.volumes.contrast import Contrast, Windowed
+from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.resample import resample, resample_labels
+from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 
 PHANTOM_VOXEL_SIZE_NM = 16.0
@@ -114,7 +118,7 @@ def make_phantoms(config, workdir, log):
             (image_path, cell.image_ZxYxX, None), (labels_path, cell.labels_ZxYxX, names),
         ):  # fmt: skip
             part = path.with_name(f"partial.{path.name}")
-            with ome_zarr.writing(path):
+            with files.writing(path):
                 out = ome_zarr.create(
                     part, array.shape, array.dtype, cell.voxel_size_nm, label_values=label_values, overwrite=True
                 )

@@ -18,7 +18,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from sklearn.cluster import KMeans
 
-from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.dice import Slices, blocks
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 
 Slices = tuple[slice, slice, slice]

@@ -6,17 +6,18 @@ import time
 
 import numpy as np
 
+from his4mae_jax import files
+from his4mae_jax.clustering.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
-from his4mae_jax.data import ome_zarr
-from his4mae_jax.data.contrast import estimate_contrast
-from his4mae_jax.data.crop import Crop, central_box
-from his4mae_jax.data.labels import IGNORE
-from his4mae_jax.data.volume import open_volume
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.contrast import estimate_contrast
+from his4mae_jax.data.volumes.crop import Crop, central_box
+from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.evaluation.classical import cluster_classical
-from his4mae_jax.segmentation.fit import fit_centres, fit_mask, read_codes
-from his4mae_jax.segmentation.label_volume import (
+from his4mae_jax.output.label_volume import (
     headline,
     label_path,
     label_sizes,
@@ -24,7 +25,7 @@ from his4mae_jax.segmentation.label_volume import (
     need_checkpoint,
     segmented,
 )
-from his4mae_jax.training.checkpoints import Checkpoints
+from his4mae_jax.training.run.checkpoints import Checkpoints
 
 
 def same_volume(one, other):
@@ -61,7 +62,7 @@ def _baseline(kind, config, test, sizes, workdir):
         test.image, percentiles=tuple(config.data.contrast_percentiles), invert=config.data.invert, seed=config.seed
     )
     began = time.perf_counter()
-    with ome_zarr.writing(folder):
+    with files.writing(folder):
         cluster_classical(
             test.image, kind, sizes, lambda size, where, labels: arrays[size][where].write(labels).result(),
             contrast=contrast, mask=fit_mask(config, test.labels), seed=config.seed,

@@ -3,11 +3,11 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from his4mae_jax.models import cpu
-from his4mae_jax.models.attention import attention
-from his4mae_jax.models.gelu import gelu
-from his4mae_jax.models.half import HalfDense
-from his4mae_jax.models.target import target
+from his4mae_jax.models.kernels import cpu
+from his4mae_jax.models.kernels.attention import attention
+from his4mae_jax.models.kernels.backend import target
+from his4mae_jax.models.kernels.gelu import gelu
+from his4mae_jax.models.kernels.mixed_precision import HalfDense
 
 LAYER_NORM_EPS = 1e-6
 dense_init = nn.initializers.xavier_uniform()

@@ -5,9 +5,9 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
-from his4mae_jax.models.convolution import same_convolution
+from his4mae_jax.models.kernels.backend import target
+from his4mae_jax.models.kernels.convolution import same_convolution
 from his4mae_jax.models.patches import unpatchify
-from his4mae_jax.models.target import target
 from his4mae_jax.models.transformer import dense, dense_init
 
 # Channels at token resolution for each at pixel resolution: a patch of 25 pixels becomes one token.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.models.segmenter import Segmenter, VanillaViT

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.crop import Crop
-from his4mae_jax.data.volume import Box, VolumeLike
-from his4mae_jax.report import style
-from his4mae_jax.report.slices import read_slice, scale_bar
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.crop import Crop
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.figures import style
+from his4mae_jax.figures.slices import read_slice, scale_bar
 
 SHOWN = 1024  # voxels a side at most of the part shown, so that a plane of terabytes is not read
 ROWS = 8  # volumes a page

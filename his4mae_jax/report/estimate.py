@@ -12,16 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from his4mae_jax.config import SUPERVISED, total_steps
-from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.volume import Box, VolumeLike
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.encode import make_encode
+from his4mae_jax.output import label_volume
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.segmentation import label_volume
-from his4mae_jax.segmentation.driver import Segmenter
-from his4mae_jax.segmentation.encode import make_encode
-from his4mae_jax.training import state as states
-from his4mae_jax.training.feed import on_device
-from his4mae_jax.training.microbatch import gradients, microbatch
-from his4mae_jax.training.optimizer import make_optimizer
+from his4mae_jax.training.run.feed import on_device
+from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.gradients import gradients, microbatch
+from his4mae_jax.training.step.optimizer import make_optimizer
 
 SECONDS = 2.0  # of each measurement, about; at least one run
 IMAGES = 32  # of a measured step, about, where a batch is taken in parts: time grows with their number

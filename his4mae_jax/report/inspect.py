@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from his4mae_jax.data import datasets
-from his4mae_jax.data.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
-from his4mae_jax.data.contrast import content_box, estimate_contrast, sample_content
-from his4mae_jax.data.crop import central_box
-from his4mae_jax.data.ome_zarr import write_json, writing
-from his4mae_jax.data.volume import chunks_of
+from his4mae_jax.data.volumes.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
+from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, sample_content
+from his4mae_jax.data.volumes.crop import central_box
+from his4mae_jax.data.volumes.volume import chunks_of
+from his4mae_jax.files import write_json, writing
 from his4mae_jax.report import contact_sheet, estimate
 
 BINS = 128  # of the histogram

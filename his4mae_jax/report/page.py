@@ -2,14 +2,14 @@
 
 import pathlib
 
-from his4mae_jax.data.contrast import Contrast
-from his4mae_jax.data.ome_zarr import writing
-from his4mae_jax.data.volume import open_volume
-from his4mae_jax.report.bars import dsc_bars
-from his4mae_jax.report.curves import training_curves
-from his4mae_jax.report.slices import slice_overlays
-from his4mae_jax.segmentation import centres as centre_files
-from his4mae_jax.segmentation.label_volume import headline, label_path
+from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.figures.bars import dsc_bars
+from his4mae_jax.figures.curves import training_curves
+from his4mae_jax.figures.slices import slice_overlays
+from his4mae_jax.files import writing
+from his4mae_jax.output.label_volume import headline, label_path
 
 
 def draw(config, test, metrics, assignment, workdir):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from his4mae_jax.data.volume import open_volume
+from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 
 os.environ["HIS4MAE_STALL_SECONDS"] = "1"  # before the first request of this process

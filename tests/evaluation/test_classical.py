@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import classical
 

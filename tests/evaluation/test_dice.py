@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from his4mae_jax.data.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 

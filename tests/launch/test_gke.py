@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import yaml
 
-from his4mae_jax.training.distributed import detect
+from his4mae_jax.training.devices.distributed import detect
 
 ROOT = pathlib.Path(__file__).parents[2]
 COMMON = ("--nodes=4", "--chips=8", "--image=gcr.io/lab/his4mae:1", "--claim=data", "--name=cells")

@@ -7,7 +7,7 @@ import scipy.special
 
 from his4mae_jax.config import get_default
 from his4mae_jax.models import autoencoder, patches, transformer
-from his4mae_jax.models.target import traced_for
+from his4mae_jax.models.kernels.backend import traced_for
 from his4mae_jax.pretext import his4mae
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from his4mae_jax.data.phantom import make_phantom
+from his4mae_jax.data.phantom.cell import make_phantom
 from his4mae_jax.errors import UserError
+from his4mae_jax.inference import expand_stride
 from his4mae_jax.pretext import segmenter, supervised, vit
 from his4mae_jax.pretext.methods import whole_loss
-from his4mae_jax.segmentation import expand_stride
 
 METHODS = pytest.mark.parametrize("method", [vit, segmenter], ids=["vit", "segmenter"])
 IGNORE = 255

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from his4mae_jax.data import datasets
-from his4mae_jax.data.ome_zarr import create
+from his4mae_jax.data.ome_zarr.write import create
 from his4mae_jax.errors import UserError
-from his4mae_jax.models.batches import MOST_FOVS
+from his4mae_jax.models.kernels.batches import MOST_FOVS
 from his4mae_jax.report import contact_sheet, estimate, inspect
 
 

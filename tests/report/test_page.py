@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from his4mae_jax.clustering import centres
 from his4mae_jax.config import get_default
-from his4mae_jax.data import datasets, ome_zarr
-from his4mae_jax.data.volume import open_volume
+from his4mae_jax.data import datasets
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.report import page
-from his4mae_jax.segmentation import centres
 
 
 @pytest.fixture

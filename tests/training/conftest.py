@@ -116,10 +116,10 @@ class Runs:
         import ml_collections
 
         from his4mae_jax.pretext import his4mae
-        from his4mae_jax.training import state as states
-        from his4mae_jax.training.checkpoints import Checkpoints, read_config
-        from his4mae_jax.training.mesh import make_mesh, replicated
-        from his4mae_jax.training.optimizer import make_optimizer
+        from his4mae_jax.training.devices.mesh import make_mesh, replicated
+        from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
+        from his4mae_jax.training.step import state as states
+        from his4mae_jax.training.step.optimizer import make_optimizer
 
         config = ml_collections.ConfigDict(read_config(self.folder / name))
         models = his4mae.build(config)

@@ -1,0 +1,124 @@
+"""The tables of `--mode=compare`: the paper's Table 3 over several seeds, and scores by number of clusters.
+
+Everything is read from the runs' folders, `workdir/<row>/seed<k>/`: row.json (the settings),
+metrics.json, segment.json and run.json. Written are table.json and table.csv, which hold the values
+themselves, and table.md and table.tex, to be read.
+"""
+
+import json
+import math
+import pathlib
+import statistics
+
+import ml_collections
+
+from his4mae_jax import config as configs
+from his4mae_jax.compare.rows import read_json, run_folder, slug
+from his4mae_jax.compare.text import comma_separated, latex, markdown, notes
+from his4mae_jax.evaluation.tables import write_text
+
+BASELINES = {"intensity": "Intensity, k-means", "filters": "Filter features, k-means"}
+MATCHINGS = ("one_to_one", "many_to_one")
+FILES = ("table.json", "table.csv", "table.md", "table.tex")
+
+
+def spread(values):
+    """`{"mean", "std", "values"}` of one number over seeds; NaN and None count as not there.
+
+    "std" is the sample standard deviation (n - 1), None for less than two values.
+    """
+    values = [None if v is None or not math.isfinite(v) else float(v) for v in values]
+    there = [v for v in values if v is not None]
+    return {
+        "mean": statistics.fmean(there) if there else None,
+        "std": statistics.stdev(there) if len(there) > 1 else None,
+        "values": values,
+    }
+
+
+def collect(workdir, rows, seeds):
+    """One dict for each row of the table: ours and others without labels, classical baselines, supervised.
+
+    Args:
+      workdir: of the comparison.
+      rows: `(name, (change, ...))` pairs, see `compare_rows.rows_of`.
+      seeds: `config.compare.seeds`.
+
+    Returns:
+      Dicts of "name", "method", "supervised", "baseline", "seeds" (those that are scored), "of" (how
+      many there are to be), "clusters" (C, or the number of classes), "steps", "epochs", "fovs" (fields
+      of view encoded), "same_training_as" (the row whose checkpoints it has, or None), "devices";
+      "dsc", `{class: spread}` one to one, with "mean" among the classes; "by_clusters",
+      `{"one_to_one": {C: spread}, "many_to_one": {C: spread}}` of the mean DSC; and the spreads
+      "train_seconds", "segment_seconds" and "peak_rss_mb". What is not known yet is None. Values
+      of a spread are in the order of "seeds".
+    """
+    ours, baselines = [], {}
+    names = {slug(name): name for name, _ in rows}
+    for name, changes in rows:
+        runs = [_read_run(run_folder(workdir, name, seed), seed) for seed in seeds]
+        settings = dict(map(str.strip, change.partition("=")[::2]) for change in changes)
+        ours.append(_row(name, settings.get("method"), runs, names))
+        for run in runs:
+            for kind, block in ((run["metrics"] or {}).get("baselines") or {}).items():
+                baselines.setdefault(kind, {}).setdefault(run["seed"], block)
+    nothing = {"settings": None, "segment": None, "run": None}
+    classical = []
+    for kind, blocks in baselines.items():
+        runs = [{**nothing, "seed": seed, "metrics": blocks.get(seed)} for seed in seeds]
+        classical.append({**_row(BASELINES.get(kind, kind), kind, runs, names), "baseline": True})
+    supervised = [row for row in ours if row["supervised"]]
+    return [*(row for row in ours if not row["supervised"]), *classical, *supervised]
+
+
+def _read_run(folder, seed):
+    files = {"settings": "row.json", "metrics": "metrics.json", "segment": "segment.json", "run": "run.json"}
+    return {"seed": seed, **{key: read_json(folder / file) for key, file in files.items()}}
+
+
+def _row(name, method, runs, names):
+    """A row's dict; `method` is what the row itself says, `names` the rows' names by slug."""
+    settings = next((run["settings"] for run in runs if run["settings"]), None)
+    config = ml_collections.ConfigDict(settings) if settings else None
+    method = config.method if config else method
+    steps = configs.total_steps(config) if config else None
+    scored = [run for run in runs if run["metrics"]]
+    metrics = [run["metrics"] for run in scored]
+    facts = [run["run"] or {} for run in scored]
+    shared = next((fact["trained_in"] for fact in facts if fact.get("trained_in")), None)
+    classes = dict.fromkeys(name for m in metrics for name in m["dsc"]["one_to_one"])
+    return {
+        "name": name,
+        "method": method,
+        "supervised": method in configs.SUPERVISED,
+        "baseline": False,
+        "seeds": [run["seed"] for run in scored],
+        "of": len(runs),
+        "clusters": metrics[0]["clusters"] if metrics else None,
+        "steps": steps,
+        "epochs": steps * config.train.batch_size / config.train.samples_per_epoch if config else None,
+        "fovs": next((run["segment"]["fovs"] for run in scored if run["segment"]), None),
+        "same_training_as": names.get(shared, shared),
+        "devices": sorted({f"{fact['device']} with {fact['cpus']} CPUs" for fact in facts if fact}),
+        "dsc": {c: spread([m["dsc"]["one_to_one"].get(c) for m in metrics]) for c in classes},
+        "by_clusters": {matching: _by_clusters(metrics, matching) for matching in MATCHINGS},
+        "train_seconds": spread([m["seconds"].get("train") for m in metrics]),
+        "segment_seconds": spread([m["seconds"].get("segment") for m in metrics]),
+        "peak_rss_mb": spread([fact.get("peak_rss_mb") for fact in facts]),
+    }
+
+
+def _by_clusters(metrics, matching):
+    """`{C: spread of the mean DSC}` by one way of matching, C ascending."""
+    sizes = sorted({int(size) for m in metrics for size in m["by_clusters"]})
+    means = {c: [m["by_clusters"].get(str(c), {}).get(matching, {}).get("mean") for m in metrics] for c in sizes}
+    return {size: spread(values) for size, values in means.items()}
+
+
+def write(workdir, rows):
+    """Write table.json, .csv, .md and .tex of `collect`'s rows; returns the Markdown."""
+    text = markdown(rows)
+    content = json.dumps({"rows": rows, "notes": notes(rows)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    for file, written in zip(FILES, (content, comma_separated(rows), text, latex(rows)), strict=True):
+        write_text(pathlib.Path(workdir) / file, written)
+    return text

@@ -1,0 +1,106 @@
+"""Open a data set of an HDF5 file lazily (extra: hdf5).
+
+Voxel size (z, y, x), from the data set's attributes: `voxel_size_nm`; `element_size_um` (ilastik, BigDataViewer);
+`resolution` or `voxel_size` with `units` or `unit`, or without in a CREMI file, where it is nm.
+"""
+
+import contextlib
+import pathlib
+
+import numpy as np
+
+from his4mae_jax.data.formats.levels import Level, Opened, Wanted
+from his4mae_jax.data.formats.units import brief, triple
+from his4mae_jax.data.formats.virtual_chunked import virtual
+from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.errors import UserError
+
+SUFFIXES = (".h5", ".hdf5", ".hdf")
+MAGIC = b"\x89HDF\r\n\x1a\n"
+_BLOCK_BYTES = 1 << 25  # read at once of a data set that is not chunked
+
+
+def open_hdf5(file: pathlib.Path, inside: str, wanted: Wanted) -> Opened:
+    """Opens a data set of a file.
+
+    Args:
+      file: that exists.
+      inside: path of the data set; empty: the only one with three axes longer than 1.
+      wanted: what is asked for.
+
+    Raises:
+      UserError: h5py is not installed, the file is damaged, or the data set is not clear.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{file}: HDF5 needs the package h5py; pip install 'his4mae_jax[hdf5]'") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            handle = stack.enter_context(h5py.File(file, "r"))
+            data = _dataset(h5py, handle, inside, file)
+            level = _level(data, handle, file)
+            shape, dtype = data.shape, data.dtype
+        except PermissionError:
+            raise
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{file}: unreadable HDF5 ({brief(error)}); copy or export it again") from error
+        if dtype.kind not in "iufb":
+            raise UserError(f"{file}: the data set {data.name} holds {dtype}, no numbers; give the path of an image")
+        stack.pop_all()  # what is popped is not closed: h5py does that with the last object of the file
+    chunks = data.chunks or _blocks(shape, dtype.itemsize)
+    name = data.name
+
+    def read(box: tuple[slice, ...]) -> np.ndarray:
+        try:
+            return data[box]  # h5py serialises its own calls
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
+
+    array = virtual(read, shape, dtype, chunks, wanted.cache_bytes)
+    return Opened(to_zyx(array, None, str(file)), wanted.given or level.size_nm, unknown_units=level.unknown_units)
+
+
+def _dataset(h5py, handle, inside: str, file: pathlib.Path):
+    found = []
+    handle.visititems(lambda name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+    names = ", ".join(f"{d.name} {d.shape}" for d in found[:8]) or "none"
+    if inside.strip("/"):
+        data = handle.get(inside)
+        if not isinstance(data, h5py.Dataset):
+            raise UserError(f"{file}: no data set {inside!r} in it; give one of those it has as FILE:PATH: {names}")
+        return data
+    volumes = [d for d in found if sum(n > 1 for n in d.shape or ()) == 3]
+    if len(volumes) != 1:
+        raise UserError(f"{file}: holds {len(volumes)} volumes; name a data set as FILE:PATH, one of: {names}")
+    return volumes[0]
+
+
+def _level(data, handle, file: pathlib.Path) -> Level:
+    attributes = data.attrs
+    if "voxel_size_nm" in attributes:
+        return Level("", triple(_plain(attributes["voxel_size_nm"]), str(file)), ("nm",) * 3)
+    if "element_size_um" in attributes:
+        return Level("", triple(_plain(attributes["element_size_um"]), str(file)), ("um",) * 3)
+    for key in ("resolution", "voxel_size"):
+        if key in attributes:
+            units = _plain(attributes.get("units", attributes.get("unit")))
+            if units is None and "file_format" in handle.attrs:  # CREMI's mark
+                units = "nm"
+            units = units if isinstance(units, list) else [units] * 3
+            return Level("", triple(_plain(attributes[key]), str(file)), tuple(units))
+    return Level("")
+
+
+def _plain(value):
+    """An attribute as Python has it: bytes as text, arrays as lists."""
+    value = np.asarray(value).tolist() if value is not None else None
+    text = lambda v: v.decode("utf-8", "replace") if isinstance(v, bytes) else v  # noqa: E731
+    return [text(v) for v in value] if isinstance(value, list) else text(value)
+
+
+def _blocks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """As many whole planes as `_BLOCK_BYTES` hold, at least one."""
+    plane = int(np.prod(shape[-2:], dtype=np.int64)) * itemsize
+    planes = max(1, _BLOCK_BYTES // max(plane, 1))
+    return (*(1 for _ in shape[:-3]), min(planes, shape[-3]) if len(shape) > 2 else 1, *shape[-2:])[-len(shape) :]

@@ -1,0 +1,252 @@
+"""Where chunked volumes lie: a folder on a disk, a web server, an S3 or a Google Cloud bucket.
+
+A request that fails for the moment (no connection, a time-out, answers 408, 429, 500 to 504) is
+tried `ATTEMPTS` times; what then fails, or is refused, is an error, never a block of zeros. Only
+an answer that says plainly "not there" (404, no such file) counts as an absent chunk.
+
+Environment: `HIS4MAE_S3_ENDPOINT` (or `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`) another S3 server
+than Amazon's; `AWS_REGION`; `HIS4MAE_S3_CREDENTIALS` "anonymous" (default), or "default",
+"environment", "profile" to sign requests with your AWS credentials; `HIS4MAE_STALL_SECONDS` (30)
+after which a transfer without a byte counts as failed.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import pathlib
+import re
+import urllib.parse
+from typing import Any
+
+import tensorstore as ts
+
+from his4mae_jax.data.formats.units import brief
+from his4mae_jax.errors import UserError
+
+ATTEMPTS = 5  # of a request
+FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between them; each is twice the one before
+# A read of many bytes may take so long: the last resort, for servers that trickle.
+READ_SECONDS, READ_BYTES_PER_SECOND = 600.0, 1e6
+CREDENTIALS = ("anonymous", "default", "environment", "profile")
+_PARTLY = re.compile(r"(?:n5|zarr2?|zarr3|precomputed)://(?=[a-z0-9]+://)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+    """A folder, as TensorStore's key-value stores see it.
+
+    Attributes:
+      name: path or URL, for messages.
+      store: TensorStore's specification, without a path.
+      path: of the folder; empty or ending in "/".
+      remote: False on this machine.
+    """
+
+    name: str
+    store: dict[str, Any]
+    path: str
+    remote: bool
+
+    def child(self, path: str) -> "Location":
+        """The folder `path` inside this one."""
+        path = path.strip("/")
+        if not path:
+            return self
+        base, _, query = self.name.partition("?")
+        name = f"{base.rstrip('/')}/{path}" + (f"?{query}" if query else "")
+        return dataclasses.replace(self, name=name, path=f"{self.path}{path}/")
+
+    def parent(self) -> tuple["Location", str] | None:
+        """(the folder that holds this one, this one's name in it); None at the top."""
+        path = self.path.rstrip("/")
+        if not self.remote:
+            path = str(pathlib.Path(path).resolve())
+        head, _, tail = path.rpartition("/")
+        if not tail or not (head or self.remote):
+            return None
+        name = self.name.partition("?")[0].rstrip("/").rpartition("/")[0] or self.name
+        head = f"{head}/" if head or not self.remote else ""
+        return dataclasses.replace(self, name=name if self.remote else head.rstrip("/"), path=head), tail
+
+    def spec(self) -> dict[str, Any]:
+        """TensorStore's kvstore of this folder."""
+        return {**self.store, "path": self.path}
+
+    def read(self, *keys: str) -> dict[str, bytes]:
+        """Contents of those of the files `keys` that are there; they are asked for at once.
+
+        Raises:
+          UserError: the store cannot be reached, or refuses every file.
+        """
+        try:
+            store = ts.KvStore.open(self.spec(), context=context(0)).result(timeout=READ_SECONDS)
+            pending = {key: store.read(key) for key in keys}
+        except (ValueError, OSError, NotImplementedError) as error:
+            raise explain(self.name, error, remote=self.remote) from error
+        found, refused = {}, None
+        for key, future in pending.items():
+            try:
+                answer = future.result(timeout=READ_SECONDS)
+            except (ValueError, OSError) as error:
+                # Buckets that may not be listed refuse (403) what is not there.
+                if not self.remote or "PERMISSION_DENIED" not in str(error):
+                    raise explain(self.name, error, remote=self.remote) from error
+                refused = error
+            else:
+                if answer.state == "value":
+                    found[key] = bytes(answer.value)
+        if refused and not found:
+            raise explain(self.name, refused, remote=True) from refused
+        return found
+
+    def read_json(self, *keys: str) -> dict[str, dict[str, Any]]:
+        """As `read`, of files that each hold a JSON object."""
+        return {key: self.json_object(key, value) for key, value in self.read(*keys).items()}
+
+    def json_object(self, key: str, value: bytes) -> dict[str, Any]:
+        """The JSON object that the file `key` of this folder holds; UserError if it holds none."""
+        try:
+            content = json.loads(value.decode("utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"{self.child(key).name}: damaged metadata, not JSON ({brief(error)}); copy or write the volume again"
+            ) from error
+        if not isinstance(content, dict):
+            raise UserError(f"{self.child(key).name}: damaged metadata, not a JSON object; write the volume again")
+        return content
+
+
+def locate(place: str) -> Location:
+    """Finds out where a path or URL points; nothing is read.
+
+    Raises:
+      UserError: an unknown scheme, or settings in the environment that do not work.
+    """
+    place = _PARTLY.sub("", place)
+    url = urllib.parse.urlsplit(place)
+    scheme = url.scheme.lower() if "://" in place else ""
+    if scheme in ("", "file"):
+        path = urllib.parse.unquote(url.path) if scheme else place
+        return Location(path, {"driver": "file"}, f"{pathlib.Path(path).absolute()}/".replace("//", "/"), False)
+    folder = urllib.parse.unquote(url.path).strip("/")
+    folder = f"{folder}/" if folder else ""
+    if not url.netloc:
+        raise UserError(f"{place}: names no server or bucket; give {scheme}://NAME/path")
+    if scheme in ("http", "https"):
+        base = f"{scheme}://{url.netloc}" + (f"?{url.query}" if url.query else "")
+        return Location(place, {"driver": "http", "base_url": base}, f"/{folder}", True)
+    if scheme in ("gs", "gcs"):
+        return Location(place, {"driver": "gcs", "bucket": url.netloc}, folder, True)
+    if scheme == "s3":
+        return Location(place, _s3(url.netloc, dict(urllib.parse.parse_qsl(url.query)), place), folder, True)
+    raise UserError(f"{place}: unknown scheme {scheme}://; give a path, or a URL of http(s)://, s3:// or gs://")
+
+
+def _s3(bucket: str, query: dict[str, str], place: str) -> dict[str, Any]:
+    unknown = set(query) - {"endpoint", "region"}
+    if unknown:
+        raise UserError(f"{place}: unknown option {sorted(unknown)[0]!r} of an S3 URL; there are endpoint and region")
+    environ = os.environ.get
+    kind = environ("HIS4MAE_S3_CREDENTIALS", "anonymous")
+    if kind not in CREDENTIALS:
+        raise UserError(f"{place}: HIS4MAE_S3_CREDENTIALS is {kind!r}; set it to one of {', '.join(CREDENTIALS)}")
+    store = {"driver": "s3", "bucket": bucket, "aws_credentials": {"type": kind}}
+    variables = ("HIS4MAE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+    endpoint = query.get("endpoint") or next((environ(v) for v in variables if environ(v)), None)
+    region = query.get("region") or environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
+    if endpoint:
+        if not re.match(r"https?://[^/]", endpoint):
+            raise UserError(f"{place}: the S3 endpoint {endpoint!r} is no http:// or https:// address; correct it")
+        store |= {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
+    return store
+
+
+@functools.cache
+def _limit_stalls() -> None:
+    """Tells TensorStore how long to wait for a byte; it looks once, at its first request."""
+    seconds = os.environ.get("HIS4MAE_STALL_SECONDS", "30")
+    os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", seconds)
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", seconds)
+    os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
+
+
+def context(cache_bytes: int) -> ts.Context:
+    """A context of its own: a shared cache would serve stale chunks of a path rewritten meanwhile."""
+    _limit_stalls()
+    retries = {"max_retries": ATTEMPTS, "initial_delay": FIRST_DELAY, "max_delay": LONGEST_DELAY}
+    kinds = ("http_request_retries", "s3_request_retries", "gcs_request_retries")
+    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, **{kind: retries for kind in kinds}})
+
+
+def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes: int, **more: Any) -> ts.TensorStore:
+    """Opens a chunked array for reading.
+
+    Args:
+      driver: TensorStore's.
+      location: folder of the array.
+      missing_chunks: "fill" or "error".
+      cache_bytes: decoded chunks kept in memory.
+      more: further members of TensorStore's specification.
+
+    Raises:
+      UserError: damaged metadata, or the store fails.
+    """
+    spec = {
+        "driver": driver,
+        "kvstore": location.spec(),
+        "recheck_cached_data": False,
+        "fill_missing_data_reads": missing_chunks == "fill",
+        **more,
+    }
+    try:
+        return ts.open(spec, context=context(cache_bytes), open=True, read=True).result(timeout=READ_SECONDS)
+    except (ValueError, OSError, NotImplementedError) as error:
+        if _failed_to_reach(error):
+            raise explain(location.name, error, remote=location.remote) from error
+        raise UserError(
+            f"{location.name}: damaged or unsupported {driver} metadata ({brief(error)}); "
+            "copy or write the volume again"
+        ) from error
+
+
+def read_seconds(n_bytes: int, remote: bool) -> float | None:
+    """How long a read may take: no limit on a disk of this machine."""
+    return READ_SECONDS + n_bytes / READ_BYTES_PER_SECOND if remote else None
+
+
+def _failed_to_reach(error: Exception) -> bool:
+    kinds = ("PERMISSION_DENIED", "ABORTED", "UNAVAILABLE", "DEADLINE_EXCEEDED", "UNKNOWN")
+    return isinstance(error, TimeoutError | PermissionError) or str(error).startswith(kinds)
+
+
+def explain(name: str, error: Exception, *, remote: bool) -> UserError:
+    """One line for a read that failed: what it was, and what helps.
+
+    Args:
+      name: of the volume.
+      error: what TensorStore raised.
+      remote: False on this machine.
+    """
+    text, what = str(error), brief(error)
+    file = re.search(r'Error reading local file "([^"]*)"', text)
+    if file:
+        what = f"{file.group(1).removeprefix(name.rstrip('/') + '/')}: {what}"
+    if isinstance(error, TimeoutError) or "Timeout was reached" in text or text.startswith("DEADLINE_EXCEEDED"):
+        return UserError(f"{name}: time-out, no answer ({what}); check the network and the server, then run again")
+    if isinstance(error, PermissionError) or text.startswith("PERMISSION_DENIED"):
+        if not remote:
+            return UserError(f"{name}: no permission to read it; check its access rights")
+        return UserError(
+            f"{name}: access refused ({what}); check the address and that it is public, for S3 set "
+            "HIS4MAE_S3_CREDENTIALS=default to sign requests; a bucket that may not be listed also refuses what it "
+            "does not hold"
+        )
+    if text.startswith("NOT_FOUND: chunk") or " is missing" in text:
+        return UserError(
+            f"{name}: a chunk is missing ({what}); copy the volume again, or set data.missing_chunks to 'fill' if its "
+            "writer left out empty chunks"
+        )
+    if remote and text.startswith(("ABORTED", "UNAVAILABLE", "UNKNOWN", "NOT_FOUND")):
+        return UserError(f"{name}: the server failed ({what}); check the address and the network, then run again")
+    return UserError(f"{name}: cannot read the data ({what}); copy the volume again from its source")

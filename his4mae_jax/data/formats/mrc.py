@@ -1,0 +1,64 @@
+"""Open MRC files (IMOD, cryo-EM) lazily (extra: mrc). Their header has the voxel size in ångström."""
+
+import pathlib
+import warnings
+
+import numpy as np
+import tensorstore as ts
+
+from his4mae_jax.data.formats.levels import Opened, Wanted
+from his4mae_jax.data.formats.units import Triple, brief
+from his4mae_jax.data.formats.virtual_chunked import virtual
+from his4mae_jax.errors import UserError
+
+SUFFIXES = (".mrc", ".rec", ".mrcs", ".map")
+
+
+def open_mrc(file: pathlib.Path, wanted: Wanted) -> Opened:
+    """Opens an MRC file, memory-mapped where its numbers can be used as they lie.
+
+    Args:
+      file: that exists.
+      wanted: what is asked for.
+
+    Returns:
+      The array in the order z, y, x, whatever order the header's axes have.
+
+    Raises:
+      UserError: mrcfile is not installed, or the file is damaged or cut short.
+    """
+    try:
+        import mrcfile
+    except ImportError as error:
+        raise UserError(f"{file}: MRC needs the package mrcfile; pip install 'his4mae_jax[mrc]'") from error
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # bytes behind the last plane are looked at below
+            with mrcfile.mmap(file, mode="r") as opened:
+                data, header, size = opened.data, opened.header, _voxel_size(opened)
+                stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]
+                surplus = file.stat().st_size - header.nbytes - int(header.nsymbt) - data.nbytes
+    except PermissionError:
+        raise
+    except (ValueError, OSError, TypeError) as error:
+        raise UserError(f"{file}: unreadable MRC ({brief(error)}); copy or export it again") from error
+    if data.ndim != 3:
+        raise UserError(f"{file}: shape {data.shape} is not a 3D volume (z, y, x); save one volume")
+    if surplus >= data[0].nbytes:
+        raise UserError(
+            f"{file}: holds {surplus} bytes more than the {data.shape} voxels of its header; export it again"
+        )
+    # TensorStore would copy swapped or unaligned numbers into memory.
+    if data.dtype.isnative and data.flags.aligned:
+        array = ts.array(data, write=False)
+    else:
+        array = virtual(lambda box: data[box], data.shape, data.dtype, (1, *data.shape[1:]), wanted.cache_bytes)
+    if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 stand for x, y, z
+        array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
+    return Opened(array, wanted.given or size)
+
+
+def _voxel_size(opened) -> Triple | None:
+    """In nm; None where the header has none, or 1 Å on every axis, as programs write that do not know it."""
+    size = tuple(float(opened.voxel_size[axis]) / 10 for axis in "zyx")
+    return size if all(0 < v < np.inf for v in size) and not np.allclose(size, 0.1) else None

@@ -1,0 +1,150 @@
+"""Open N5 data sets and multiscale groups for reading; N5 lists dimensions x first.
+
+Voxel sizes are taken, in this order, from a data set's own `transform` (COSEM and OpenOrganelle: scale, axes,
+units), `pixelResolution` ({"dimensions", "unit"} or a list) or `resolution`, the latter two times its
+`downsamplingFactors`; then from the same attributes of the group above it, times the group's
+`downsamplingFactors` or `scales` for the level (n5-viewer, BigDataViewer, neuroglancer).
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from his4mae_jax.data.formats.kvstore import Location, open_array
+from his4mae_jax.data.formats.levels import Level, Opened, Wanted, choose
+from his4mae_jax.data.formats.units import brief
+from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.errors import UserError
+
+FILE = "attributes.json"
+_MOST_LEVELS = 16  # looked for where a group does not list its levels
+_Attributes = dict[str, Any]
+
+
+def open_n5(location: Location, attributes: _Attributes, wanted: Wanted) -> Opened:
+    """Opens an N5 data set, or a level of a multiscale group (s0, s1, ...).
+
+    Args:
+      location: of a folder.
+      attributes: its attributes.json.
+      wanted: what is asked for.
+
+    Returns:
+      The array in the order z, y, x.
+
+    Raises:
+      UserError: damaged metadata, or a group that is no multiscale volume.
+    """
+    try:
+        if "dimensions" in attributes:
+            above = location.parent()
+            around = _quietly(above[0]) if above else {}
+            group = {} if "dimensions" in around else around
+            level = _level("", attributes, group, above[1] if above else "")
+            size = wanted.given or level.size_nm
+            return Opened(_array(location, attributes, wanted), size, unknown_units=level.unknown_units)
+        datasets = _datasets(location, attributes)
+        if not datasets:
+            raise UserError(
+                f"{location.name}: an N5 group without levels s0, s1, ...; give the path of a data set in it"
+            )
+        levels = [_level(path, own, attributes, path) for path, own in datasets.items()]
+        level, size, factors = choose(levels, wanted)
+        array = _array(location.child(level.path), datasets[level.path], wanted)
+        return Opened(array, size, factors, level.unknown_units)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{location.name}: damaged N5 metadata ({type(error).__name__}: {brief(error)}); write it again"
+        ) from error
+
+
+def _quietly(location: Location) -> _Attributes:
+    try:
+        return location.read_json(FILE).get(FILE, {})
+    except UserError:
+        return {}
+
+
+def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attributes]:
+    """Attributes of a group's levels by their path, from the finest."""
+    listed = [d["path"] for d in _first(attributes.get("multiscales")).get("datasets", [])]
+    paths = listed or [f"s{i}" for i in range(len(_scales(attributes)) or _MOST_LEVELS)]
+    found = location.read_json(*(f"{path.strip('/')}/{FILE}" for path in paths))
+    datasets = {path: found.get(f"{path.strip('/')}/{FILE}") for path in paths}
+    missing = [path for path, own in datasets.items() if not own or "dimensions" not in own]
+    if missing and (listed or missing[0] == paths[0]):
+        if listed or _scales(attributes):
+            raise UserError(
+                f"{location.name}: its metadata names the data set {missing[0]!r}, which is not there; "
+                "copy the whole folder again"
+            )
+        return {}
+    present = paths[: paths.index(missing[0])] if missing else paths
+    return {path: datasets[path] for path in present}
+
+
+def _array(location: Location, attributes: _Attributes, wanted: Wanted):
+    array = open_array("n5", location, wanted.missing_chunks, wanted.cache_bytes)
+    return to_zyx(array, _axes(attributes, array.rank), location.name)
+
+
+def _axes(attributes: _Attributes, rank: int) -> list[str] | None:
+    """Names of the stored dimensions, which the data set says itself where they are not x, y, z, ..."""
+    own = attributes.get("axes")
+    if isinstance(own, list) and len(own) == rank and {"x", "y", "z"} <= {str(a).lower() for a in own}:
+        return [str(a).lower() for a in own]
+    return ["x", "y", "z", "c", "t"][:rank] if 3 <= rank <= 5 else None
+
+
+def _first(multiscales: Any) -> dict[str, Any]:
+    return multiscales[0] if isinstance(multiscales, list) and multiscales else {}
+
+
+def _scales(group: _Attributes) -> list:
+    """A group's downsampling factors, one list for each level; empty where it has none."""
+    for key in ("downsamplingFactors", "scales"):
+        value = group.get(key)
+        if isinstance(value, list) and value and all(isinstance(v, list) for v in value):
+            return value
+    return []
+
+
+def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
+    """One level with its voxel size; `name` is that of its folder."""
+    axes = (_axes(own, len(own["dimensions"])) or ["x", "y", "z"])[:]
+    factors = own.get("downsamplingFactors")
+    factors = factors if isinstance(factors, list) and not any(isinstance(f, list) for f in factors) else None
+    found = _size(own, axes, factors)
+    if found is None:
+        listed = _first(group.get("multiscales")).get("datasets", [])
+        entry = next((d for d in listed if d["path"].strip("/") == name), {})
+        index = re.fullmatch(r"s(\d+)", name)
+        scales = _scales(group)
+        if factors is None and index and int(index.group(1)) < len(scales):
+            factors = scales[int(index.group(1))]
+        # Without its factors, a level other than the first has a size that the group's does not tell.
+        told = factors is not None or name in ("s0", "0") or not index
+        found = _size(entry, axes, None) or (_size(group, axes, factors) if told else None)
+    return Level(path) if found is None else Level(path, *found)
+
+
+def _size(attributes: _Attributes, axes: list[str], factors: list | None):
+    """(scale, units) in z, y, x of what one set of attributes says; None where it says nothing."""
+    transform = attributes.get("transform")
+    if isinstance(transform, dict) and "scale" in transform:
+        names = [str(a).lower() for a in transform["axes"]]
+        at = [names.index(n) for n in "zyx"]
+        units = transform.get("units") or [None] * len(names)
+        return tuple(float(transform["scale"][i]) for i in at), tuple(units[i] for i in at)
+    for key in ("pixelResolution", "resolution"):
+        value, units = attributes.get(key), attributes.get("units") or attributes.get("unit")
+        if isinstance(value, dict):
+            value, units = value.get("dimensions"), value.get("unit") or units
+        if isinstance(value, list) and len(value) >= 3:
+            units = units if isinstance(units, list) else [units] * len(axes)
+            at = [axes.index(n) for n in "zyx"]
+            scale = np.asarray(value, float)
+            scale[: len(factors or ())] *= np.asarray(factors or (), float)
+            return tuple(float(scale[i]) for i in at), tuple(units[i] for i in at)
+    return None

@@ -1,0 +1,165 @@
+"""Open TIFF stacks and folders of 2D TIFFs lazily: mapped where they are not compressed, else page by page."""
+
+import contextlib
+import math
+import os
+import pathlib
+import re
+import weakref
+import xml.etree.ElementTree
+
+import numpy as np
+import tensorstore as ts
+import tifffile
+
+from his4mae_jax.data.formats.levels import Level, Opened, Wanted
+from his4mae_jax.data.formats.tiff_headers import (
+    check_tiff_headers,
+    checked_tiff,
+    plainly,
+    tiff_description,
+    tiff_layout,
+)
+from his4mae_jax.data.formats.units import triple
+from his4mae_jax.data.formats.virtual_chunked import virtual
+from his4mae_jax.errors import UserError
+
+MOST_CHECKED = 256  # headers of a folder's slices looked at when it is opened; all of them once they are read
+
+
+class _Pages:
+    """The pages of a TIFF that stays open as long as they are referred to."""
+
+    def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list):
+        self._file, self._pages = file, pages
+        tif.filehandle.set_lock(True)  # pages are read in several threads
+        weakref.finalize(self, tif.close)
+
+    def read(self, box: tuple[slice, ...]) -> np.ndarray:
+        """Returns the page of a box (1, y, x)."""
+        with plainly(self._file):
+            page = self._pages[box[0].start].asarray(maxworkers=1)
+        return page[None, box[1], box[2]]
+
+
+def open_tiff(file: pathlib.Path, wanted: Wanted) -> Opened:
+    """Opens one TIFF: memory-mapped where its numbers can be used as they lie, else read page by page.
+
+    The first page is read at once, so that a missing codec is told when the file is opened.
+
+    Raises:
+      UserError: the file is damaged, cut short, or holds several images.
+    """
+    with plainly(file), contextlib.ExitStack() as stack:
+        check_tiff_headers(file)
+        tif = stack.enter_context(tifffile.TiffFile(file))
+        shape, dtype, series = tiff_layout(tif, file)
+        level = _voxel_size(tif, file)
+        size = wanted.given or level.size_nm
+        while len(shape) > 3 and shape[0] == 1:
+            shape = shape[1:]
+        # TensorStore would copy swapped or unaligned numbers, so those are read by pages as well.
+        if (
+            series is not None
+            and series.dataoffset is not None
+            and (series.dataoffset % dtype.itemsize == 0 and dtype.newbyteorder(tif.byteorder).isnative)
+        ):
+            array = ts.array(np.memmap(file, dtype, "r", series.dataoffset, shape), write=False)
+            return Opened(array, size, unknown_units=level.unknown_units)
+        pages = list(tif.pages if series is None else series.pages)
+        by_pages = len(shape) == 3 and len(pages) == shape[0] and all(p.parent is tif for p in pages)
+        if by_pages and pages[0].asarray().shape == tuple(shape[1:]):
+            array = virtual(_Pages(file, tif, pages).read, shape, dtype, (1, *shape[1:]), wanted.cache_bytes)
+            stack.pop_all()  # what is popped is not closed
+        else:  # volumes in one page, stacks over several files
+            _check_memory(math.prod(shape) * dtype.itemsize, file)
+            data = series.asarray() if series is not None else tif.asarray(key=slice(None))
+            array = ts.array(data.reshape(shape), write=False)
+    return Opened(array, size, unknown_units=level.unknown_units)
+
+
+def open_slices(folder: pathlib.Path, wanted: Wanted) -> Opened:
+    """Opens a folder of 2D TIFFs, sorted so that slice 10 follows slice 9, as one stack.
+
+    Of more than `MOST_CHECKED` slices, the headers of as many, evenly spread, are looked at here; of the others
+    the file's size alone. A slice that differs from the first is then told when it is read.
+
+    Raises:
+      UserError: no slices, or bad ones.
+    """
+    files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
+    if not files:
+        raise UserError(
+            f"{folder}: holds neither zarr, N5 or precomputed metadata nor TIFF slices; give the path of a volume"
+        )
+    files.sort(key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)])
+    spread = np.unique(np.linspace(0, len(files) - 1, MOST_CHECKED).round().astype(int))
+    for file in files:
+        if file.stat().st_size == 0:
+            raise UserError(f"{file}: the file is empty; copy it again")
+    first = None
+    for file in [files[i] for i in spread]:
+        with checked_tiff(file) as tif:
+            shape, dtype, _ = tiff_layout(tif, file)
+            if first is None:
+                first, level = (shape, dtype), _voxel_size(tif, file)
+                if len(shape) == 2:
+                    tif.pages[0].asarray()
+        _check_slice(file, (shape, dtype), first, files[0])
+
+    def read(box: tuple[slice, ...]) -> np.ndarray:
+        file = files[box[0].start]
+        if not file.exists():
+            raise UserError(f"{file}: no such file any more; put the slice back")
+        with checked_tiff(file) as tif:
+            _check_slice(file, tiff_layout(tif, file)[:2], first, files[0])
+            return tif.series[0].asarray(maxworkers=1)[None, box[1], box[2]]
+
+    (rows, columns), dtype = first
+    array = virtual(read, (len(files), rows, columns), dtype, (1, rows, columns), wanted.cache_bytes)
+    return Opened(array, wanted.given or level.size_nm, unknown_units=level.unknown_units)
+
+
+def _check_slice(file: pathlib.Path, found: tuple, first: tuple, of: pathlib.Path) -> None:
+    shape, dtype = found
+    if len(shape) != 2:
+        raise UserError(
+            f"{file}: shape {shape} is not a 2D slice; give the path of one volume,"
+            " or a folder that holds its slices alone"
+        )
+    if found != first:
+        raise UserError(
+            f"{file}: {shape} {dtype} differs from {first[0]} {first[1]} of {of.name}; make all slices alike"
+        )
+
+
+def _check_memory(n_bytes: int, path: pathlib.Path) -> None:
+    """UserError if data that must be read at once cannot fit this machine's memory."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if n_bytes > total:
+        raise UserError(
+            f"{path}: {n_bytes / 1e9:.0f} GB unpacked do not fit the memory of "
+            f"{total / 1e9:.0f} GB; convert it to OME-Zarr"
+        )
+
+
+def _voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
+    """What a JSON description, OME-XML or ImageJ's tags say; no scale where none says it all."""
+    spacing = tiff_description(tif).get("spacing_nm")
+    if spacing is not None:
+        return Level("", triple(spacing, str(file)), ("nm",) * 3)
+    size, units = [], [None] * 3
+    if tif.is_ome:
+        root = xml.etree.ElementTree.fromstring(tif.ome_metadata)
+        pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+        if pixels is not None:
+            units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"]  # OME's default
+            size = [float(pixels.get(f"PhysicalSize{axis}") or 0) for axis in "ZYX"]
+    elif tif.imagej_metadata:
+        units = [tif.imagej_metadata.get("unit")] * 3
+        size.append(float(tif.imagej_metadata.get("spacing", 0)))
+        for tag in ("YResolution", "XResolution"):
+            pixels, length = tif.pages[0].tags[tag].value if tag in tif.pages[0].tags else (0, 0)
+            size.append(length / pixels if pixels else 0)
+    whole = len(size) == 3 and all(0 < v < math.inf for v in size)
+    return Level("", tuple(size), tuple(units)) if whole else Level("")

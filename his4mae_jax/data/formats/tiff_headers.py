@@ -1,0 +1,126 @@
+"""Check the headers of TIFF files, so that a damaged one is found before it is read."""
+
+import contextlib
+import json
+import math
+import pathlib
+import struct
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import numpy as np
+import tifffile
+
+from his4mae_jax.data.formats.units import brief
+from his4mae_jax.errors import UserError
+
+# TIFF tags that say what and where an image is; bytes of one value of each TIFF type.
+_TIFF_TAGS = {258, 270, 273, 279, 324, 325}
+_TIFF_SIZES = {
+    1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8,
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def plainly(file: pathlib.Path) -> Iterator[None]:
+    """Anything that fails inside becomes a UserError naming the file."""
+    try:
+        yield
+    except (UserError, MemoryError, PermissionError):
+        raise
+    except Exception as error:  # every codec raises exceptions of its own
+        if "imagecodecs" in str(error):
+            raise UserError(
+                f"{file}: its compression needs the package imagecodecs; pip install imagecodecs"
+            ) from error
+        raise UserError(f"{file}: unreadable TIFF ({brief(error)}); copy or export it again") from error
+
+
+@contextlib.contextmanager
+def checked_tiff(file: pathlib.Path) -> Iterator[tifffile.TiffFile]:
+    """Opens a TIFF whose headers lead nowhere outside the file; see `plainly`."""
+    with plainly(file):
+        check_tiff_headers(file)
+        with tifffile.TiffFile(file) as tif:
+            yield tif
+
+
+def _truncated(file: pathlib.Path) -> NoReturn:
+    raise UserError(f"{file}: truncated TIFF, the end of the file is missing; copy it again")
+
+
+def check_tiff_headers(file: pathlib.Path) -> None:
+    """Walks the chain of page headers: tifffile only logs one that points past the file's end."""
+    end = file.stat().st_size
+    if end == 0:
+        raise UserError(f"{file}: the file is empty; copy it again")
+    with open(file, "rb") as stream:
+        header = stream.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(header[:2])
+        if order is None or len(header) < 8 or header[2:4] not in (b"*\0", b"\0*", b"+\0", b"\0+"):
+            raise UserError(f"{file}: not a TIFF or zarr volume; convert it to OME-Zarr or TIFF")
+        big = 43 in header[2:4]
+        if big and len(header) < 16:
+            _truncated(file)
+        count_code, offset_code, entry = ("Q", "Q", "HHQ8s") if big else ("H", "I", "HHI4s")
+        inline = 8 if big else 4
+        count_size, entry_size = struct.calcsize(count_code), struct.calcsize("<" + entry)
+        (offset,) = struct.unpack_from(order + offset_code, header, 8 if big else 4)
+        seen = set()
+        while offset and offset not in seen:
+            seen.add(offset)
+            stream.seek(offset)
+            start = stream.read(count_size)
+            if len(start) < count_size:
+                _truncated(file)
+            (count,) = struct.unpack(order + count_code, start)
+            size = count * entry_size
+            if offset + count_size + size + inline > end:
+                _truncated(file)
+            body = stream.read(size + inline)
+            for tag, kind, n, value in struct.iter_unpack(order + entry, body[:size]):
+                n_bytes = n * _TIFF_SIZES.get(kind, 1)
+                if tag in _TIFF_TAGS and n_bytes > inline:
+                    if struct.unpack(order + offset_code, value)[0] + n_bytes > end:
+                        _truncated(file)
+            (offset,) = struct.unpack(order + offset_code, body[size:])
+
+
+def tiff_layout(tif: tifffile.TiffFile, file: pathlib.Path) -> tuple[tuple[int, ...], np.dtype, Any]:
+    """(shape, dtype, its series or None for one image a page) of a TIFF; checks it is all there."""
+    if not tif.series:
+        raise UserError(f"{file}: holds no image; export it again")
+    series, end = tif.series[0], file.stat().st_size
+    if series.dataoffset is not None:
+        if series.dataoffset + series.nbytes > end:
+            _truncated(file)
+    for page in tif.pages if series.dataoffset is None else ():
+        if any(o + n > end for o, n in zip(page.dataoffsets, page.databytecounts, strict=False)):
+            _truncated(file)
+    if any(page is None for page in series.pages):
+        raise UserError(f"{file}: an OME-TIFF whose other files are missing; put them beside it")
+    declared = tiff_description(tif).get("shape") if tif.is_shaped else None
+    planes = series.size // max(1, math.prod(series.shape[-2:]))
+    if (declared and math.prod(declared) > series.size) or (
+        tif.imagej_metadata and tif.imagej_metadata.get("images", 1) > planes
+    ):
+        _truncated(file)
+    if len(tif.series) == 1:
+        return series.shape, series.dtype, series
+    # Some writers leave every page on its own: a stack, if all are alike.
+    kinds = {(s.shape, s.dtype) for s in tif.series}
+    shapes = sorted({s.keyframe.shape for s in tif.series})
+    if len(kinds) > 1 or len(series.shape) != 2:
+        raise UserError(
+            f"{file}: holds several images, of shapes {', '.join(map(str, shapes[:4]))}; save one stack of equal slices"
+        )
+    return (len(tif.series), *series.shape), series.dtype, None
+
+
+def tiff_description(tif: tifffile.TiffFile) -> dict[str, Any]:
+    """The first page's description where it is a JSON object, else {}."""
+    try:
+        value = json.loads(tif.pages[0].description)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,127 @@
+"""Open zarr arrays (versions 2 and 3) and OME-Zarr images (up to 0.5) for reading, wherever they lie.
+
+Only folders written elsewhere need all this; `ome_zarr` writes this package's own.
+"""
+
+import pathlib
+from typing import Any
+
+import tensorstore as ts
+
+from his4mae_jax.data.formats.kvstore import Location, open_array
+from his4mae_jax.data.formats.levels import Level, Opened, Wanted, choose
+from his4mae_jax.data.formats.units import triple
+from his4mae_jax.data.ome_zarr.levels import multiscales, ome_levels
+from his4mae_jax.errors import UserError
+
+FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # one of which every zarr folder has
+_Node = tuple[str, dict[str, Any], bool]  # TensorStore driver, attributes, is it an array
+
+
+def open_zarr(location: Location, files: dict[str, dict[str, Any]], wanted: Wanted) -> Opened | None:
+    """Opens a zarr array, or a level of an OME-Zarr image.
+
+    Args:
+      location: of a folder.
+      files: content of those of its `FILES` that are there.
+      wanted: what is asked for.
+
+    Returns:
+      The array in the order z, y, x where the metadata name its axes; None for no zarr at all.
+
+    Raises:
+      UserError: damaged metadata, or a group without an image.
+    """
+    node = _node(files)
+    if node is None:
+        return None
+    driver, attributes, is_array = node
+    if is_array:
+        return _open_single(location, driver, attributes, wanted)
+    if not multiscales(attributes):
+        raise UserError(
+            f"{location.name}: a zarr group without OME-Zarr metadata; give the path of an "
+            f"array inside it{_found_inside(location)}"
+        )
+    levels, axes = ome_levels(location.name, attributes)
+    level, size, factors = choose(levels, wanted)
+    folder = location.child(level.path)
+    inner = _node(folder.read_json(*FILES))
+    if inner is None or not inner[2]:
+        raise UserError(
+            f"{location.name}: its metadata names the array {level.path!r}, which is not there; "
+            "copy the whole folder again"
+        )
+    array = open_array(inner[0], folder, wanted.missing_chunks, wanted.cache_bytes)
+    return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units)
+
+
+def _open_single(location: Location, driver: str, attributes: dict[str, Any], wanted: Wanted) -> Opened:
+    """Opens an array given by its own path; one that is a level of an OME-Zarr image has its scale one folder up."""
+    own = attributes.get("voxel_size_nm")
+    level, axes = Level(""), None
+    above = location.parent()
+    parent = None if above is None else _node(_quietly(above[0]))
+    if parent and not parent[2] and multiscales(parent[1]):
+        levels, names = ome_levels(above[0].name, parent[1])
+        found = next((one for one in levels if one.path.strip("/") == above[1]), None)
+        level, axes = (found, names) if found else (level, None)
+    size = wanted.given or (triple(own, location.name) if own is not None else level.size_nm)
+    array = open_array(driver, location, wanted.missing_chunks, wanted.cache_bytes)
+    return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units)
+
+
+def _quietly(location: Location) -> dict[str, dict[str, Any]]:
+    """The metadata of a folder that nobody asked for: what cannot be read of it does not matter."""
+    try:
+        return location.read_json(*FILES)
+    except UserError:
+        return {}
+
+
+def _node(files: dict[str, dict[str, Any]]) -> _Node | None:
+    if "zarr.json" in files:
+        node = files["zarr.json"]
+        return "zarr3", node.get("attributes") or {}, node.get("node_type") == "array"
+    if not set(files) & set(FILES):
+        return None
+    return "zarr", files.get(".zattrs", {}), ".zarray" in files
+
+
+def _found_inside(location: Location) -> str:
+    """Names of arrays and groups in a folder of this machine, for a message; buckets are not searched."""
+    if location.remote:
+        return ""
+    folders = [p for p in pathlib.Path(location.path).iterdir() if p.is_dir()]
+    inside = sorted(p.name for p in folders if any((p / name).exists() for name in FILES))
+    return f" (found: {', '.join(inside[:8]) or 'none'})"
+
+
+def to_zyx(array: ts.TensorStore, axes: list[str] | None, name: str) -> ts.TensorStore:
+    """Drops axes of one element (t, c) and puts the others in the order z, y, x.
+
+    Args:
+      array: of any rank.
+      axes: names of its axes; None takes the array's own labels and, without those, the order as it is, less
+        axes of one element before and behind.
+      name: for messages.
+
+    Raises:
+      UserError: the number of names is not that of the array's axes.
+    """
+    if axes is None:
+        labels = [label.lower() for label in array.domain.labels]
+        axes = labels if {"z", "y", "x"} <= set(labels) else None
+    if axes is None:
+        while array.rank > 3 and array.shape[0] == 1:
+            array = array[array.domain.origin[0]]
+        while array.rank > 3 and array.shape[-1] == 1:
+            array = array[..., array.domain.origin[-1]]
+        return array
+    if len(axes) != array.rank:
+        raise UserError(f"{name}: its metadata names {len(axes)} axes, its array has {array.rank}; write it again")
+    for i in reversed(range(array.rank)):
+        if axes[i] not in ("z", "y", "x") and array.shape[i] == 1:
+            array = array[(slice(None),) * i + (array.domain.origin[i],)]
+            axes = axes[:i] + axes[i + 1 :]
+    return array.transpose([axes.index(n) for n in "zyx"]) if set(axes) == set("zyx") else array

@@ -1,0 +1,55 @@
+"""The multiscales metadata of OME-Zarr (0.1 to 0.5): its levels, their axes and voxel sizes."""
+
+from typing import Any
+
+import numpy as np
+
+from his4mae_jax.data.formats.levels import Level
+from his4mae_jax.data.formats.units import brief
+from his4mae_jax.errors import UserError
+
+
+def multiscales(attributes: dict[str, Any]) -> Any:
+    """The multiscales of OME-Zarr 0.5 (under "ome") or 0.4 (at the top); None where there are none."""
+    ome = attributes.get("ome")
+    return (ome if isinstance(ome, dict) else attributes).get("multiscales")
+
+
+def ome_levels(name: str, attributes: dict[str, Any]) -> tuple[list[Level], list[str] | None]:
+    """The levels of the first image of a group, and its axes.
+
+    Args:
+      name: of the group, for messages.
+      attributes: with multiscales.
+
+    Returns:
+      (levels from the finest, axis names or None where the metadata have none). A level's scale is None where
+      z, y and x are not all there, or no transformation has a scale.
+
+    Raises:
+      UserError: metadata that are not as OME-Zarr has them.
+    """
+    try:
+        image = multiscales(attributes)[0]
+        axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
+        names, units = [a["name"] for a in axes], [a.get("unit") for a in axes]
+        at = [names.index(n) for n in "zyx"] if {"z", "y", "x"} <= set(names) else None
+        common = image.get("coordinateTransformations", [])
+        levels = []
+        for dataset in image["datasets"]:
+            transforms = [*dataset.get("coordinateTransformations", []), *common]
+            scales = [np.asarray(t["scale"], float) for t in transforms if t["type"] == "scale"]
+            scale = np.ones(len(axes))
+            for s in scales:
+                scale = scale * s
+            if scales and at:
+                level = Level(dataset["path"], tuple(float(scale[i]) for i in at), tuple(units[i] for i in at))
+            else:
+                level = Level(dataset["path"])
+            levels.append(level)
+        levels[0].path.strip("/")  # there is one, and it has a path
+        return levels, names or None
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{name}: damaged OME-Zarr metadata ({type(error).__name__}: {brief(error)}); write it again"
+        ) from error

@@ -1,0 +1,219 @@
+"""Grey levels to [0, 1], and where a volume's content ends and its padding begins."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from his4mae_jax.data.volumes.padding import without_padding
+from his4mae_jax.data.volumes.volume import Box, View, VolumeLike, read_async
+from his4mae_jax.errors import UserError
+
+_BLOCK = 64  # side in voxels of a sampled block
+_TRIES = 4  # times as many blocks are drawn at most, where those drawn first hold padding alone
+_SLAB = 16  # planes searched for padding at once
+_TILE = 256  # side in voxels of the part of those planes read at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrast:
+    """A linear window of grey levels, found for each volume in the same way and saved beside it.
+
+    Attributes:
+      low, high: grey levels shown as 0 and 1.
+      invert: True swaps black and white after the window.
+    """
+
+    low: float
+    high: float
+    invert: bool = False
+
+    def __post_init__(self):
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.high > self.low):
+            raise UserError(
+                f"contrast: low {self.low} and high {self.high} are not a window of "
+                "grey levels; give finite numbers with high above low"
+            )
+
+    def apply(self, array: np.ndarray) -> np.ndarray:
+        """Returns clip((array - low) / (high - low), 0, 1), inverted if asked, in float32."""
+        grey = (np.asarray(array, np.float32) - np.float32(self.low)) / np.float32(self.high - self.low)
+        grey = np.clip(grey, 0, 1)
+        return 1 - grey if self.invert else grey
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns a plain dict that `from_json` reads."""
+        return {"low": float(self.low), "high": float(self.high), "invert": bool(self.invert)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "Contrast":
+        """Reads what `to_json` wrote."""
+        return cls(float(value["low"]), float(value["high"]), bool(value["invert"]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Windowed(View):
+    """A volume that brings the window of grey levels to see it in: `estimate_contrast` returns that."""
+
+    contrast: Contrast
+
+    def read(self, slices):
+        return self.source.read(slices)
+
+    def read_async(self, slices):
+        return read_async(self.source, slices)
+
+
+def estimate_contrast(
+    volume: VolumeLike,
+    *,
+    percentiles: tuple[float, float] = (0.1, 99.9),
+    invert: bool = False,
+    seed: int = 0,
+    blocks: int = 64,
+) -> Contrast:
+    """Finds the window of grey levels from a sample of the volume's content (`sample_content`).
+
+    A `Windowed` volume has its own, which goes before percentiles and `invert`.
+
+    Args:
+      volume: anything with the interface of Volume.
+      percentiles: percentiles of the sampled grey levels that become low and high.
+      invert: passed on to the Contrast.
+      seed, blocks: the sample.
+
+    Returns:
+      The Contrast; where the percentiles coincide (few grey levels), the sample's full range.
+
+    Raises:
+      UserError: NaN or infinite values, or a constant volume.
+    """
+    own = getattr(volume, "contrast", None)
+    if own is not None and volume.dtype.kind != "f":  # floats are looked through for NaN all the same
+        return own
+    values = sample_content(volume, seed=seed, blocks=blocks)
+    return own or window(volume, values, percentiles, invert)
+
+
+def window(volume: VolumeLike, values: np.ndarray, percentiles: tuple[float, float], invert: bool = False) -> Contrast:
+    """The Contrast between two percentiles of `values`, grey levels of the volume."""
+    low, high = (float(v) for v in np.percentile(values, percentiles))
+    if not high > low:
+        low, high = float(values.min()), float(values.max())
+    if not high > low:
+        raise _constant(volume, low)
+    return Contrast(low, high, invert)
+
+
+def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np.ndarray:
+    """Grey levels of a sample of the volume's content, 1D, in its dtype.
+
+    A volume no larger than the sample is used whole; of a larger one, `blocks` blocks of 64^3 voxels at
+    positions drawn with `seed`. Padding is left out: constant planes at the borders (`content_box`), and
+    constant blocks at the corners of a rotated volume (`padding.without_padding`).
+
+    Raises:
+      UserError: NaN or infinite values in the sample, or a constant volume.
+    """
+    box = content_box(volume)
+    sizes = [s.stop - s.start for s in box]
+    if math.prod(sizes) <= blocks * _BLOCK**3:
+        sample = [volume.read(box)]
+    else:
+        rng = np.random.default_rng(seed)
+        sample = []
+        for tried in range(_TRIES * blocks):
+            block = volume.read(_random_block(box, rng))
+            # A block of padding alone is drawn again, as long as there are draws enough for the rest.
+            if block.min() != block.max() or _TRIES * blocks - tried <= blocks - len(sample):
+                sample.append(block)
+            if len(sample) == blocks:
+                break
+    if sample[0].dtype.kind == "f" and not all(np.isfinite(block).all() for block in sample):
+        raise UserError(
+            f"{volume.name}: holds NaN or infinite values; replace them, for example "
+            "by 0 (numpy.nan_to_num), and save the volume again"
+        )
+    return without_padding(sample)
+
+
+def content_box(volume: VolumeLike) -> Box:
+    """Finds the box left when planes of one constant value are cut off at the borders.
+
+    Each of the six faces loses its outermost planes as long as they all hold one value (the corner
+    of that face), often 0. Reading goes inwards from the faces in small tiles and ends at the first
+    voxel that differs, so a volume without padding costs next to nothing and memory stays bounded.
+
+    Args:
+      volume: anything with the interface of Volume.
+
+    Returns:
+      (z, y, x) slices; the full extent where there is no padding.
+
+    Raises:
+      UserError: the whole volume is one value.
+    """
+    box = [[0, n] for n in volume.shape]
+    faces = [(axis, side) for axis in range(3) for side in (0, 1)]
+    # A cut can lay bare padding of another value on another face, so the round is repeated; a face
+    # once cut is done, or a constant plane of real content behind the padding would go as well.
+    while True:
+        cut = [face for face in faces if _peel(volume, box, *face)]
+        faces = [face for face in faces if face not in cut]
+        if not cut:
+            return tuple(slice(low, high) for low, high in box)
+
+
+def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> bool:
+    """Moves one face of `box` (in place) past its constant planes; says whether it moved."""
+    corner = [low for low, _ in box]
+    if side:
+        corner[axis] = box[axis][1] - 1
+    value = volume.read(tuple(slice(c, c + 1) for c in corner)).item()
+    moved, slab = False, 1  # one plane first: most faces have no padding
+    while box[axis][0] < box[axis][1]:
+        low, high = box[axis]
+        thick, slab = min(slab, high - low), _SLAB
+        run = _constant_planes(volume, box, axis, side, thick, value)
+        box[axis][side] += -run if side else run
+        moved = moved or run > 0
+        if run < thick:
+            return moved
+    raise _constant(volume, value)
+
+
+def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int, value: float) -> int:
+    """How many of the `thick` outermost planes of a face hold nothing but `value`."""
+    run = thick
+    across, down = (a for a in range(3) if a != axis)
+    for i in range(*box[across], _TILE):
+        for j in range(*box[down], _TILE):
+            tile = [slice(0)] * 3
+            edge = box[axis][side]
+            tile[axis] = slice(edge - run, edge) if side else slice(edge, edge + run)
+            tile[across] = slice(i, min(i + _TILE, box[across][1]))
+            tile[down] = slice(j, min(j + _TILE, box[down][1]))
+            same = (volume.read(tuple(tile)) == value).all(axis=(across, down))
+            same = same[::-1] if side else same
+            run = run if same.all() else int(np.argmin(same))
+            if run == 0:
+                return 0
+    return run
+
+
+def _random_block(box: Box, rng: np.random.Generator) -> Box:
+    """A block of 64^3 voxels, or the box's width where that is less, anywhere inside the box."""
+    block = []
+    for s in box:
+        side = min(_BLOCK, s.stop - s.start)
+        start = s.start + int(rng.integers(s.stop - s.start - side + 1))
+        block.append(slice(start, start + side))
+    return tuple(block)
+
+
+def _constant(volume: VolumeLike, value: float) -> UserError:
+    return UserError(
+        f"{volume.name}: every voxel looked at is {value}; there is nothing to "
+        "segment, check that this is the image volume and not an empty export"
+    )

@@ -1,0 +1,28 @@
+"""A box of a volume, as a volume."""
+
+import dataclasses
+
+from his4mae_jax.data.volumes.volume import Box, View, box_bounds
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop(View):
+    """The part of `source` in `box` (z, y, x slices with start and stop), read lazily."""
+
+    box: Box
+
+    @property
+    def shape(self):
+        return tuple(s.stop - s.start for s in self.box)
+
+    def read(self, slices):
+        bounds = box_bounds(slices, self.shape)
+        return self.source.read(
+            tuple(slice(b.start + low, b.start + high) for b, (low, high) in zip(self.box, bounds, strict=True))
+        )
+
+
+def central_box(shape, side):
+    """Slices of the box of at most `side` voxels a side in the middle of `shape`."""
+    starts = [max((n - side) // 2, 0) for n in shape]
+    return tuple(slice(a, min(a + side, n)) for a, n in zip(starts, shape, strict=True))

@@ -1,0 +1,197 @@
+"""Resample a volume lazily to another voxel size, axis by axis.
+
+Target voxel i has its centre at (i + 0.5) f - 0.5 in source voxels, f = target size / source size
+(half-pixel centres: both grids cover the same space). Along each axis the source is smoothed and
+then interpolated linearly. A voxel is taken as a measurement of blur sigma 0.5 of its edge, so that
+going from blur 0.5 to blur 0.5 f needs sigma = sqrt((0.5 f)^2 - 0.5^2) = 0.5 sqrt(f^2 - 1) source
+voxels where the axis shrinks (f > 1), and no smoothing where it grows.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, box_bounds, chunks_of
+from his4mae_jax.errors import UserError
+
+TOLERANCE = 0.01  # a voxel size within 1 % of the target is the target
+_TRUNCATE = 4.0  # the Gaussian ends at this many sigma
+_PIECE = 1 << 22  # source voxels worked on at once: a large box needs no further copy of itself in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class ResampledVolume:
+    """A volume seen at another voxel size; it has the interface of Volume.
+
+    Attributes:
+      source: the volume that is read.
+      voxel_size_nm: the target voxel size (z, y, x).
+      labels: True picks the nearest source voxel, False smooths and interpolates.
+      grid: shape (z, y, x) of another volume at that size over the same space; None: what the source holds.
+    """
+
+    source: VolumeLike
+    voxel_size_nm: Triple
+    labels: bool = False
+    grid: tuple[int, int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.source.dtype
+
+    @property
+    def factors(self) -> Triple:
+        """Target size / source size for each axis."""
+        return tuple(t / s for t, s in zip(self.voxel_size_nm, self.source.voxel_size_nm, strict=True))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        if self.grid:
+            return self.grid
+        # 1e-6: a ratio such as 6 / 0.1 * 0.3 must not lose a voxel to rounding.
+        return tuple(max(1, math.floor(n / f + 1e-6)) for n, f in zip(self.source.shape, self.factors, strict=True))
+
+    @property
+    def chunks(self) -> tuple[int, int, int]:
+        """About what one chunk of the source becomes."""
+        sides = zip(chunks_of(self.source), self.factors, self.shape, strict=True)
+        return tuple(min(max(1, round(c / f)), n) for c, f, n in sides)
+
+    def read(self, slices: Box) -> np.ndarray:
+        """Reads a box of the target grid, and of the source only what that box needs.
+
+        Every voxel is computed from the same numbers in the same order whatever box it is read in,
+        so a sub-box equals that part of the whole volume exactly.
+
+        Args:
+          slices: (z, y, x) slices of step 1 inside this volume's shape.
+
+        Returns:
+          An array of the box's shape and the source's dtype; integers are rounded.
+
+        Raises:
+          IndexError: the box leaves the volume.
+        """
+        bounds = box_bounds(slices, self.shape)
+        out = np.empty([high - low for low, high in bounds], self.dtype)
+        if out.size:
+            self._fill(out, bounds)
+        return out
+
+    def _fill(self, out: np.ndarray, bounds: list[tuple[int, int]]) -> None:
+        """Computes the box `bounds` into `out`, in halves while its source is large."""
+        taps = [
+            _nearest_taps(*b, f, n) if self.labels else _linear_taps(*b, f, n)
+            for b, f, n in zip(bounds, self.factors, self.source.shape, strict=True)
+        ]
+        firsts = [int(index.min()) for index, _ in taps]
+        lasts = [int(index.max()) for index, _ in taps]
+        sides = [b - a + 1 for a, b in zip(firsts, lasts, strict=True)]
+        axis = max(range(3), key=lambda a: (out.shape[a] > 1) * sides[a])
+        if math.prod(sides) > _PIECE and out.shape[axis] > 1:
+            low, high = bounds[axis]
+            middle = (low + high) // 2
+            first, second = np.split(out, [middle - low], axis)  # views
+            self._fill(first, [*bounds[:axis], (low, middle), *bounds[axis + 1 :]])
+            self._fill(second, [*bounds[:axis], (middle, high), *bounds[axis + 1 :]])
+            return
+        box = self.source.read(tuple(slice(a, b + 1) for a, b in zip(firsts, lasts, strict=True)))
+        if self.labels:
+            out[...] = box[np.ix_(*(index[:, 0] - a for (index, _), a in zip(taps, firsts, strict=True)))]
+            return
+        box = box.astype(np.float32)
+        for axis, ((index, weight), first) in enumerate(zip(taps, firsts, strict=True)):
+            box = _apply(box, axis, index - first, weight)
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            np.clip(np.rint(box, out=box), limits.min, limits.max, out=box)
+        out[...] = box  # cast
+
+
+def resample(volume: VolumeLike, voxel_size_nm: float | Sequence[float], *, labels: bool = False) -> VolumeLike:
+    """Returns the volume at another voxel size, computed box by box on reading.
+
+    The shape is floor(source shape * source size / target size), at least 1.
+
+    Args:
+      volume: anything with the interface of Volume.
+      voxel_size_nm: target edge length in nm, one number or (z, y, x).
+      labels: True for label volumes (nearest voxel, no mixing of ids).
+
+    Returns:
+      The same object where every axis is within 1 % of the target, else a ResampledVolume.
+
+    Raises:
+      UserError: the target is not a positive number.
+    """
+    target = tuple(float(t) for t in np.broadcast_to(voxel_size_nm, (3,)))
+    if not all(0 < t < math.inf for t in target):
+        raise UserError(f"{volume.name}: cannot resample to {voxel_size_nm} nm; give a positive voxel size")
+    if all(abs(s / t - 1) <= TOLERANCE for s, t in zip(volume.voxel_size_nm, target, strict=True)):
+        return volume
+    return ResampledVolume(volume, target, labels)
+
+
+def resample_labels(labels: VolumeLike, image: VolumeLike) -> VolumeLike:
+    """Returns a label volume on the grid of the image that it belongs to: same shape, same voxel size.
+
+    Args:
+      labels: ids at any voxel size, over the space that the image covers.
+      image: what they label.
+
+    Raises:
+      UserError: the two do not cover the same space, to within two voxels of the coarser one.
+    """
+    for n, s, m, t in zip(labels.shape, labels.voxel_size_nm, image.shape, image.voxel_size_nm, strict=True):
+        if abs(n * s - m * t) > 2 * max(s, t):
+            raise UserError(
+                f"{labels.name}: labels of {labels.shape} voxels (z, y, x) of {labels.voxel_size_nm} nm do not fit the "
+                f"image {image.name} of {image.shape} of {image.voxel_size_nm} nm; give labels of the same volume"
+            )
+    resampled = resample(labels, image.voxel_size_nm, labels=True)
+    if resampled.shape == image.shape:
+        return resampled
+    return ResampledVolume(labels, image.voxel_size_nm, True, image.shape)
+
+
+def _nearest_taps(low: int, high: int, f: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Source index (target, 1) of the voxel that holds each target centre."""
+    index = np.floor((np.arange(low, high) + 0.5) * f).astype(np.int64)
+    return np.clip(index, 0, n - 1)[:, None], np.ones((high - low, 1), np.float32)
+
+
+def _linear_taps(low: int, high: int, f: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Source indices and weights (target, taps) of smoothing and interpolation in one."""
+    centre = (np.arange(low, high) + 0.5) * f - 0.5
+    floor = np.floor(centre)
+    right = (centre - floor)[:, None]
+    sigma = 0.5 * math.sqrt(f * f - 1) if f > 1 else 0.0
+    radius = math.ceil(_TRUNCATE * sigma)
+    kernel = np.ones(1)
+    if radius:
+        kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
+        kernel /= kernel.sum()
+    weight = (1 - right) * np.append(kernel, 0) + right * np.append(0, kernel)
+    index = floor.astype(np.int64)[:, None] + np.arange(-radius, radius + 2)
+    return _reflect(index, n), weight.astype(np.float32)
+
+
+def _reflect(index: np.ndarray, n: int) -> np.ndarray:
+    """Mirrors indices at the outer faces of the border voxels: d c b a | a b c d | d c b a."""
+    index = np.mod(index, 2 * n)
+    return np.where(index < n, index, 2 * n - 1 - index)
+
+
+def _apply(box: np.ndarray, axis: int, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Weighted sum of the taps along one axis, in float32, always in the order of the taps."""
+    spread = [-1 if a == axis else 1 for a in range(3)]
+    total = np.zeros([index.shape[0] if a == axis else n for a, n in enumerate(box.shape)], np.float32)
+    for k in range(index.shape[1]):
+        total += np.take(box, index[:, k], axis) * weight[:, k].reshape(spread)
+    return total

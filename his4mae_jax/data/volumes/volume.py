@@ -1,0 +1,256 @@
+"""Open a volume as a lazy (z, y, x) array with its voxel size, whatever its format and wherever it lies.
+
+Everything that can be wrong with a file is looked for when it is opened, so that a bad file stops
+a run in its first second and not in its third hour.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import tensorstore as ts
+
+from his4mae_jax.data.formats import kvstore
+from his4mae_jax.data.formats.levels import Wanted
+from his4mae_jax.data.formats.opening import cropped, open_place
+from his4mae_jax.data.formats.path import parse
+from his4mae_jax.data.formats.units import Triple, triple
+from his4mae_jax.errors import UserError
+
+__all__ = (
+    "Box", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume", "read_async",
+)  # fmt: skip
+
+IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
+MISSING_CHUNKS = ("fill", "error")
+CACHE_BYTES = 32 << 20  # decoded chunks kept in memory, per open volume: those that neighbouring reads share
+READERS = 16  # threads of `read_async` for volumes that have none of their own
+
+Box = tuple[slice, slice, slice]
+
+
+class VolumeLike(Protocol):
+    """What every stage may ask of a volume, whether it lies on disk or is computed on reading."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def voxel_size_nm(self) -> Triple: ...
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def read(self, slices: Box) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A volume that is read through another one, and is like it but for what a subclass changes."""
+
+    source: VolumeLike
+
+    @property
+    def name(self):
+        return self.source.name
+
+    @property
+    def shape(self):
+        return self.source.shape
+
+    @property
+    def dtype(self):
+        return self.source.dtype
+
+    @property
+    def voxel_size_nm(self):
+        return self.source.voxel_size_nm
+
+    @property
+    def chunks(self):
+        return chunks_of(self.source)
+
+
+@dataclasses.dataclass(frozen=True)
+class Volume:
+    """A lazy 3D array (z, y, x) with its voxel size in nm.
+
+    Attributes:
+      name: the path or URL, for messages.
+      array: 3D TensorStore in the order z, y, x.
+      voxel_size_nm: edge lengths of one voxel (z, y, x) in nm.
+      remote: whether it lies on another machine.
+    """
+
+    name: str
+    array: ts.TensorStore
+    voxel_size_nm: Triple
+    remote: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(int(n) for n in self.array.shape)
+
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.array.dtype.numpy_dtype)
+
+    @functools.cached_property
+    def chunks(self) -> tuple[int, int, int]:
+        """Shape (z, y, x) of the blocks that are decoded as a whole; one plane where there are none."""
+        grid = self.array.chunk_layout.read_chunk.shape
+        if grid is None or not all(grid):
+            return (1, *self.shape[1:])
+        return tuple(min(int(c), n) for c, n in zip(grid, self.shape, strict=True))
+
+    def read(self, slices: Box) -> np.ndarray:
+        """Reads one box, blocking.
+
+        Args:
+          slices: (z, y, x) slices of step 1 inside the volume; None stands for the edge.
+
+        Returns:
+          An array of the box's shape, owned by the caller.
+
+        Raises:
+          IndexError: the box leaves the volume.
+          UserError: a chunk is damaged, or cannot be had.
+        """
+        return self.read_async(slices).result()
+
+    def read_async(self, slices: Box) -> "Pending":
+        """Begins to read one box; `.result()` of what it returns is what `read` returns or raises.
+
+        Raises:
+          IndexError: the box leaves the volume.
+        """
+        bounds = box_bounds(slices, self.shape)
+        n_bytes = math.prod(high - low for low, high in bounds) * self.dtype.itemsize
+        lazy = self.array[tuple(slice(low, high) for low, high in bounds)]
+        return Pending(self, lazy.read(), kvstore.read_seconds(n_bytes, self.remote))
+
+
+@dataclasses.dataclass(frozen=True)
+class Pending:
+    """A read under way."""
+
+    volume: Volume
+    future: Any
+    seconds: float | None
+
+    def result(self) -> np.ndarray:
+        """Waits for the box; see `Volume.read`."""
+        try:
+            return self.future.result(timeout=self.seconds)
+        except (ValueError, OSError, NotImplementedError) as error:
+            raise kvstore.explain(self.volume.name, error, remote=self.volume.remote) from error
+
+
+def chunks_of(volume: VolumeLike) -> tuple[int, int, int]:
+    """Shape (z, y, x) of the blocks that a volume is best read by: its own chunks, else 64 voxels a side."""
+    return getattr(volume, "chunks", None) or tuple(min(64, n) for n in volume.shape)
+
+
+def read_async(volume: VolumeLike, slices: Box) -> Any:
+    """Begins to read one box of any volume; `.result()` of what it returns gives what `volume.read` would.
+
+    Volumes without a `read_async` of their own are read in one of `READERS` threads.
+    """
+    own = getattr(volume, "read_async", None)
+    return own(slices) if own else _readers().submit(volume.read, slices)
+
+
+@functools.cache
+def _readers() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="read_async")
+
+
+def box_bounds(slices: Box, shape: Sequence[int]) -> list[tuple[int, int]]:
+    """Returns (start, stop) for each axis of a box; IndexError if it leaves `shape`."""
+    if len(slices) != len(shape):
+        raise IndexError(f"{len(slices)} slices for a volume of {len(shape)} axes")
+    bounds = []
+    for s, n in zip(slices, shape, strict=True):
+        low = 0 if s.start is None else int(s.start)
+        high = n if s.stop is None else int(s.stop)
+        if s.step not in (None, 1) or not 0 <= low <= high <= n:
+            raise IndexError(f"{s} is not a box of step 1 inside an axis of {n} voxels")
+        bounds.append((low, high))
+    return bounds
+
+
+def open_volume(
+    spec: str | os.PathLike,
+    voxel_size_nm: float | Sequence[float] | None = None,
+    *,
+    image: bool = True,
+    target_nm: float | Sequence[float] | None = None,
+    missing_chunks: str = "fill",
+    cache_bytes: int | None = None,
+) -> Volume:
+    """Opens a volume: zarr (2, 3), OME-Zarr, N5, neuroglancer precomputed, TIFF, a folder of slices, HDF5, MRC.
+
+    The first four are also read from http(s)://, s3:// and gs:// (see `kvstore`). Nothing but headers is read here;
+    uncompressed TIFF and MRC are memory-mapped, other single files are read by pages or chunks as they are needed.
+
+    Args:
+      spec: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` behind it
+        takes a box, in voxels of level 0 whatever level is opened.
+      voxel_size_nm: of level 0, one number or (z, y, x); None takes it from the metadata.
+      image: True demands one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
+      target_nm: of a multiscale volume opens the coarsest level whose voxels are no larger than this on any axis
+        (within 1 %), level 0 if none is; None: level 0.
+      missing_chunks: "fill" reads a chunk that is not stored as the array's fill value, as zarr and N5 define it;
+        "error" refuses it. A chunk that cannot be read is an error in either case.
+      cache_bytes: decoded chunks kept in memory; None: CACHE_BYTES.
+
+    Returns:
+      The Volume.
+
+    Raises:
+      UserError: one line that names the file and the remedy.
+    """
+    name = os.fspath(spec)
+    if missing_chunks not in MISSING_CHUNKS:
+        raise UserError(f"config key data.missing_chunks is {missing_chunks!r}: choose 'fill' or 'error'")
+    wanted = Wanted(
+        None if voxel_size_nm is None else triple(voxel_size_nm, name),
+        None if target_nm is None else triple(target_nm, name),
+        missing_chunks,
+        CACHE_BYTES if cache_bytes is None else cache_bytes,
+    )
+    parsed = parse(spec)
+    opened, remote = open_place(parsed, wanted)
+    array = opened.array
+    if array.rank != 3:
+        raise UserError(
+            f"{name}: shape {tuple(array.shape)} is not a 3D volume (z, y, x); "
+            "save one channel and one time point as a 3D array"
+        )
+    if 0 in array.shape:
+        raise UserError(f"{name}: shape {tuple(array.shape)} is empty; give a volume with voxels")
+    _check_dtype(array.dtype.numpy_dtype, image, name)
+    if opened.voxel_size_nm is None:
+        units = ", ".join(map(repr, opened.unknown_units))
+        what = (
+            f"its metadata gives the voxel size in {units}, an unknown unit"
+            if units
+            else ("no voxel size with a unit in its metadata")
+        )
+        raise UserError(f"{name}: {what}; give it in nm (z, y, x) as the config key data.file_voxel_size_nm")
+    if parsed.crop:
+        array = cropped(array, parsed.crop, opened.factors, name)
+    return Volume(name, array, triple(opened.voxel_size_nm, name), remote)
+
+
+def _check_dtype(dtype: np.dtype, image: bool, name: str) -> None:
+    if image and dtype.name not in IMAGE_DTYPES:
+        raise UserError(
+            f"{name}: dtype {dtype} is not supported for images; convert it to one of " + ", ".join(IMAGE_DTYPES)
+        )
+    if not image and dtype.kind not in "iub":
+        raise UserError(f"{name}: dtype {dtype} cannot hold labels; convert it to an integer type")

@@ -1,0 +1,142 @@
+"""Training curves: losses, the codebook's health, the learning rate, and the DSC over the steps."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from his4mae_jax.figures import style
+
+
+def training_curves(train_jsonl, metrics: dict | None, path) -> None:
+    """Draws the losses, the codebook's health, the learning rate and the DSC over the steps.
+
+    The last panel is the paper's Fig. 3: the DSC of each class and their mean, from
+    metrics["curve"]; a class has the colour it has in the slices, whichever classes are absent. A
+    panel without data is left out; without any data no file is written.
+
+    Args:
+      train_jsonl: the log of training, one JSON object a line with "step" and any of "loss_recon",
+        "loss_tea", "loss_stu", "perplexity", "dead_fraction", "lr". A line that cannot be read
+        (a killed process leaves half a line) is skipped. Of a step logged twice, by a run that
+        was resumed from before it, the last counts.
+      metrics: see evaluation.tables; may be None.
+      path: the PNG.
+    """
+    log = read_log(train_jsonl)
+    blue, red, green, grey = "#0072B2", "#D55E00", "#009E73", "#595959"
+    panels = [  # title, scale, (key in the log, label, colour) of each line
+        ("Reconstruction loss", "log", [("loss_recon", "$L_{recon}$", blue)]),
+        (
+            "Codebook losses",
+            "log",
+            [("loss_tea", "$L_{tea}$", red), ("loss_stu", "$L_{stu}$", green)],
+        ),
+        ("Codebook perplexity", "linear", [("perplexity", "", blue)]),
+        ("Share of isolated codes in an epoch", "share", [("dead_fraction", "", red)]),
+        ("Learning rate", "linear", [("lr", "", grey)]),
+    ]
+    keys_logged = {key for entry in log.values() for key in entry if style.is_number(entry[key])}
+    panels = [panel for panel in panels if any(key in keys_logged for key, *_ in panel[2])]
+    curve = _dsc_curve(metrics or {})
+    count = len(panels) + bool(curve)
+    if not count:
+        return
+
+    columns = min(count, 3)
+    rows = math.ceil(count / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.3 * rows), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in grid[count:]:
+        ax.remove()
+    for ax, (title, scale, lines) in zip(grid, panels, strict=False):
+        for key, label, colour in lines:
+            points = [(step, entry[key]) for step, entry in log.items() if style.is_number(entry.get(key))]
+            if scale == "log":
+                points = [(step, value) for step, value in points if value > 0]
+            if points:
+                _line(ax, points, colour, label, smooth=key.startswith("loss"))
+        if scale == "log" and ax.lines:
+            ax.set_yscale("log")
+        elif scale == "linear":
+            ax.ticklabel_format(axis="y", scilimits=(-3, 4))
+            # Above the largest value by a part of it, not of the range: a line that hardly changes would be cut.
+            ax.set_ylim(0, 1.05 * ax.dataLim.y1 if ax.lines and ax.dataLim.y1 > 0 else None)
+        elif scale == "share":
+            ax.set_ylim(-0.03, 1.03)
+        if len(lines) > 1 and ax.lines:
+            ax.legend(frameon=False, fontsize=9)
+        _panel(ax, title)
+    if curve:
+        ax = grid[count - 1]
+        names = _class_names(metrics)
+        looks = {name: (colour, 1.5) for name, colour in zip(names, style.colours(len(names)), strict=True)}
+        looks["mean"] = "black", 2.4  # last, drawn on top
+        for name, (colour, width) in looks.items():
+            if name not in curve:  # absent from the ground truth
+                continue
+            steps, values = zip(*curve[name], strict=True)
+            ax.plot(steps, values, "o-", color=colour, linewidth=width, markersize=3, label=name)
+        ax.set_ylim(-0.03, 1.03)
+        ax.legend(frameon=False, fontsize=8, ncols=2)
+        _panel(ax, "Dice similarity coefficient")
+    style.save(figure, path)
+
+
+def read_log(train_jsonl) -> dict[int, dict]:
+    log: dict[int, dict] = {}
+    if not Path(train_jsonl).exists():
+        return log
+    with open(train_jsonl, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                entry = json.loads(line)
+                step = int(entry["step"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            log[step] = entry
+    return dict(sorted(log.items()))
+
+
+def _dsc_curve(metrics: dict) -> dict[str, list[tuple[int, float]]]:
+    curve: dict[str, list[tuple[int, float]]] = {}
+    for entry in sorted(metrics.get("curve") or [], key=lambda entry: entry["step"]):
+        for name, value in ((entry.get("dsc") or {}).get("one_to_one") or {}).items():
+            if style.is_number(value):
+                curve.setdefault(name, []).append((entry["step"], float(value)))
+    return curve
+
+
+def _class_names(metrics: dict) -> list[str]:
+    """All classes in the order of their ids, those absent from the ground truth included."""
+    blocks = [metrics, *(metrics.get("curve") or [])]
+    named = [name for block in blocks for name in ((block.get("dsc") or {}).get("one_to_one") or {})]
+    return [name for name in dict.fromkeys(named) if name != "mean"]
+
+
+def _panel(ax, title: str) -> None:
+    ax.set_title(title, fontsize=11)
+    ax.set_xlabel("step", fontsize=9)
+    ax.tick_params(which="both", labelsize=8)
+    ax.yaxis.get_offset_text().set_fontsize(8)
+    ax.grid(color="#E5E5E5", linewidth=0.8)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def _line(ax, points: list[tuple[int, float]], colour: str, label: str, smooth: bool) -> None:
+    """The points; if they are many and noisy, pale, under a running mean that shows the trend."""
+    steps, values = (np.asarray(column, np.float64) for column in zip(*points, strict=True))
+    width = len(values) // 25
+    if width < 2 or not smooth:
+        marker = "o" if len(values) < 30 else None
+        ax.plot(steps, values, color=colour, marker=marker, markersize=3, label=label)
+        return
+    ax.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - width, 0), np.minimum(index + width + 1, len(values))
+    ax.plot(steps, (total[high] - total[low]) / (high - low), color=colour, label=label)

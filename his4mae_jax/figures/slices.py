@@ -1,0 +1,185 @@
+"""Slices of a volume with ground truth and prediction laid over them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.figures import style
+
+NEUTRAL = ("#FFFFFF", "#C0C0C0", "#909090")  # clusters that stand for no class
+DARK = "#404040"  # between the stripes of those
+MAX_SIDE = 800  # a slice is reduced to at most this many pixels on its longer side
+STRIP = 1 << 26  # voxels read at a time
+PANEL = 3.6  # inches, the width of a slice
+
+
+def slice_overlays(
+    image,
+    clusters,
+    truth,
+    assignment: Sequence[int | str | None] | None,
+    class_names: Sequence[str],
+    path,
+    *,
+    contrast,
+    title: str = "",
+) -> None:
+    """Draws slices with ground truth and prediction laid over them (the paper's Fig. 2).
+
+    Three slices on each axis, at 25, 50 and 75 % of it, one a row: image, ground truth,
+    prediction. Only these slices are read, and large ones a strip at a time. The label that
+    covers most of them is only a faint tint, so that the image stays visible under it.
+
+    Args:
+      image: grey values, (z, y, x); its voxel_size_nm (z, y, x) sets the scale bars and the
+        shape of the pixels.
+      clusters: label volume of the same shape with cluster ids, `IGNORE` where there is none.
+      truth: label volume with class ids, `IGNORE` where not annotated (left plain); or None: then
+        there is no such column, and each cluster has a colour of its own.
+      assignment: for each cluster the class it stands for (`dice.Scores.assignment`) or None:
+        those are hatched in greys.
+      class_names: one name for each class id.
+      path: the PNG.
+      contrast: contrast.apply(array) maps raw values to [0, 1].
+    """
+    rows = []
+    voxels = np.zeros(IGNORE + 1, np.int64)  # per cluster, in the slices shown
+    for axis in range(3):
+        for share in (0.25, 0.5, 0.75):
+            index = int(share * image.shape[axis])
+            grey = read_slice(image, axis, index, contrast.apply, average=True)
+            labels = [read_slice(v, axis, index) for v in (truth, clusters) if v is not None]
+            voxels += np.bincount(labels[-1].ravel(), minlength=IGNORE + 1)
+            rows.append((axis, f"{'zyx'[axis]} = {index}\n{100 * share:.0f} %", grey, labels))
+    seen = [cluster for cluster in np.flatnonzero(voxels).tolist() if cluster != IGNORE]
+
+    class_looks = {i: (colour, "") for i, colour in enumerate(style.colours(len(class_names)))}
+    if truth is None or assignment is None:
+        colours = style.colours(max(seen, default=0) + 1)
+        looks = {cluster: (colours[cluster], "") for cluster in seen}
+        key = [Patch(color=look[0], label=f"cluster {c}") for c, look in looks.items()]
+    else:
+        looks = looks_by_class(assignment, class_names, class_looks)
+        key = [Patch(color=class_looks[i][0], label=n) for i, n in enumerate(class_names)]
+        for cluster, (colour, hatched) in looks.items():
+            if hatched and cluster in seen:
+                label = f"cluster {cluster}: no class"
+                look = {"facecolor": DARK, "edgecolor": colour, "hatch": 5 * hatched}
+                key.append(Patch(**look, label=label))
+    faint = looks.get(int(voxels[:IGNORE].argmax()), ("", ""))
+    columns = ["image", "prediction"] if truth is None else ["image", "ground truth", "prediction"]
+
+    size_nm = [float(size) for size in image.voxel_size_nm]
+    physical = [image.shape[a] * size_nm[a] for a in range(3)]
+    extents = [[physical[a] for a in range(3) if a != axis] for axis, *_ in rows]  # nm: high, wide
+    heights = [PANEL * min(max(high / wide, 0.12), 1.25) for high, wide in extents]
+    figure = Figure(
+        figsize=(PANEL * len(columns) + 0.8, sum(heights) + 0.07 * len(rows) + 1),
+        layout="compressed",
+    )
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.0, hspace=0.0)
+    grid = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
+    for axes, (_, place, grey, labels), (high, wide) in zip(grid, rows, extents, strict=True):
+        for ax, overlay in zip(axes, [None, *labels], strict=True):
+            frame = {"extent": (0, wide, high, 0), "aspect": "equal"}  # nm
+            ax.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", **frame)
+            if overlay is not None:
+                pixels = [style.DPI * PANEL * high / wide, style.DPI * PANEL]
+                own_looks = looks if overlay is labels[-1] else class_looks
+                rgba = overlay_rgba(overlay, own_looks, faint, pixels)
+                ax.imshow(rgba, interpolation="nearest", **frame)
+            ax.set(xticks=[], yticks=[])
+        axes[0].set_ylabel(place, rotation=0, ha="right", va="center", fontsize=10)
+        scale_bar(axes[0], wide, high)
+    for ax, name in zip(grid[0], columns, strict=True):
+        ax.set_title(name, fontsize=12)
+    if title:
+        figure.suptitle(title, fontsize=13)
+    if key:
+        inches = 0.6 + 0.085 * max(len(patch.get_label()) for patch in key)
+        ncols = max(1, min(len(key), int(PANEL * len(columns) / inches)))
+        figure.legend(handles=key, loc="outside lower center", ncols=ncols, frameon=False)
+    style.save(figure, path)
+
+
+def looks_by_class(assignment, class_names, class_looks) -> dict[int, tuple[str, str]]:
+    """cluster -> (colour, hatching: "", "/" or "\\")."""
+    looks, left_over = {}, 0
+    for cluster, klass in enumerate(assignment):
+        if klass is None:
+            looks[cluster] = NEUTRAL[left_over // 2 % len(NEUTRAL)], "/\\"[left_over % 2]
+            left_over += 1
+        else:
+            index = list(class_names).index(klass) if isinstance(klass, str) else int(klass)
+            looks[cluster] = class_looks[index]
+    return looks
+
+
+def read_slice(volume, axis: int, index: int, apply=np.asarray, average: bool = False) -> np.ndarray:
+    """One slice, 2D, at most MAX_SIDE a side: by averages (grey values) or by choice (labels)."""
+    rows, columns = (size for a, size in enumerate(volume.shape) if a != axis)
+    step = max(1, math.ceil(max(rows, columns) / MAX_SIDE))
+    height = max(1, STRIP // (columns * step)) * step
+    strips = []
+    for top in range(0, rows, height):
+        where = [slice(top, min(top + height, rows)), slice(0, columns)]
+        where.insert(axis, slice(index, index + 1))
+        strip = np.squeeze(np.asarray(apply(volume.read(tuple(where)))), axis)
+        if not average:
+            strip = strip[::step, ::step]
+        elif step > 1:
+            for side in (0, 1):
+                starts = np.arange(0, strip.shape[side], step)
+                counts = np.diff([*starts, strip.shape[side]])
+                sums = np.add.reduceat(strip, starts, axis=side, dtype=np.float32)
+                strip = sums / np.expand_dims(counts, 1 - side)
+        strips.append(strip)
+    return np.concatenate(strips)
+
+
+def overlay_rgba(labels: np.ndarray, looks, faint, pixels: Sequence[float]) -> np.ndarray:
+    """RGBA of about `pixels` (rows, columns): a fill and a firm outline, or hatching."""
+    for side in (0, 1):  # at the size of the screen, so that outlines are as thin across all axes
+        labels = labels.repeat(max(1, round(pixels[side] / labels.shape[side])), axis=side)
+    outline = np.zeros(labels.shape, bool)
+    for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        differs = labels[here] != labels[there]
+        outline[here] |= differs
+        outline[there] |= differs
+    row, column = np.indices(labels.shape, sparse=True)
+    rgba = np.zeros((*labels.shape, 4), np.float32)
+    for label, look in looks.items():
+        inside = labels == label
+        colour, hatched = look
+        rgba[inside, :3] = to_rgb(colour)
+        rgba[inside, 3] = 0.16 if look == faint else 0.45
+        if hatched:  # light and dark in turn: seen on a bright image and on a dark one
+            stripe = (row + (column if hatched == "/" else -column)) % 8 < 2
+            rgba[inside & ~stripe, :3] = to_rgb(DARK)
+            rgba[inside, 3] = 0.38
+        elif look != faint:
+            rgba[inside & outline, 3] = 0.95
+    return rgba
+
+
+def scale_bar(ax, wide: float, high: float) -> None:
+    """A bar of 1, 2 or 5 × 10ⁿ nm, up to a quarter of the slice, in its lower left corner."""
+    power = 10.0 ** math.floor(math.log10(wide / 4))
+    length = max(factor * power for factor in (1, 2, 5) if factor * power <= wide / 4)
+    left, bottom = 0.04 * wide, high - min(0.05 * wide, 0.2 * high)
+    bar = Line2D([left, left + length], [bottom, bottom], color="white", linewidth=3)
+    bar.set_path_effects([patheffects.withStroke(linewidth=5, foreground="black")])
+    ax.add_line(bar)
+    ax.annotate(
+        f"{length / 1000:g} µm" if length >= 1000 else f"{length:g} nm",
+        (left + length / 2, bottom), xytext=(0, 3), textcoords="offset points",
+        ha="center", va="bottom", color="white", fontsize=9,
+        path_effects=[patheffects.withStroke(linewidth=3, foreground="black")],
+    )  # fmt: skip

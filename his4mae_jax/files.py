@@ -1,0 +1,65 @@
+"""Files that are there whole or not at all, and one clear line when a disk refuses a write."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from his4mae_jax.errors import UserError
+
+_REMEDIES = (
+    ((errno.ENOSPC, errno.EDQUOT), "no space left on the device or quota used up; free some space or write elsewhere"),
+    (
+        (errno.EACCES, errno.EPERM, errno.EROFS),
+        "no permission to write there; change the access rights or write elsewhere",
+    ),
+    ((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed; write elsewhere"),
+)
+
+
+def write_json(file: pathlib.Path, value: Any) -> None:
+    """Writes JSON so that a reader finds the old file or the new one, never a part."""
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as stream:
+            json.dump(value, stream, indent=2)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserError | None:
+    """Turns a full disk or missing rights into one clear line.
+
+    TensorStore raises a ValueError or RuntimeError with the system's error number in its text.
+
+    Returns:
+      A UserError naming `path` and the remedy; None if the error is something else.
+    """
+    number = getattr(error, "errno", None) if isinstance(error, OSError) else None
+    if number is None:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(found.group(1)) if found else None
+    for numbers, remedy in _REMEDIES:
+        if number in numbers or (number is None and any(os.strerror(n) in str(error) for n in numbers)):
+            return UserError(f"{os.fspath(path)}: {remedy}")
+    return None
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Wraps writes to `path`: what `friendly_io_error` knows is raised as its UserError."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        friendly = friendly_io_error(error, path)
+        if friendly is None:
+            raise
+        raise friendly from error

@@ -1,0 +1,161 @@
+"""Coarser levels of an OME-Zarr volume, for viewers: labels by their mode, images by their mean."""
+
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from his4mae_jax import files
+from his4mae_jax.data.ome_zarr import metadata as ome_metadata
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.blocks import boxes, in_order
+from his4mae_jax.data.volumes.labels import IGNORE
+
+SMALLEST = 256  # voxels: the longest side at which no further level is made
+SIDE = 64  # voxels: least side of the pieces written at once, of however small chunks
+
+
+def build_pyramid(
+    path: str | os.PathLike,
+    *,
+    levels: int | None = None,
+    workers: int = 4,
+    progress: Callable[[int], object] | None = None,
+) -> int:
+    """Adds levels "1", "2", ... to a volume that `ome_zarr.create` made and that is written whole.
+
+    Level 0 must not change afterwards. A level's folder appears when it is whole, and the metadata name the new
+    levels when all are. Run again after it was stopped, it keeps the levels that are there; run again on a whole
+    pyramid, it changes nothing.
+
+    Args:
+      path: the folder of the OME-Zarr image or label volume.
+      levels: how many in all, level 0 included; None: until no side is longer than SMALLEST.
+      workers: threads.
+      progress: called with the number of voxels newly written.
+
+    Returns:
+      The number of levels.
+
+    Raises:
+      UserError: `path` is no such volume, or cannot be written.
+    """
+    folder = pathlib.Path(path)
+    version, attributes = ome_zarr.read_group(folder)
+    image, labels = attributes["multiscales"][0], "image-label" in attributes
+    channel = len(image["axes"]) == 4
+    scale = ome_metadata.scale_of(image["datasets"][0])
+    with files.writing(folder):
+        shape = ome_zarr.open_array(folder / "0", version).shape
+        factors = plan(shape[-3:], scale, levels)
+        datasets = [ome_metadata.level(str(i), scale, f, channel=channel) for i, f in enumerate(factors)]
+        if image["datasets"] == datasets:
+            return len(factors)
+        for i in range(1, len(factors)):
+            step = tuple(b // a for a, b in zip(factors[i - 1], factors[i], strict=True))
+            _make_level(folder, i, (1,) * channel + step, version, labels, workers, progress)
+        image |= {"datasets": datasets, "type": "mode" if labels else "mean"}
+        ome_zarr.describe(folder, version, attributes)
+    return len(factors)
+
+
+def plan(shape: Sequence[int], scale: Sequence[float], levels: int | None = None) -> list[tuple[int, ...]]:
+    """Voxels of level 0 (z, y, x) that one voxel of each level stands for.
+
+    From level to level an axis is halved if its voxels are less than 1.5 times as long as the shortest, so that
+    voxels of a stack of thick sections become isotropic before its sections are merged.
+
+    Args:
+      shape: (z, y, x) of level 0.
+      scale: (z, y, x) nm of a voxel of level 0.
+      levels: their number; None: until no side is longer than SMALLEST. Fewer where no axis is left to halve.
+    """
+    factors = [(1, 1, 1)]
+    while len(factors) != levels:
+        last = factors[-1]
+        sides = [math.ceil(n / f) for n, f in zip(shape, last, strict=True)]
+        if max(sides) == 1 or (levels is None and max(sides) <= SMALLEST):
+            break
+        sizes = [s * f for s, f in zip(scale, last, strict=True)]
+        finest = min(size for size, n in zip(sizes, sides, strict=True) if n > 1)
+        halved = [n > 1 and size < 1.5 * finest for size, n in zip(sizes, sides, strict=True)]
+        factors.append(tuple(f * (2 if h else 1) for f, h in zip(last, halved, strict=True)))
+    return factors
+
+
+def downsample(array: np.ndarray, step: Sequence[int], *, labels: bool, ignore: int | None = None) -> np.ndarray:
+    """One voxel for each block of `step` voxels; what a block lacks at the far border does not count.
+
+    Args:
+      array: of any rank.
+      step: one number (1 or 2, say) for each axis.
+      labels: True takes the most frequent value, of equally frequent ones the smallest; False the mean, rounded
+        for integers.
+      ignore: a label that is taken only where it fills more than half the block.
+
+    Returns:
+      An array of the same dtype, its shape divided by `step` and rounded up.
+    """
+    # Repeating the border counts all voxels of a cut block equally often: neither mode nor mean change.
+    array = np.pad(array, [(0, -n % s) for n, s in zip(array.shape, step, strict=True)], "edge")
+    views = [array[tuple(slice(o, None, s) for o, s in zip(at, step, strict=True))] for at in np.ndindex(*step)]
+    if not labels:
+        total = np.zeros(views[0].shape, np.float64 if array.dtype.itemsize >= 4 else np.float32)
+        for view in views:
+            total += view
+        total /= len(views)
+        return (np.rint(total) if array.dtype.kind in "iub" else total).astype(array.dtype)
+    out = views[0].copy()
+    mixed = np.zeros(out.shape, bool)  # nearly all blocks are of one label
+    for view in views[1:]:
+        mixed |= view != out
+    if mixed.any():
+        out[mixed] = _mode(np.stack([view[mixed] for view in views]), ignore)
+    return out
+
+
+def _mode(values_VxN: np.ndarray, ignore: int | None) -> np.ndarray:
+    values_VxN = np.sort(values_VxN, axis=0)
+    counts_VxN = np.zeros(values_VxN.shape, np.uint8)
+    for value_N in values_VxN:
+        counts_VxN += values_VxN == value_N
+    if ignore is not None:
+        counts_VxN[(values_VxN == ignore) & (2 * counts_VxN <= len(values_VxN))] = 0
+    first_N = counts_VxN.argmax(axis=0)  # the first of equals is the smallest label
+    return np.take_along_axis(values_VxN, first_N[None], axis=0)[0]
+
+
+def _make_level(folder, index, step, version, labels, workers, progress):
+    """Writes level `index` from the one before under a partial name, unless it is there already."""
+    source = ome_zarr.open_array(folder / str(index - 1), version)
+    shape = [math.ceil(n / s) for n, s in zip(source.shape, step, strict=True)]
+    target, part = folder / str(index), folder / f"partial.{index}"
+    if target.exists():
+        if list(ome_zarr.open_array(target, version).shape) == shape:
+            return
+        shutil.rmtree(target)
+    shutil.rmtree(part, ignore_errors=True)
+    dtype = np.dtype(source.dtype.numpy_dtype)
+    chunks, fill = source.chunk_layout.write_chunk.shape, np.asarray(source.fill_value).item()
+    out = ome_zarr.create_array(part, shape, dtype, chunks, fill, version)
+    # 255 of a uint8 label volume is IGNORE; in one of instances it is an id like others.
+    ignore = IGNORE if labels and dtype == np.uint8 else None
+
+    def write(box):
+        reads = tuple(slice(b.start * s, min(b.stop * s, n)) for b, s, n in zip(box, step, source.shape, strict=True))
+        with ome_zarr.reading(folder):
+            block = source[reads].read().result()
+        block = downsample(block, step, labels=labels, ignore=ignore)
+        out[box].write(block).result()
+        return block.size
+
+    # Pieces of whole chunks: two threads that wrote parts of one chunk would each read and write it.
+    pieces = [c if axis < len(shape) - 3 else c * max(1, SIDE // c)
+              for axis, c in enumerate(out.chunk_layout.write_chunk.shape)]  # fmt: skip
+    for size in in_order(write, boxes(shape, pieces), workers):
+        if progress is not None:
+            progress(size)
+    os.replace(part, target)

@@ -1,0 +1,91 @@
+"""MRC: voxel size in ångström, axis orders, byte orders, and damage."""
+
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from his4mae_jax.data.volumes.volume import open_volume
+
+mrcfile = pytest.importorskip("mrcfile")
+ALL = (slice(None),) * 3
+DATA = np.random.default_rng(0).integers(0, 120, (6, 7, 8))
+
+
+def _write(path, dtype=np.int16, voxel_size=(50, 40, 300), order=None, data=DATA):
+    with mrcfile.new(path, overwrite=True) as mrc:
+        mrc.set_data(data.astype(dtype))
+        mrc.voxel_size = voxel_size  # x, y, z
+        if order:
+            mrc.header.mapc, mrc.header.mapr, mrc.header.maps = order
+            mrc.update_header_stats()
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32])
+@pytest.mark.parametrize("suffix", [".mrc", ".rec"])
+def test_mrc(tmp_path, dtype, suffix):
+    path = tmp_path / f"v{suffix}"
+    _write(path, dtype)
+    volume = open_volume(path)
+    np.testing.assert_allclose(volume.voxel_size_nm, (30, 4, 5))
+    assert volume.dtype == dtype and volume.chunks == (1, 7, 8)
+    np.testing.assert_array_equal(volume.read(ALL), DATA)
+    np.testing.assert_array_equal(open_volume(f"{path}[2:4, :, 3:]").read(ALL), DATA[2:4, :, 3:])
+
+
+def test_other_byte_order(tmp_path):
+    path = tmp_path / "v.mrc"
+    _write(path)
+    with mrcfile.open(path) as mrc:
+        header, data = mrc.header.copy(), mrc.data.copy()
+    header.machst = [0x11, 0x11, 0, 0]
+    path.write_bytes(header.byteswap().tobytes()[:212] + bytes([0x11, 0x11, 0, 0]) + header.byteswap().tobytes()[216:]
+                     + data.byteswap().tobytes())  # fmt: skip
+    content = bytearray(path.read_bytes())
+    content[208:212] = b"MAP "
+    path.write_bytes(content)
+    volume = open_volume(path, 8)
+    assert volume.dtype == np.int16
+    np.testing.assert_array_equal(volume.read(ALL), DATA)
+
+
+def test_axis_order(tmp_path):
+    """Columns are z, rows y, sections x: what is stored as (x, y, z) is read as (z, y, x)."""
+    _write(tmp_path / "v.mrc", order=(3, 2, 1), data=DATA.T)
+    np.testing.assert_array_equal(open_volume(tmp_path / "v.mrc", 8).read(ALL), DATA)
+
+
+@pytest.mark.parametrize("unset", [(0, 0, 0), (1, 1, 1)])
+def test_no_voxel_size(tmp_path, refusal, unset):
+    _write(tmp_path / "v.mrc", voxel_size=unset)
+    assert "data.file_voxel_size_nm" in refusal(tmp_path / "v.mrc")
+    assert open_volume(tmp_path / "v.mrc", 8).voxel_size_nm == (8, 8, 8)
+
+
+def test_bad_files(tmp_path, refusal):
+    path = tmp_path / "v.mrc"
+    _write(path, np.int8)
+    assert "int8" in refusal(path, 8)
+    _write(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    assert "unreadable MRC" in refusal(path, 8)
+    path.write_bytes(content + bytes(7 * 8 * 2))
+    assert "more than" in refusal(path, 8)
+    path.write_bytes(b"no MRC at all" * 200)
+    assert "unreadable MRC" in refusal(path, 8)
+
+
+def test_without_mrcfile(tmp_path):
+    _write(tmp_path / "v.mrc")
+    code = (
+        "import sys; sys.modules['mrcfile'] = None\n"
+        "from his4mae_jax.data.volumes.volume import open_volume\n"
+        f"open_volume({str(tmp_path / 'v.mrc')!r}, 8)"
+    )
+    root = pathlib.Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
+    last = done.stderr.strip().splitlines()[-1]
+    assert "UserError" in last and "pip install 'his4mae_jax[mrc]'" in last

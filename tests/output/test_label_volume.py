@@ -1,0 +1,246 @@
+"""The segment stage on disk: killed and gone on with, shared by processes, never half there."""
+
+import contextlib
+import json
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import scipy.ndimage
+import tensorstore as ts
+
+from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.errors import UserError
+from his4mae_jax.output import label_volume
+from his4mae_jax.output.job import Job
+
+ROOT = pathlib.Path(__file__).parents[2]
+SHAPE = (40, 72, 70)
+CONFIG = """
+from his4mae_jax.config import get_default
+
+def get_config():
+    c = get_default()
+    c.model.fov, c.model.patch_size, c.model.embed_dim, c.model.depth = 20, 5, 8, 1
+    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 8, 1, 2
+    c.codebook.size, c.data.crop_min = 6, 10
+    c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 2, 2
+    c.data.train, c.data.test, c.data.file_voxel_size_nm = ("{image}",), "{image}", (8.0, 8.0, 8.0)
+    c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "zyx", 0.02, 3
+    c.segment.tile, c.segment.block, c.segment.batch_fovs, c.segment.restarts = 24, (8, 12, 12), 16, 2
+    return c
+"""
+
+
+def textured(shape, seed=0):
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return np.uint8(np.clip(127 + 300 * scipy.ndimage.gaussian_filter(noise, 1.5), 1, 255))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a config, its volume, and `run/` trained for two steps."""
+    folder = tmp_path_factory.mktemp("trained")
+    path = folder / "image.zarr"
+    ome_zarr.create(path, SHAPE, np.uint8, 8.0, chunks=(16, 16, 16)).write(textured(SHAPE)).result()
+    (folder / "config.py").write_text(CONFIG.format(image=path))
+    command(folder, folder / "run", "--mode=train").check_returncode()
+    return folder
+
+
+def args(folder, workdir, *more):
+    return [sys.executable, "-m", "his4mae_jax.main", f"--config={folder}/config.py", f"--workdir={workdir}", *more]
+
+
+def command(folder, workdir, *more):
+    return subprocess.run(args(folder, workdir, *more), cwd=ROOT, capture_output=True, text=True)
+
+
+def segment(folder, workdir, *more):
+    done = command(folder, workdir, "--mode=segment", *more)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def workdir_of(trained, tmp_path, name="run"):
+    shutil.copytree(trained / "run", tmp_path / name)
+    return tmp_path / name
+
+
+def tree(folder):
+    """The bytes of every file under a folder, by path."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(trained, tmp_path_factory):
+    workdir = workdir_of(trained, tmp_path_factory.mktemp("undisturbed"))
+    said = segment(trained, workdir)
+    assert "tiles, at most about" in said
+    facts = json.loads((workdir / "segment.json").read_text())
+    assert facts["what"]["shape"] == list(SHAPE) and facts["clusters"] == [3] and facts["seconds"] > 0
+    return workdir
+
+
+def same_labels(workdir, other):
+    assert tree(workdir / "labels.ome.zarr") == tree(other / "labels.ome.zarr")
+    assert not (workdir / "segment.partial").exists()
+
+
+def kills(trained, workdir, times):
+    """Segment, killed with SIGKILL at `times` random moments before it may end; returns how often it was killed."""
+    rng, killed = random.Random(0), 0
+    while killed < times:
+        process = subprocess.Popen(args(trained, workdir, "--mode=segment"), cwd=ROOT, stderr=subprocess.DEVNULL)
+        done, limit = workdir / "segment.partial" / "done", time.monotonic() + 120
+        # From when it has work to do: one of the first tiles of this process, and a random moment after.
+        before = len(list(done.glob("*"))) if done.exists() else 0
+        after = rng.choice((0, 0, 1, 2))
+        while process.poll() is None and time.monotonic() < limit:
+            if done.exists() and len(list(done.glob("*"))) >= before + after:
+                break
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.05))
+        if process.poll() is not None:
+            return killed
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        if (workdir / "labels.ome.zarr").exists() and not (workdir / "segment.json").exists():
+            # Killed while it published: labels get their name when they are whole, and the job is there to be ended.
+            assert (workdir / "segment.partial" / "job.json").exists()
+    return killed
+
+
+def test_killed_and_gone_on_with_equals_undisturbed(trained, undisturbed, tmp_path):
+    workdir = workdir_of(trained, tmp_path)
+    assert kills(trained, workdir, 3) == 3
+    with pytest.raises(UserError, match="no segmentation to score"):
+        label_volume.segmented(workdir, [3])
+    assert "going on" in segment(trained, workdir)
+    same_labels(workdir, undisturbed)
+    assert "is there" in segment(trained, workdir)  # and once more does nothing
+    same_labels(workdir, undisturbed)
+
+
+@pytest.mark.slow
+def test_twenty_kills(trained, undisturbed, tmp_path):
+    workdir, killed = tmp_path / "run", 0
+    while killed < 20:
+        shutil.rmtree(workdir, ignore_errors=True)
+        workdir = workdir_of(trained, tmp_path)
+        killed += kills(trained, workdir, 20 - killed)
+        segment(trained, workdir)
+        same_labels(workdir, undisturbed)
+
+
+def test_processes_share_the_tiles_of_one_job(trained, undisturbed, tmp_path):
+    workdir = workdir_of(trained, tmp_path)
+    both = [
+        subprocess.Popen(args(trained, workdir, "--mode=segment"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    same_labels(workdir, undisturbed)
+    # The later one either took part, or came when all was done.
+    assert sum("segment: labels in" in text for text in said) == 1
+
+
+def test_another_job_waits_its_turn(trained, tmp_path):
+    running = Job(tmp_path, {"step": 1})
+    with pytest.raises(UserError, match="with other settings .step: 1 there, 2 here"):
+        Job(tmp_path, {"step": 2})
+    same = Job(tmp_path, {"step": 1})
+    assert same.id == running.id
+    claims = {}
+    assert list(running.claim(2, claims)) == [0, 1] and list(same.claim(2, {})) == []
+    running.mark(0, claims, 1.5)
+    assert same.missing(2) == [1] and same.seconds() == 1.5
+    running.close()
+    claims.pop(1).close()  # as the end of the process would
+    assert list(same.claim(2, claims)) == [1]
+    claims.pop(1).close()
+    same.close()
+    with contextlib.closing(Job(tmp_path, {"step": 2})) as another:
+        assert another.id != same.id  # nobody is left who minds
+
+
+def test_settings_that_change_labels_segment_anew_and_others_do_not(trained, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    said = segment(trained, workdir, "--config.segment.outputs=('tiff',)")
+    assert "is there" in said and (workdir / "labels.tif").exists()
+    same_labels(workdir, undisturbed)
+    said = segment(trained, workdir, "--config.segment.clusters=2", "--config.segment.probabilities=True")
+    assert "centres of 2 clusters" in said and not (workdir / "labels.tif").exists()
+    labels = open_volume(workdir / "labels.ome.zarr", image=False)
+    shares = ts.open(
+        {"driver": "zarr", "kvstore": {"driver": "file", "path": str(workdir / "probabilities.ome.zarr" / "0")}}
+    ).result()
+    shares, labels = np.asarray(shares.read().result()), labels.read(tuple(slice(n) for n in SHAPE))
+    assert shares.shape == (2, *SHAPE) and np.abs(shares.sum(axis=0, dtype=int) - 255).max() <= 1
+    clear = np.abs(shares[0].astype(int) - shares[1]) > 2
+    assert clear.mean() > 0.5
+    np.testing.assert_array_equal(shares.argmax(axis=0)[clear], labels[clear])
+
+
+def test_centres_of_one_volume_are_applied_to_another(trained, undisturbed, tmp_path):
+    other = tmp_path / "other.zarr"
+    ome_zarr.create(other, (24, 40, 44), np.uint8, 8.0).write(textured((24, 40, 44), 1)).result()
+    workdir = workdir_of(trained, tmp_path)
+    where = (f"--config.segment.volume={other}", f"--config.segment.centres_file={undisturbed / 'centres.npz'}")
+    assert f"from {undisturbed / 'centres.npz'}" in segment(trained, workdir, *where)
+    ours, theirs = (centre_files.load(w / "centres.npz")[0] for w in (workdir, undisturbed))
+    np.testing.assert_array_equal(ours[3].centres_CxM, theirs[3].centres_CxM)
+    assert open_volume(workdir / "labels.ome.zarr", image=False).shape == (24, 40, 44)
+    wrong = command(trained, workdir, "--mode=segment", *where, "--config.segment.clusters=5")
+    assert wrong.returncode == 2 and "no centres of 5 clusters" in wrong.stderr.splitlines()[-1]
+    centres, facts = centre_files.load(undisturbed / "centres.npz")
+    centre_files.save(tmp_path / "else.npz", centres, **{**facts, "encoder_digest": "another"})
+    wrong = command(trained, workdir, "--mode=segment", where[0], f"--config.segment.centres_file={tmp_path}/else.npz")
+    assert wrong.returncode == 2 and "another checkpoint or encoder" in wrong.stderr.splitlines()[-1]
+
+
+def test_padding_is_neither_sampled_nor_labelled(trained, tmp_path):
+    """Constant planes at a face, and the constant corner of a volume that was rotated into its box."""
+    array = textured(SHAPE)
+    array[:, :, -12:] = 0
+    corner = np.add.outer(np.add.outer(2 * np.arange(40), np.arange(72)), np.arange(70)) < 50
+    array[corner] = 0
+    ome_zarr.create(tmp_path / "padded.zarr", SHAPE, np.uint8, 8.0).write(array).result()
+    workdir = workdir_of(trained, tmp_path)
+    segment(trained, workdir, f"--config.segment.volume={tmp_path / 'padded.zarr'}")
+    labels = open_volume(workdir / "labels.ome.zarr", image=False).read(tuple(slice(n) for n in SHAPE))
+    empty = labels == label_volume.IGNORE
+    assert empty[:, :, -12:].all() and empty[:10, :10, :10].all()
+    assert not empty[array > 0].any()
+    assert empty[array == 0].mean() > 0.9  # all but the steps of the corner's slope
+
+
+def test_a_full_disk_midway_is_one_line_and_can_be_gone_on_with(trained, undisturbed, tmp_path):
+    disk = tmp_path / "small"
+    disk.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk]).returncode:
+        pytest.skip("cannot mount a small file system here")
+    try:
+        workdir = workdir_of(trained, disk)
+        free = shutil.disk_usage(disk).free
+        (disk / "filler").write_bytes(b"0" * (free - 60_000))
+        failed = command(trained, workdir, "--mode=segment")
+        assert failed.returncode == 2 and "no space left" in failed.stderr.splitlines()[-1], failed.stderr
+        assert not (workdir / "segment.json").exists()
+        (disk / "filler").unlink()
+        segment(trained, workdir)
+        same_labels(workdir, undisturbed)
+    finally:
+        subprocess.run(["umount", disk])

@@ -1,0 +1,1 @@
+"""What every picture is made of: style, slices with overlays, training curves, bars."""

@@ -1,0 +1,1 @@
+"""What a segmentation writes: label volumes, pyramids, instances, and the formats of other programs."""

@@ -1,0 +1,1 @@
+"""Training: `run` is the loop and its checkpoints, `step` one optimizer step, `devices` the mesh and its hosts."""

@@ -1,0 +1,1 @@
+"""Synthetic cells with exact ground truth, for the demo and the tests."""

@@ -1,1 +1,1 @@
-"""Named public data sets (BetaSeg, EPFL, OpenOrganelle): where their files are, how they are downloaded and converted."""
+"""Named public data sets (BetaSeg, EPFL, OpenOrganelle): their files, downloading, conversion."""

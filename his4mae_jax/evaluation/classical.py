@@ -18,9 +18,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 from sklearn.cluster import KMeans
 
+from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.errors import UserError
-from his4mae_jax.evaluation.dice import Slices, blocks
 
 SIGMAS = {"intensity": (1.0,), "filters": (1.0, 1.6, 3.5, 5.0, 10.0)}  # voxels, on every axis
 TRUNCATE = 3.0  # a filter reaches this many sigmas
@@ -33,7 +34,7 @@ def cluster_classical(
     volume,
     kind: str,
     num_clusters: Sequence[int] | int,
-    out: Callable[[int, Slices, np.ndarray], None],
+    out: Callable[[int, Box, np.ndarray], None],
     *,
     contrast,
     mask=None,
@@ -73,7 +74,7 @@ def cluster_classical(
             f"{mask.name} has shape {tuple(mask.shape)} and {volume.name} has shape "
             f"{tuple(volume.shape)} (z, y, x): a mask must cover the same voxels."
         )
-    tiles = list(blocks(volume.shape, block))
+    tiles = list(boxes(volume.shape, block))
     sample = _sample(volume, kind, tiles, contrast, mask, seed, fraction)
     mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
     std[std < CONSTANT] = 1.0  # no division by rounding errors
@@ -104,7 +105,7 @@ def cluster_classical(
             out(count, where, labels.reshape(values.shape[1:]))
 
 
-def features(volume, where: Slices, kind: str, contrast) -> np.ndarray:
+def features(volume, where: Box, kind: str, contrast) -> np.ndarray:
     """Features of the voxels of one box.
 
     Equal to scipy.ndimage's `gaussian_filter`, `gaussian_gradient_magnitude` and
@@ -189,7 +190,7 @@ def _radius(sigma: float) -> int:
     return int(TRUNCATE * sigma + 0.5)  # as in scipy.ndimage
 
 
-def _grow(where: Slices, shape: Sequence[int], halo: int) -> tuple[Slices, Slices]:
+def _grow(where: Box, shape: Sequence[int], halo: int) -> tuple[Box, Box]:
     """The box with its halo, clipped to the volume; and where the box lies inside of that."""
     grown = tuple(slice(max(s.start - halo, 0), min(s.stop + halo, size)) for s, size in zip(where, shape, strict=True))
     inner = tuple(slice(s.start - g.start, s.stop - g.start) for s, g in zip(where, grown, strict=True))
@@ -199,7 +200,7 @@ def _grow(where: Slices, shape: Sequence[int], halo: int) -> tuple[Slices, Slice
 def _sample(volume, kind, tiles, contrast, mask, seed, fraction) -> np.ndarray:
     """Features of a stratified random sample, float32 (n, F)."""
 
-    def allowed(where: Slices) -> np.ndarray:
+    def allowed(where: Box) -> np.ndarray:
         return np.flatnonzero(np.asarray(mask.read(where)).ravel() != IGNORE)
 
     sizes = [

@@ -12,16 +12,16 @@ size of the volumes.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 
-Slices = tuple[slice, slice, slice]
+BLOCK = (64, 256, 256)  # voxels (z, y, x) counted at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,15 +36,6 @@ class Scores:
 
     dsc: dict[str, float]
     assignment: list[int | None]
-
-
-def blocks(shape: Sequence[int], block: Sequence[int] = (64, 256, 256)) -> Iterator[Slices]:
-    """Boxes of at most `block` voxels that tile a volume of `shape` (z, y, x), in C order."""
-    starts = [range(0, size, step) for size, step in zip(shape, block, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(
-            slice(start, min(start + step, size)) for start, step, size in zip(corner, block, shape, strict=True)
-        )
 
 
 def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarray:
@@ -70,7 +61,7 @@ def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarra
             "Crop or resample the ground truth to the segmented volume."
         )
     total = np.zeros((num_clusters + 1) * num_classes, np.int64)
-    for where in blocks(truth.shape):
+    for where in boxes(truth.shape, BLOCK):
         truth_ids = np.asarray(truth.read(where))
         scored = truth_ids != IGNORE
         truth_ids = truth_ids[scored]

@@ -55,7 +55,7 @@ def write_tiff(
 
     with files.writing(file):
         with tifffile.TiffWriter(part, bigtiff=int(np.prod(volume.shape)) * dtype.itemsize > CLASSIC_BYTES) as tif:
-            for slab in in_order(read, slabs(volume), 1):
+            for slab in in_order(read, slabs(volume), workers=1, ahead=1):
                 for plane in slab:
                     tif.write(plane, description=about, **page)
                     about = None  # of the first page only

@@ -133,7 +133,7 @@ def test_masked_voxels_are_not_sampled_but_are_labelled():
 
 def test_sample_is_spread_in_proportion():
     volume = noise((16, 40, 40))
-    tiles = list(classical.blocks(volume.shape, (16, 40, 30)))
+    tiles = list(classical.boxes(volume.shape, (16, 40, 30)))
     sample = classical._sample(volume, "intensity", tiles, Grey, None, 0, 0.5)
     assert sample.shape == (12_800, 1) and sample.dtype == np.float32
     assert len(classical._sample(volume, "intensity", tiles, Grey, None, 0, 1e-3)) == 2_000

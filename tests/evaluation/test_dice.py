@@ -40,14 +40,6 @@ def names_for(confusion):
     return [f"class {i}" for i in range(confusion.shape[1])]
 
 
-def test_blocks_tile_the_volume_once():
-    count = np.zeros((5, 7, 9), int)
-    for where in dice.blocks(count.shape, (2, 3, 4)):
-        assert count[where].size <= 24
-        count[where] += 1
-    assert (count == 1).all()
-
-
 def test_confusion_counts_what_is_scored():
     truth = labels(0, 0, 0, 1, 1, IGNORE, IGNORE)
     clusters = labels(0, 0, 1, 1, IGNORE, 0, IGNORE)

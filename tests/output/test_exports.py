@@ -45,7 +45,7 @@ def test_tiff_is_read_with_its_voxel_size(tmp_path, in_memory, dtype, depth):
 
 def test_large_tiff_is_a_bigtiff_written_slab_by_slab(tmp_path, in_memory, monkeypatch):
     monkeypatch.setattr(tiff_stack, "CLASSIC_BYTES", 1000)
-    monkeypatch.setattr(blocks.slabs, "__defaults__", (3 * 10 * 20,))
+    monkeypatch.setattr(blocks, "SLAB_BYTES", 3 * 10 * 20)
     data = np.random.default_rng(0).integers(0, 255, (10, 10, 20), np.uint8)
     volume, reads = in_memory(data), []
     read = volume.read

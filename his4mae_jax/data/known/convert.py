@@ -1,11 +1,8 @@
 """Copy a volume to OME-Zarr on this machine, block by block; a copy that was cut short goes on."""
 
-import concurrent.futures
-import itertools
 import json
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import tensorstore as ts
@@ -13,7 +10,8 @@ import tensorstore as ts
 from his4mae_jax import files
 from his4mae_jax.data.known.download import need_space
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.data.volumes import blocks
+from his4mae_jax.data.volumes.volume import VolumeLike
 
 CHUNK = 64  # voxels a side
 BLOCK = (64, 512, 512)  # voxels (z, y, x) copied at once, whole chunks
@@ -45,7 +43,7 @@ def to_ome_zarr(volume: VolumeLike, path: str | os.PathLike, log, *, source: str
         "source": source or volume.name, "shape": list(volume.shape), "dtype": volume.dtype.name,
         "voxel_size_nm": list(volume.voxel_size_nm), "block": list(BLOCK),
     }  # fmt: skip
-    boxes = list(_boxes(volume.shape))
+    boxes = list(blocks.boxes(volume.shape, BLOCK))
     with files.writing(path):
         done = _done(progress, about)
         array = _reopen(part) if done else None
@@ -53,7 +51,7 @@ def to_ome_zarr(volume: VolumeLike, path: str | os.PathLike, log, *, source: str
             done = 0
             path.parent.mkdir(parents=True, exist_ok=True)
             progress.unlink(missing_ok=True)
-        left = sum(_voxels(box) for box in boxes[done:])
+        left = sum(blocks.voxels(box) for box in boxes[done:])
         need_space(path.parent, left * volume.dtype.itemsize, f"copying {volume.name}")
         if array is None:
             array = ome_zarr.create(
@@ -61,43 +59,15 @@ def to_ome_zarr(volume: VolumeLike, path: str | os.PathLike, log, *, source: str
             )
         what = f"{volume.name} ({'x'.join(map(str, volume.shape))} voxels) to {path}"
         log(f"fetch: going on with {what}, {100 * done // len(boxes)} % done" if done else f"fetch: copying {what}")
-        for i, (box, block) in enumerate(_read_ahead(volume, boxes[done:]), done + 1):
-            array[box].write(block).result()
+        read = blocks.in_order(volume.read, boxes[done:], workers=AHEAD, ahead=AHEAD - 1)
+        for i, block in enumerate(read, done + 1):
+            array[boxes[i - 1]].write(block).result()
             files.write_json(progress, {**about, "done": i})
             if 10 * i // len(boxes) > 10 * (i - 1) // len(boxes) and i < len(boxes) and len(boxes) >= 10:
                 log(f"fetch: {path.name}: {100 * i // len(boxes)} %")
         os.replace(part, path)
     progress.unlink(missing_ok=True)
     return path
-
-
-def _boxes(shape) -> Iterator[Box]:
-    starts = itertools.product(*(range(0, n, b) for n, b in zip(shape, BLOCK, strict=True)))
-    for start in starts:
-        yield tuple(slice(a, min(a + b, n)) for a, b, n in zip(start, BLOCK, shape, strict=True))
-
-
-def _voxels(box: Box) -> int:
-    z, y, x = (s.stop - s.start for s in box)
-    return z * y * x
-
-
-def _read_ahead(volume: VolumeLike, boxes: list[Box]):
-    """Yields (box, its voxels) in order, a few of them read ahead."""
-    with concurrent.futures.ThreadPoolExecutor(AHEAD) as pool:
-        waiting = []
-        try:
-            for box in boxes:
-                waiting.append((box, pool.submit(volume.read, box)))
-                if len(waiting) >= AHEAD:
-                    first, future = waiting.pop(0)
-                    yield first, future.result()
-            while waiting:
-                first, future = waiting.pop(0)
-                yield first, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def _done(progress: pathlib.Path, about: dict[str, Any]) -> int:

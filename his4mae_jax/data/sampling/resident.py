@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from his4mae_jax.data.sampling.fields_of_view import PLANE_AXES
-from his4mae_jax.data.sampling.streaming import check_labels, read_slabs, total_bytes
+from his4mae_jax.data.sampling.streaming import check_labels, total_bytes
+from his4mae_jax.data.volumes.blocks import slabs
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 
@@ -113,7 +114,8 @@ def upload(volume, dtype, mesh, check=lambda z, slab: None):
     place = lambda whole, slab, z: jax.lax.dynamic_update_slice_in_dim(whole, slab, z, 0)  # noqa: E731
     place = jax.jit(place, donate_argnums=0, out_shardings=everywhere)
     whole = None
-    for z, slab in read_slabs(volume):
+    for box in slabs(volume, whole_chunks=True):
+        z, slab = box[0].start, volume.read(box)
         check(z, slab)
         slab = np.asarray(slab).astype(dtype, copy=False)
         if slab.shape == volume.shape:

@@ -9,26 +9,16 @@ import math
 import jax
 import numpy as np
 
+from his4mae_jax.data.volumes.blocks import read_async, slabs
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.data.volumes.volume import chunks_of
 from his4mae_jax.errors import UserError
 
-SLAB_BYTES = 2**28  # of a volume read whole, at once
 READ_AHEAD = 4  # a quarter of the pool's bricks are read before they are needed
 
 
 def total_bytes(volumes):
     """Bytes of volumes held whole."""
     return sum(math.prod(v.shape) * v.dtype.itemsize for v in volumes)
-
-
-def read_slabs(volume):
-    """Yield `(first plane, slab)` over a whole volume: planes (z) of whole chunks, `SLAB_BYTES` or about that."""
-    depth = chunks_of(volume)[0]
-    planes = SLAB_BYTES // (math.prod(volume.shape[1:]) * volume.dtype.itemsize)
-    planes = max(planes // depth * depth, min(depth, volume.shape[0]))
-    for z in range(0, volume.shape[0], planes):
-        yield z, volume.read((slice(z, min(z + planes, volume.shape[0])), *(slice(0, n) for n in volume.shape[1:])))
 
 
 def check_labels(labels, num_classes):
@@ -137,18 +127,12 @@ class _Held:
         self._arrays = []
         for volume in volumes:
             array = np.empty(volume.shape, volume.dtype)
-            for z, slab in read_slabs(volume):
-                array[z : z + len(slab)] = slab
+            for box in slabs(volume, whole_chunks=True):
+                array[box] = volume.read(box)
             self._arrays.append(array)
 
     def read(self, step, boxes, slots):
         return [lambda v=v, b=b: self._arrays[v][b] for v, _, b in boxes]
-
-
-def _ask(volume, box, threads):
-    """A future of a box: the volume's own where it reads asynchronously, else a thread's."""
-    own = getattr(volume, "read_async", None)
-    return own(box) if own else threads.submit(volume.read, box)
 
 
 class _Streamed:
@@ -158,7 +142,7 @@ class _Streamed:
         self._volumes, self._threads = volumes, threads
 
     def read(self, step, boxes, slots):
-        return [_ask(self._volumes[v], b, self._threads).result for v, _, b in boxes]
+        return [read_async(self._volumes[v], b, self._threads).result for v, _, b in boxes]
 
 
 class _Bricks:
@@ -191,7 +175,7 @@ class _Bricks:
     def _brick(self, bricks, slot):
         start, stop = bricks["start"][slot].tolist(), bricks["stop"][slot].tolist()
         box = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        return start, _ask(self._volumes[bricks["volume"][slot]], box, self._threads)
+        return start, read_async(self._volumes[bricks["volume"][slot]], box, self._threads)
 
     def _cut(self, slot, box):
         start, future = self._held[slot, self._generation[slot]]

@@ -1,48 +1,107 @@
-"""Going through a volume block by block, so that memory is that of a few blocks whatever its size."""
+"""Go through a volume box by box, reading ahead, so that memory is that of a few boxes whatever the volume's size."""
 
 import collections
 import concurrent.futures
+import functools
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Protocol, TypeVar
+
+import numpy as np
 
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 
-SLAB_BYTES = 1 << 28  # of whole slices that are read at once; a few such pieces are held
+SLAB_BYTES = 1 << 27  # of the whole slices that are read at once
+READERS = 16  # threads of `read_async` for volumes that do not read asynchronously themselves
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class PendingRead(Protocol):
+    """A read in progress."""
+
+    def result(self) -> np.ndarray: ...
 
 
 def boxes(shape: Sequence[int], block: Sequence[int]) -> Iterator[tuple[slice, ...]]:
-    """The boxes of `block` voxels, cut at the border, that fill `shape`; the last axis runs fastest."""
-    starts = itertools.product(*(range(0, n, b) for n, b in zip(shape, block, strict=True)))
-    for at in starts:
-        yield tuple(slice(a, min(a + b, n)) for a, b, n in zip(at, block, shape, strict=True))
+    """Yields boxes that tile an array, in C order (the last axis runs fastest).
+
+    Args:
+      shape: of the array, any number of axes.
+      block: shape of a box; boxes at the far border are cut off there.
+    """
+    for corner in itertools.product(*(range(0, n, b) for n, b in zip(shape, block, strict=True))):
+        yield tuple(slice(start, min(start + b, n)) for start, b, n in zip(corner, block, shape, strict=True))
 
 
-def slabs(volume: VolumeLike, slab_bytes: int = SLAB_BYTES) -> Iterator[Box]:
-    """Boxes of whole slices (z) that fill a volume: whole chunks deep, where that fits `slab_bytes`.
+def slabs(volume: VolumeLike, slab_bytes: int | None = None, *, whole_chunks: bool = False) -> Iterator[Box]:
+    """Yields boxes of whole z slices that tile a volume from z = 0.
 
-    Chunks are then read once; of a volume with larger slices they are read several times.
+    Slabs are a multiple of the chunk depth where that fits into `slab_bytes`, so that each chunk is decoded once.
+
+    Args:
+      volume: anything with the interface of Volume.
+      slab_bytes: size limit of a slab, never less than one slice; None: `SLAB_BYTES`.
+      whole_chunks: True makes a slab at least one chunk deep even where that exceeds the limit.
     """
     depth, height, width = volume.shape
-    plane = height * width * volume.dtype.itemsize
-    chunk = chunks_of(volume)[0]
-    deep = max(1, min(chunk * max(1, 16 // chunk), depth, slab_bytes // plane))
-    return boxes(volume.shape, (deep, height, width))
+    chunk_depth = chunks_of(volume)[0]
+    planes = (slab_bytes or SLAB_BYTES) // (height * width * volume.dtype.itemsize)
+    if planes >= chunk_depth or whole_chunks:
+        planes = max(planes // chunk_depth, 1) * chunk_depth
+    return boxes(volume.shape, (max(planes, 1), height, width))
 
 
-def in_order(function: Callable[[Any], Any], items: Iterable[Any], workers: int) -> Iterator[Any]:
-    """Yields `function(item)` of each item in their order, computed in threads a few items ahead.
+def in_order(
+    function: Callable[[_Item], _Result], items: Iterable[_Item], workers: int, ahead: int | None = None
+) -> Iterator[_Result]:
+    """Yields `function(item)` for each item, in the order of the items, computed ahead in threads.
 
-    An error is raised where its result is due; items not begun by then never are.
+    An exception is raised when its result is due. Items that have not started by then, or when the generator is
+    closed, are dropped.
+
+    Args:
+      function: called in the threads.
+      items: taken one by one from the calling thread, no further ahead than `ahead`.
+      workers: number of threads, at least 1.
+      ahead: results computed, or in progress, beyond the one that is waited for; None: two per worker.
     """
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    ahead = 2 * workers if ahead is None else ahead
+    pending: collections.deque[concurrent.futures.Future] = collections.deque()
     pool = concurrent.futures.ThreadPoolExecutor(max(workers, 1))
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def read_async(volume: VolumeLike, box: Box, threads: concurrent.futures.Executor | None = None) -> PendingRead:
+    """Starts to read one box of any volume.
+
+    Args:
+      volume: anything with the interface of Volume.
+      box: (z, y, x) slices, see `Volume.read`.
+      threads: where a volume is read that has no `read_async` of its own; None: `READERS` threads shared by all.
+
+    Returns:
+      An object whose `result()` waits for the box, and returns or raises what `volume.read` would.
+    """
+    own = getattr(volume, "read_async", None)
+    return own(box) if own else (threads or _shared_threads()).submit(volume.read, box)
+
+
+@functools.cache
+def _shared_threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="read_async")
+
+
+def voxels(box: Box) -> int:
+    """Number of voxels in a box."""
+    return math.prod(s.stop - s.start for s in box)

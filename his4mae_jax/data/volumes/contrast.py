@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from his4mae_jax.data.volumes.blocks import read_async
 from his4mae_jax.data.volumes.padding import without_padding
-from his4mae_jax.data.volumes.volume import Box, View, VolumeLike, read_async
+from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.errors import UserError
 
 _BLOCK = 64  # side in voxels of a sampled block

@@ -4,7 +4,6 @@ Everything that can be wrong with a file is looked for when it is opened, so tha
 a run in its first second and not in its third hour.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import math
@@ -22,14 +21,11 @@ from his4mae_jax.data.formats.path import parse
 from his4mae_jax.data.formats.units import Triple, triple
 from his4mae_jax.errors import UserError
 
-__all__ = (
-    "Box", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume", "read_async",
-)  # fmt: skip
+__all__ = ("Box", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
 
 IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 MISSING_CHUNKS = ("fill", "error")
 CACHE_BYTES = 32 << 20  # decoded chunks kept in memory, per open volume: those that neighbouring reads share
-READERS = 16  # threads of `read_async` for volumes that have none of their own
 
 Box = tuple[slice, slice, slice]
 
@@ -153,20 +149,6 @@ class Pending:
 def chunks_of(volume: VolumeLike) -> tuple[int, int, int]:
     """Shape (z, y, x) of the blocks that a volume is best read by: its own chunks, else 64 voxels a side."""
     return getattr(volume, "chunks", None) or tuple(min(64, n) for n in volume.shape)
-
-
-def read_async(volume: VolumeLike, slices: Box) -> Any:
-    """Begins to read one box of any volume; `.result()` of what it returns gives what `volume.read` would.
-
-    Volumes without a `read_async` of their own are read in one of `READERS` threads.
-    """
-    own = getattr(volume, "read_async", None)
-    return own(slices) if own else _readers().submit(volume.read, slices)
-
-
-@functools.cache
-def _readers() -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="read_async")
 
 
 def box_bounds(slices: Box, shape: Sequence[int]) -> list[tuple[int, int]]:

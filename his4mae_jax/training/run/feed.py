@@ -1,14 +1,12 @@
 """What the training step is fed: batches from the host, put on the device ahead of the step, or resident volumes."""
 
-import collections
-import concurrent.futures
-
 import jax
 import numpy as np
 
 from his4mae_jax.data.sampling import bricks, resident
 from his4mae_jax.data.sampling.fields_of_view import Plan, make_geometry
 from his4mae_jax.data.sampling.streaming import HostSampler, total_bytes
+from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.volume import chunks_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.training.devices import mesh as meshes
@@ -106,21 +104,11 @@ class Feed:
         if self.resident:
             yield from (self.resident.arrays for _ in spans)
             return
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            waiting = collections.deque()
-            try:
-                for span in spans:
-                    waiting.append(pool.submit(self._put, *span))
-                    if len(waiting) > PREFETCH:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        yield from in_order(self._put, spans, workers=1, ahead=PREFETCH)
 
-    def _put(self, first, count):
+    def _put(self, span):
         """Batches of one call on the device; a call of several is filled up by its last."""
+        first, count = span
         batches = [self._host.batch(first + i, self._rows) for i in range(count)]
         if self.per_call == 1:
             return meshes.put_batch(self._mesh, batches[0])

@@ -10,7 +10,8 @@ import pytest
 import tensorstore as ts
 
 from his4mae_jax.data.formats import kvstore
-from his4mae_jax.data.volumes.volume import chunks_of, open_volume, read_async
+from his4mae_jax.data.volumes.blocks import read_async
+from his4mae_jax.data.volumes.volume import chunks_of, open_volume
 from his4mae_jax.errors import UserError
 
 ALL = (slice(None),) * 3
@@ -259,6 +260,7 @@ server.daemon_threads = True
 threading.Thread(target=server.serve_forever, daemon=True).start()
 os.environ["TENSORSTORE_GCS_HTTP_URL"] = f"http://127.0.0.1:{{server.server_port}}"
 os.environ["GCE_METADATA_ROOT"] = f"127.0.0.1:{{server.server_port}}"
+from his4mae_jax.data.volumes.blocks import read_async
 from his4mae_jax.data.volumes.volume import open_volume
 print(open_volume("gs://cells/v", 8).read((slice(None),) * 3).sum())
 """

@@ -9,8 +9,9 @@ import pytest
 import tifffile
 import zarr
 
+from his4mae_jax.data.volumes.blocks import read_async
 from his4mae_jax.data.volumes.crop import Crop
-from his4mae_jax.data.volumes.volume import chunks_of, open_volume, read_async
+from his4mae_jax.data.volumes.volume import chunks_of, open_volume
 from his4mae_jax.errors import UserError
 
 

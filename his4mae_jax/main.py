@@ -85,8 +85,7 @@ def run(config, workdir, mode):
     if mode == "inspect":
         from his4mae_jax.report.inspect import inspect
 
-        for path in inspect(config, workdir, log):
-            log(f"inspect: {path}")
+        inspect(config, workdir, log)
     if mode in ("train", "all"):
         if mode == "all":  # a bad test volume is told now, not after hours of training
             datasets.target(config, workdir, need_labels=False)

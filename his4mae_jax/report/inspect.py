@@ -1,30 +1,40 @@
-"""`--mode=inspect`: what the volumes of a config are, how they look, and what a run with them will take.
+"""`his4mae inspect`: what the volumes of a config are, how they look, and what a run with them will take.
 
-Nothing of a run is touched: all that is written goes to `inspect/` in the workdir.
+Nothing of a run is touched: all that is written goes to `inspect/` in the workdir, each part as soon as it is known.
 """
 
+import contextlib
+import json
 import pathlib
 import time
+from collections.abc import Callable, Iterator
 
 import jax
+import ml_collections
 import numpy as np
 
 from his4mae_jax.data import datasets
 from his4mae_jax.data.volumes.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
 from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, sample_content
 from his4mae_jax.data.volumes.crop import central_box
-from his4mae_jax.data.volumes.volume import chunks_of
+from his4mae_jax.data.volumes.volume import VolumeLike, chunks_of
 from his4mae_jax.files import write_json, writing
+from his4mae_jax.progress import duration, progress, rate
 from his4mae_jax.report import contact_sheet, estimate
 
 BINS = 128  # of the histogram
+LONG = 86_400  # seconds of an estimate from which on the log says what to change
 _PROBE = 128  # voxels a side of the box whose reading is timed
+_RECORD = "inspect.json"
+
+Log = Callable[[str], None]
 
 
-def inspect(config, workdir, log) -> list[pathlib.Path]:
-    """Looks at every volume that the config names, tells what it finds, and estimates what a run takes.
+def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log: Log) -> list[pathlib.Path]:
+    """Looks at every volume that the config names, says what it finds, and estimates what a run takes.
 
-    Writes `inspect/inspect.json` and `inspect/contact_sheet.png` (further pages: `contact_sheet_2.png`, …).
+    Writes `inspect/inspect.json` and `inspect/contact_sheet.png` (further pages: `contact_sheet_2.png`, …) before it
+    measures anything, and adds each estimate to the JSON file when it is known.
 
     Returns:
       The paths written.
@@ -35,27 +45,49 @@ def inspect(config, workdir, log) -> list[pathlib.Path]:
     folder = pathlib.Path(workdir) / "inspect"
     volumes, entries, rates = [], [], []
     for role, volume in datasets.all_volumes(config, workdir):
-        rates.append(_read_rate(volume))
-        facts, entry = look(config, role, volume)
+        with progress(f"inspect: reading {_short(volume.name)}", log=log):
+            rates.append(_read_rate(volume))
+            facts, entry = look(config, role, volume)
         volumes.append(facts)
         entries.append(entry)
-        for line in told(facts):
+        for line in describe(facts):
             log(f"inspect: {line}")
-    expected = expect(config, entries, [facts["roles"] for facts in volumes], rates, log)
-    paths = []
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for page, start in enumerate(range(0, len(entries), contact_sheet.ROWS), 1):
-            paths.append(folder / ("contact_sheet.png" if page == 1 else f"contact_sheet_{page}.png"))
-            contact_sheet.contact_sheet(entries[start : start + contact_sheet.ROWS], config.model.fov, paths[-1])
-        for old in set(folder.glob("contact_sheet*.png")) - set(paths):  # pages of a config with more volumes
-            old.unlink()
-        write_json(folder / "inspect.json", {"volumes": volumes, "estimate": expected})
-    return [folder / "inspect.json", *paths]
+        pages = _draw_pages(folder, entries, config.model.fov)
+        record = {"volumes": volumes, "pages": [page.name for page in pages]}
+        write_json(folder / _RECORD, record)
+    for path in (folder / _RECORD, *pages):
+        log(f"inspect: {path}")
+    record["estimate"] = {
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "dtype": config.model.dtype,
+    }
+    for name, estimated in _estimates(config, entries, [facts["roles"] for facts in volumes], rates, log):
+        record["estimate"][name] = estimated
+        with writing(folder):
+            write_json(folder / _RECORD, record)
+    log("inspect: times are those of the network and of reading; clustering, writing and figures come on top")
+    return [folder / _RECORD, *pages]
 
 
-def look(config, roles: str, volume) -> tuple[dict, contact_sheet.Entry]:
-    """The facts of one volume, for JSON, and its row of the contact sheet."""
+def _draw_pages(folder: pathlib.Path, entries: list[contact_sheet.Entry], fov: int) -> list[pathlib.Path]:
+    """The contact sheet, `contact_sheet.ROWS` volumes a page; pages of an earlier call that had more are removed."""
+    pages = []
+    for number, start in enumerate(range(0, len(entries), contact_sheet.ROWS), 1):
+        pages.append(folder / ("contact_sheet.png" if number == 1 else f"contact_sheet_{number}.png"))
+        contact_sheet.contact_sheet(entries[start : start + contact_sheet.ROWS], fov, pages[-1])
+    recorded: list[str] = []
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+        recorded = json.loads((folder / _RECORD).read_text("utf-8"))["pages"]
+    for name in set(recorded) - {page.name for page in pages}:
+        if pathlib.Path(name).name == name:
+            (folder / name).unlink(missing_ok=True)
+    return pages
+
+
+def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> tuple[dict, contact_sheet.Entry]:
+    """Returns the facts of one volume, for JSON, and its row of the contact sheet."""
     stored = _stored(volume)
     keys = {"segment.axes": config.segment.axes, "data.axes": config.data.axes}
     key = "data.axes" if "train" in roles else "segment.axes"
@@ -92,8 +124,8 @@ def look(config, roles: str, volume) -> tuple[dict, contact_sheet.Entry]:
     return facts, contact_sheet.Entry(title, volume, box, axes, contrast, edges, counts)
 
 
-def told(facts: dict) -> list[str]:
-    """The facts of one volume as lines for the terminal."""
+def describe(facts: dict) -> list[str]:
+    """Returns the facts of one volume as lines for the terminal."""
     stored = facts["stored"]
     size = " x ".join(f"{s:g}" for s in stored["voxel_size_nm"])
     lines = [
@@ -119,43 +151,53 @@ def told(facts: dict) -> list[str]:
     return lines
 
 
-def expect(config, entries, roles, rates, log) -> dict:
-    """Estimates, told and returned: training on the training volumes, segmenting the one to segment."""
-    log(f"inspect: measuring a step and a batch of the encoder on {jax.devices()[0].device_kind}")
-    found = {"device": f"{jax.device_count()} x {jax.devices()[0].device_kind}", "dtype": config.model.dtype}
-    trained = [e.volume for e, r in zip(entries, roles, strict=True) if "train" in r]
-    if trained:
-        t = found["training"] = estimate.training(config, trained)
+def _estimates(
+    config: ml_collections.ConfigDict,
+    entries: list[contact_sheet.Entry],
+    roles: list[str],
+    rates: list[float],
+    log: Log,
+) -> Iterator[tuple[str, dict]]:
+    """Yields `(name, estimate)` as each is measured: training on all volumes to train on, segmenting one volume."""
+    device = jax.devices()[0].device_kind
+    training = [entry.volume for entry, role in zip(entries, roles, strict=True) if "train" in role]
+    if training:
+        with progress(f"inspect: measuring a training step on {device}", log=log):
+            t = estimate.training(config, training)
         log(
-            f"inspect: training takes about {_duration(t['seconds'])} ({t['steps']:,} steps of "
-            f"{config.train.batch_size} fields of view, {t['images_per_s']:,.0f} images/s), "
-            f"{_bytes(t['memory_bytes'])} of memory for it and {_bytes(t['checkpoint_bytes'])} of disk for checkpoints"
+            f"inspect: training takes about {duration(t['seconds'])} ({t['steps']:,} steps of "
+            f"{config.train.batch_size} fields of view, {rate(t['images_per_s'], 'images')}), "
+            f"{_bytes(t['memory_bytes'])} of memory and {_bytes(t['checkpoint_bytes'])} of disk for checkpoints"
         )
-    last = [i for i, r in enumerate(roles) if "segment" in r] or [i for i, r in enumerate(roles) if "test" in r]
-    if last:
-        volume, box = entries[last[0]].volume, entries[last[0]].box
+        if t["seconds"] > LONG:
+            log(
+                "inspect: that is more than a day: set train.steps (or train.epochs) lower, start from get_small() of "
+                "his4mae_jax.config, or train on a GPU or TPU"
+            )
+        yield "training", t
+    segmented = [i for i, r in enumerate(roles) if "segment" in r] or [i for i, r in enumerate(roles) if "test" in r]
+    if segmented:
+        volume, box = entries[segmented[0]].volume, entries[segmented[0]].box
         axes = slice_axes(volume, config.segment.axes, "segment.axes")
-        s = found["segmentation"] = {
-            "volume": volume.name, **estimate.segmentation(config, volume, box, axes, rates[last[0]]),
-        }  # fmt: skip
+        with progress(f"inspect: measuring the encoder on {device}", log=log):
+            s = estimate.segmentation(config, volume, box, axes, rates[segmented[0]])
         log(
-            f"inspect: segmenting {_short(volume.name)} takes about {_duration(s['seconds'])} ({s['fovs']:,} fields of "
-            f"view at {s['fovs_per_s']:,.0f}/s, reading {_duration(s['read_seconds'])}), "
-            f"{_bytes(s['memory_bytes'])} of memory for it and at most {_bytes(s['label_bytes'])} of disk for labels"
+            f"inspect: segmenting {_short(volume.name)} takes about {duration(s['seconds'])} ({s['fovs']:,} fields of "
+            f"view at {rate(s['fovs_per_s'], 'fields of view')}, reading {duration(s['read_seconds'])}), "
+            f"{_bytes(s['memory_bytes'])} of memory and at most {_bytes(s['label_bytes'])} of disk for labels"
         )
-    log("inspect: times are those of the network and of reading; clustering, writing and figures come on top")
-    return found
+        yield "segmentation", {"volume": volume.name, **s}
 
 
-def _read_rate(volume) -> float:
-    """Bytes a second, from one box in the middle of the volume."""
+def _read_rate(volume: VolumeLike) -> float:
+    """Bytes per second, from one box in the middle of the volume."""
     box = central_box(volume.shape, _PROBE)
     began = time.perf_counter()
     read = volume.read(box)
     return read.nbytes / max(time.perf_counter() - began, 1e-6)
 
 
-def _stored(volume):
+def _stored(volume: VolumeLike) -> VolumeLike:
     """The volume as it lies on disk, below what resampling and windows make of it."""
     while hasattr(volume, "source"):
         volume = volume.source
@@ -181,11 +223,3 @@ def _shape(shape) -> str:
 
 def _bytes(n: float) -> str:
     return f"{n / 1e9:.2f} GB" if n >= 1e8 else f"{n / 1e6:.1f} MB"
-
-
-def _duration(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    for limit, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.2g} {unit}" if seconds < 10 * size else f"{seconds / size:.0f} {unit}"
-    return f"{seconds / 86_400:.1f} days"

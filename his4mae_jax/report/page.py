@@ -2,7 +2,10 @@
 
 import pathlib
 
+import ml_collections
+
 from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.figures.bars import dsc_bars
@@ -12,8 +15,25 @@ from his4mae_jax.files import writing
 from his4mae_jax.output.label_volume import headline, label_path
 
 
-def draw(config, test, metrics, assignment, workdir):
-    """Draw training curves, slices and (with scores) bars; returns the paths of those there are."""
+def draw(
+    config: ml_collections.ConfigDict,
+    test: Target,
+    metrics: dict | None,
+    assignment: list[int | None] | None,
+    workdir: str | pathlib.Path,
+) -> list[pathlib.Path]:
+    """Draws training curves, slices and, with scores, bars.
+
+    Args:
+      config: of the run.
+      test: the volume that was segmented, and its ground truth if there is one.
+      metrics: see `evaluation.tables`; None without ground truth.
+      assignment: the class that each cluster stands for; None without ground truth.
+      workdir: of the run.
+
+    Returns:
+      The paths of the figures that there is something to draw for.
+    """
     workdir = pathlib.Path(workdir)
     folder = workdir / "figures"
     training, slices, dsc = (folder / f"{name}.png" for name in ("training", "slices", "dsc"))

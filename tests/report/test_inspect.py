@@ -118,13 +118,37 @@ def test_cover_stride_is_counted_as_such(unmeasured, tmp_path):
 
 def test_one_page_for_some_rows(volumes, tmp_path, monkeypatch):
     monkeypatch.setattr(contact_sheet, "ROWS", 1)
-    monkeypatch.setattr(inspect, "expect", lambda *args: {})
+    monkeypatch.setattr(inspect, "_estimates", lambda *args: ())
     inspect.inspect(volumes, tmp_path / "run", print)
     folder = tmp_path / "run" / "inspect"
     assert sorted(os.listdir(folder)) == ["contact_sheet.png", "contact_sheet_2.png", "inspect.json"]
+    (folder / "contact_sheet_mine.png").write_bytes(b"a user's own")
     volumes.data.train = volumes.data.train[:1]
     inspect.inspect(volumes, tmp_path / "run", print)
+    assert sorted(os.listdir(folder)) == ["contact_sheet.png", "contact_sheet_mine.png", "inspect.json"]
+
+
+def test_findings_are_kept_when_measuring_fails(volumes, tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(estimate, "segmentation", fail)
+    lines = []
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        inspect.inspect(volumes, tmp_path / "run", lines.append)
+    folder = tmp_path / "run" / "inspect"
     assert sorted(os.listdir(folder)) == ["contact_sheet.png", "inspect.json"]
+    found = json.loads((folder / "inspect.json").read_text())
+    assert len(found["volumes"]) == 2 and found["estimate"]["training"]["steps"] == 20
+    assert any(line.endswith("contact_sheet.png") for line in lines)
+
+
+def test_a_run_of_days_says_what_to_change(unmeasured, tmp_path):
+    _, lines = _inspect(unmeasured, tmp_path / "run")
+    assert not any("more than a day" in line for line in lines)
+    unmeasured.train.steps = 10**6
+    _, lines = _inspect(unmeasured, tmp_path / "run")
+    assert any("more than a day: set train.steps" in line for line in lines)
 
 
 def test_a_window_of_the_config(volumes):

@@ -1,0 +1,90 @@
+"""Ground truth is compared with its image and its class names, in bounded memory."""
+
+import numpy as np
+import pytest
+
+from his4mae_jax.data import label_check
+from his4mae_jax.data.label_check import check_labels, check_names
+from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.errors import UserError
+
+NAMES = ("background", "mitochondria", "nucleus")
+
+
+@pytest.fixture
+def image(in_memory):
+    return in_memory(np.random.default_rng(0).integers(0, 200, (20, 30, 34)).astype(np.uint8), name="image.tif")
+
+
+@pytest.fixture
+def ids():
+    return np.random.default_rng(1).choice([0, 1, 2, IGNORE], (20, 30, 34), p=[0.5, 0.3, 0.1, 0.1]).astype(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64])
+def test_rows_are_those_of_the_whole_volume(image, ids, in_memory, monkeypatch, dtype):
+    monkeypatch.setattr(label_check, "BLOCK", (8, 16, 16))
+    report = check_labels(image, in_memory(ids.astype(dtype)), NAMES)
+    assert [row.id for row in report.rows] == [0, 1, 2, IGNORE]
+    assert [row.name for row in report.rows] == [*NAMES, "not scored"]
+    grey = image.read(...)
+    for row in report.rows:
+        assert row.voxels == (ids == row.id).sum()
+        assert row.fraction == pytest.approx((ids == row.id).mean())
+        assert row.mean_grey == pytest.approx(grey[ids == row.id].mean())
+    assert report.read_fraction == 1 and not report.problems
+    assert "1 mitochondria 30 % (mean grey " in report.summary()
+
+
+def test_ids_without_a_name_are_errors(image, ids, in_memory):
+    (error,) = check_labels(image, in_memory(ids, name="truth.tif"), NAMES[:1]).errors
+    assert "truth.tif: holds label ids 1, 2 without a name" in error and "data.binary_labels" in error
+    signed = ids.astype(np.int16)
+    signed[0, 0, 0] = -3
+    report = check_labels(image, in_memory(signed), NAMES)
+    assert "label id -3 without" in report.errors[0]
+    assert [row.id for row in report.rows if row.name is None] == [-3]
+
+
+def test_millions_of_instance_ids_are_not_listed(image, in_memory):
+    ids = np.arange(20 * 30 * 34, dtype=np.int32).reshape(20, 30, 34)
+    report = check_labels(image, in_memory(ids), NAMES)
+    assert len(report.errors) == 1 and ", …" in report.errors[0] and len(report.errors[0]) < 500
+    assert len(report.rows) < 20 * 30 * 34
+
+
+def test_names_without_a_voxel_are_warnings(image, ids, in_memory):
+    report = check_labels(image, in_memory(ids, name="truth.tif"), (*NAMES, "golgi"))
+    assert report.missing == ("golgi",) and not report.errors
+    assert "warning: truth.tif: no voxel is labelled 3 (golgi)" in report.warnings[0]
+    assert report.rows[3].voxels == 0 and report.rows[3].mean_grey is None
+    nothing = check_labels(image, in_memory(np.full(ids.shape, IGNORE, np.uint8)), NAMES)
+    assert "no voxel is annotated" in nothing.warnings[0]
+
+
+def test_another_shape_is_an_error(image, in_memory):
+    report = check_labels(image, in_memory(np.zeros((20, 30, 33), np.uint8), name="truth.tif"), NAMES)
+    assert "truth.tif" in report.errors[0] and "(20, 30, 33)" in report.errors[0] and "(20, 30, 34)" in report.errors[0]
+
+
+def test_of_a_large_volume_a_sample_is_read_and_says_so(image, ids, in_memory, monkeypatch):
+    monkeypatch.setattr(label_check, "BLOCK", (4, 6, 6))
+    monkeypatch.setattr(label_check, "SAMPLE_VOXELS", ids.size // 5)
+    boxes = []
+    labels = in_memory(ids)
+    read = labels.read
+    labels.read = lambda box: (boxes.append(box), read(box))[1]
+    labels.chunks = (2, 3, 3)
+    report = check_labels(image, labels, (*NAMES, "golgi"))
+    assert 0.15 < report.read_fraction < 0.25
+    assert len(boxes) == len({str(box) for box in boxes})
+    assert all(abs(row.fraction - (ids == row.id).mean()) < 0.05 for row in report.rows)
+    assert "of the volume that were read" in report.warnings[0] and "in a sample of" in report.summary()
+    assert max(box[0].start for box in boxes) >= 16  # spread over the whole volume
+
+
+def test_names_must_differ():
+    check_names(NAMES)
+    for names in (("a", "a"), ("a", "mean")):
+        with pytest.raises(UserError, match="data.class_names"):
+            check_names(names)

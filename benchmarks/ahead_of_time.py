@@ -29,7 +29,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_autotune
 
 import jax
 import jax.numpy as jnp
-from encode_and_step import MODELS, batch_like
+from encode_and_step import MODELS
 from jax.experimental import topologies
 from program import collectives, kernels
 
@@ -39,6 +39,7 @@ from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.flop import flop_per_image
+from his4mae_jax.training.step.noise_batch import batch_like
 from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.step import compile_steps
 

@@ -25,31 +25,12 @@ from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.pretext import his4mae
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.noise_batch import noise_batch
 from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.step import compile_steps
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"], "full": get_default}
-
-
-def batch_like(config):
-    """Shapes and dtypes of `random_batch`, for compilation alone."""
-    B, F = config.train.batch_size, config.model.fov
-    like = lambda *shape, dtype=np.int32: jax.ShapeDtypeStruct(shape, dtype)  # noqa: E731
-    batch = {name: like(B) for name in ("side", "flip_rows", "flip_cols", "transpose")}
-    return {**batch, "crop": like(B, F, F, dtype=np.uint8), "contrast": like(B, 3, dtype=np.float32)}
-
-
-def random_batch(config):
-    """A raw batch as `data.fields_of_view` makes them: crops of 8 bit at the full field of view."""
-    B, F = config.train.batch_size, config.model.fov
-    rng = np.random.default_rng(0)
-    zeros_B = np.zeros(B, np.int32)
-    return {
-        "crop": rng.integers(0, 256, (B, F, F), dtype=np.uint8),
-        "contrast": np.tile(np.float32([0, 255, 0]), (B, 1)),
-        "side": np.full(B, F, np.int32), "flip_rows": zeros_B, "flip_cols": zeros_B, "transpose": zeros_B,
-    }  # fmt: skip
 
 
 def compiled(function, *args):
@@ -77,7 +58,7 @@ def measure(config, repeats, calls):
     everywhere, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
     models, optimizer = his4mae.build(config), make_optimizer(config)
     state = jax.jit(lambda: states.create(config, models, optimizer), out_shardings=everywhere)()
-    batch = meshes.put_batch(mesh, random_batch(config))
+    batch = meshes.put_batch(mesh, noise_batch(config))
     images_BxFxF = meshes.put_batch(mesh, np.random.default_rng(0).random(batch["crop"].shape, np.float32))
 
     encode = jax.jit(make_encode(models), in_shardings=(everywhere, split), out_shardings=split)

@@ -22,13 +22,14 @@ import time
 import jax
 import matplotlib
 import numpy as np
-from encode_and_step import compiled, random_batch
+from encode_and_step import compiled
 from segment_memory import run, write_noise
 
 from his4mae_jax.config import get_default, get_small
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.noise_batch import noise_batch
 from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.step import compile_steps
 
@@ -71,7 +72,7 @@ def batches(sizes, config, calls, told):
         models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
         create = functools.partial(states.create, config, models, optimizer)
         state = jax.jit(create, out_shardings=meshes.replicated(mesh))()
-        batch = meshes.put_batch(mesh, random_batch(config))
+        batch = meshes.put_batch(mesh, noise_batch(config))
         step, _ = compiled(compile_steps(config, models, optimizer, mesh)[0], state, batch)
         memory, taken = step.memory_analysis(), []
         for _ in range(calls + 1):

@@ -18,12 +18,13 @@ import os
 import pathlib
 
 import jax
-from encode_and_step import MODELS, batch_like
+from encode_and_step import MODELS
 from program import collectives
 
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.noise_batch import batch_like
 from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.step import compile_steps
 

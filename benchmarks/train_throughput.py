@@ -24,7 +24,6 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs
 
 import jax
 import numpy as np
-from encode_and_step import batch_like
 
 from his4mae_jax.config import SUPERVISED, get_default
 from his4mae_jax.data.sampling.fields_of_view import Plan, make_geometry
@@ -40,6 +39,7 @@ from his4mae_jax.training.run.feed import steps_per_call
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.flop import flop_per_image
 from his4mae_jax.training.step.multi_step import compile_calls
+from his4mae_jax.training.step.noise_batch import batch_like
 from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.step import compile_steps
 

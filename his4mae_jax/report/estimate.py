@@ -6,22 +6,26 @@ images. Their times scale with the counts (steps, fields of view); XLA says what
 
 import math
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.config import SUPERVISED, total_steps
+from his4mae_jax.config import total_steps
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.driver import Segmenter
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.output import label_volume
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.training.run.feed import on_device
+from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.run.feed import host_rows, on_device
 from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.gradients import gradients, microbatch
+from his4mae_jax.training.step.gradients import microbatch
+from his4mae_jax.training.step.noise_batch import noise_batch
 from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.step import compile_steps
 
 SECONDS = 2.0  # of each measurement, about; at least one run
 IMAGES = 32  # of a measured step, about, where a batch is taken in parts: time grows with their number
@@ -39,28 +43,23 @@ def training(config, volumes: list[VolumeLike]) -> dict:
     Memory is the state, what XLA needs for a step, and the volumes where they lie in that memory (`data.sampler`,
     `data.in_memory_gb`).
     """
-    batch, steps = config.train.batch_size, total_steps(config)
-    models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
-    state = jax.jit(lambda: states.create(config, models, optimizer))()
-    share = max(1, batch // jax.device_count())
-    at_once = microbatch(config, models, jax.device_count())
-    images = min(share, at_once * math.ceil(IMAGES / at_once))
-    config = config.copy_and_resolve_references()
-    config.train.batch_size, config.train.microbatch = images, at_once
-    mesh = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
-    views = {"image": jax.random.uniform(jax.random.key(1), (images, config.model.fov, config.model.fov))}
-    if config.method in SUPERVISED:
-        views["labels"] = jnp.zeros(views["image"].shape, jnp.int32)
+    steps, devices = total_steps(config), jax.device_count()
+    host_rows(config.train.batch_size)  # raises what training would of a batch that the devices cannot share
+    step, create, batch = measured_step(config)
+    state = create()
+    state_bytes, images = _tree_bytes(state), len(batch["crop"])
+    batch = meshes.put_batch(meshes.make_mesh(), batch)
+    compiled = step.lower(state, batch).compile()
 
-    def step(state, views, key):
-        grads, _ = gradients(config, models, mesh, state.params, state.teacher, views, key, True)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        teacher = jax.tree.map(lambda t, s: 0.99 * t + 0.01 * s, state.teacher, params["encoder"])
-        return state.replace(params=params, teacher=teacher, opt_state=opt_state)
+    def advance():
+        nonlocal state  # the step donates its state: the next one starts from what it returns
+        state, metrics = compiled(state, batch)
+        return metrics
 
-    seconds, memory = _measure(step, state, views, jax.random.key(2))
-    scale = share / images
+    seconds, memory = _measure(compiled, advance)
+    scale = config.train.batch_size / images
+    if jax.default_backend() == "cpu":
+        memory *= devices  # which all live in the host's memory
     volume_bytes = sum(n_bytes(v) for v in volumes)
     in_host = jax.default_backend() == "cpu" and volume_bytes <= config.data.in_memory_gb * 2**30
     held = volume_bytes if on_device(config, volumes) or in_host else 0
@@ -68,10 +67,33 @@ def training(config, volumes: list[VolumeLike]) -> dict:
         "steps": steps,
         "seconds_per_step": seconds * scale,
         "seconds": steps * seconds * scale,
-        "images_per_s": batch / (seconds * scale),
+        "images_per_s": images / seconds,
         "memory_bytes": int(memory + held),  # more parts take no more
-        "checkpoint_bytes": (_NEWEST + config.train.keep_checkpoints) * _tree_bytes(state),
+        "checkpoint_bytes": (_NEWEST + config.train.keep_checkpoints) * state_bytes,
     }
+
+
+def measured_step(config) -> tuple[Callable, Callable, dict[str, np.ndarray]]:
+    """Training's own compiled step, over all devices, of a batch that is quick to measure.
+
+    A device's part of the batch is cut down to whole microbatches of about `IMAGES` fields of view: what a step takes
+    grows with their number.
+
+    Returns:
+      `(step, create, batch)`: the jitted step, the jitted function that makes the state it starts from, and the raw
+      batch that it takes, of noise.
+    """
+    devices = jax.device_count()
+    models = METHODS[config.method].build(config)
+    per_device, at_once = config.train.batch_size // devices, microbatch(config, models, devices)
+    smaller = config.copy_and_resolve_references()
+    smaller.train.batch_size = devices * min(per_device, at_once * math.ceil(IMAGES / at_once))
+    smaller.train.microbatch = at_once
+    optimizer = make_optimizer(smaller)
+    mesh = meshes.make_mesh()
+    step, _ = compile_steps(smaller, models, optimizer, mesh, ready=True)
+    create = jax.jit(lambda: states.create(smaller, models, optimizer), out_shardings=meshes.replicated(mesh))
+    return step, create, noise_batch(smaller)
 
 
 def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: float) -> dict:
@@ -96,7 +118,8 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
     images = segmenter.batch
 
     noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
-    seconds, _ = _measure(make_encode(models), params, noise)
+    encode = jax.jit(make_encode(models)).lower(params, noise).compile()
+    seconds, _ = _measure(encode, lambda: encode(params, noise))
     sizes = label_volume.label_sizes(config)
     written = len(sizes) + (label_volume.headline(config) if s.probabilities else 0)
     fovs = segmenter.count_fovs(tuple(b.stop - b.start for b in box))
@@ -117,18 +140,19 @@ def n_bytes(volume: VolumeLike) -> int:
     return math.prod(volume.shape) * volume.dtype.itemsize
 
 
-def _measure(function, *args) -> tuple[float, float]:
-    """(median seconds of a call, bytes it takes) of a function, compiled for its arguments beforehand."""
-    compiled = jax.jit(function).lower(*args).compile()
-    jax.block_until_ready(compiled(*args))
+def _measure(compiled, call: Callable) -> tuple[float, float]:
+    """(median seconds of `call`, which runs the program, bytes that the compiled program takes on a device)."""
+    jax.block_until_ready(call())
     times = []
     while not times or (sum(times) < SECONDS and len(times) < 20):
         began = time.perf_counter()
-        jax.block_until_ready(compiled(*args))
+        jax.block_until_ready(call())
         times.append(time.perf_counter() - began)
-    memory = compiled.memory_analysis()  # None where a backend cannot tell
+    memory = compiled.memory_analysis()  # None where a backend has no such analysis
     parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
-    used = sum(getattr(memory, part, 0) for part in parts) if memory else _tree_bytes(args)
+    used = sum(getattr(memory, part, 0) for part in parts) if memory else 0
+    # A donated argument is also an output: counted once.
+    used -= getattr(memory, "alias_size_in_bytes", 0)
     return float(np.median(times)), float(used)
 
 

@@ -30,6 +30,7 @@ import numpy as np
 from segment_memory import write_noise
 from train_throughput import load
 
+from his4mae_jax.cli.memory import return_freed_memory, set_malloc
 from his4mae_jax.clustering.fit import fit_centres
 from his4mae_jax.config import get_default
 from his4mae_jax.data.ome_zarr import write as ome_zarr
@@ -37,7 +38,6 @@ from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.inference.driver import Segmenter
 from his4mae_jax.inference.expand_stride import token_weights
-from his4mae_jax.inference.memory import return_what_is_freed, set_malloc
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices.cpu_devices import share_cores
 from his4mae_jax.training.step.flop import flop_per_image
@@ -82,7 +82,7 @@ def write_labels(folder, shape, pieces):
 
 def ours(config, segmenter, path, folder):
     """Fit, then label and write: `(seconds of the fit, seconds of the labels, centres)`."""
-    return_what_is_freed()
+    return_freed_memory()
     began = time.perf_counter()
     volume = open_volume(path)
     centres, _ = fit_centres(config, segmenter, volume, [config.segment.clusters], config.segment.fraction, None)
@@ -92,7 +92,7 @@ def ours(config, segmenter, path, folder):
 
 
 def label_ours(config, segmenter, path, folder, centres):
-    return_what_is_freed()
+    return_freed_memory()
     volume, C = open_volume(path), config.segment.clusters
     tiles = segmenter.label_tiles(volume.shape, 1, C, block=tuple(config.segment.block))
     pieces = ((tile.write, labels[C]) for tile, labels, _ in segmenter.label(volume, centres, tiles))

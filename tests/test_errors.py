@@ -1,26 +1,39 @@
-"""Errors that are told in one line."""
+"""Errors that are printed in one line."""
+
+import errno
 
 import jax.numpy as jnp
 import pytest
 
-from his4mae_jax import main
+from his4mae_jax.cli import process
 from his4mae_jax.errors import friendly_memory_error
 
 
-def test_a_device_without_memory_left_is_told_in_one_line(monkeypatch, capsys):
-    def run(argv):
+def test_a_device_without_memory_left_is_printed_in_one_line(monkeypatch, capsys):
+    def run():
         jnp.zeros(10**14).block_until_ready()  # 400 TB, which JAX refuses as a GPU's memory would
 
-    monkeypatch.setattr(main, "_parse", lambda argv: None)
-    monkeypatch.setattr(main, "main", run)
-    monkeypatch.setattr(main.flags, "FLAGS", type("Flags", (), {"workdir": "runs/x"}))
-    monkeypatch.setattr(main.preemption, "install", lambda: None)
+    monkeypatch.setattr(process.preemption, "install", lambda: None)
     with pytest.raises(SystemExit) as ended:
-        main.cli()
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.count("\n") == 1
-    assert told.startswith("error: the device's memory is too small (Out of memory")
-    assert "--config.train.microbatch" in told and "--config.segment.batch_fovs" in told
+        process.execute(lambda: process.Command(run, "runs/x"))
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.count("\n") == 1
+    assert printed.startswith("error: the device's memory is too small (Out of memory")
+    assert "--config.train.microbatch" in printed and "--config.segment.batch_fovs" in printed
+
+
+def test_an_error_before_the_command_is_known_is_printed_in_one_line(monkeypatch, capsys):
+    """A full disk, or a file without access rights, while the command line is read: no folder of a run is known."""
+
+    def parse():
+        raise PermissionError(errno.EACCES, "Permission denied", "somewhere.py")
+
+    monkeypatch.setattr(process.preemption, "install", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        process.execute(parse)
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and printed.count("\n") == 1
+    assert printed.startswith("error: somewhere.py: no permission")
 
 
 def test_other_errors_are_none_of_memory():

@@ -25,7 +25,6 @@ from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.driver import Segmenter
-from his4mae_jax.inference.memory import return_what_is_freed
 from his4mae_jax.output import outputs
 from his4mae_jax.output.job import Job, clean_locks
 from his4mae_jax.pretext.methods import METHODS
@@ -258,7 +257,6 @@ def segment(config, test, workdir, log):
     on with, and processes that run the same command at the same time share the tiles.
     """
     need_checkpoint(workdir)
-    return_what_is_freed()
     checkpoints = Checkpoints(workdir, config)
     step = job_step(checkpoints)
     volume, s = test.image, config.segment

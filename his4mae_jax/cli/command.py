@@ -1,0 +1,158 @@
+"""The `his4mae` command: one subcommand for each mode of a run, and for settings and configs."""
+
+import argparse
+import dataclasses
+import difflib
+import sys
+from collections.abc import Sequence
+
+import his4mae_jax
+from his4mae_jax import config as configs
+from his4mae_jax.cli import config_file, process
+from his4mae_jax.cli.arguments import Parser, add_run_arguments, run_command
+from his4mae_jax.cli.stages import MODES
+from his4mae_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Subcommand:
+    """Help of a subcommand.
+
+    Attributes:
+      summary: one line, for the list of all.
+      details: what its own help says, in full sentences.
+      examples: commands that run as they are.
+    """
+
+    summary: str
+    details: str
+    examples: tuple[str, ...]
+
+
+SUBCOMMANDS = {
+    "inspect": Subcommand(
+        "describe the volumes of a config and estimate time, memory and disk of a run",
+        "Opens every volume that the config names, prints its shape, voxel size and grey levels, measures a few steps "
+        "and estimates what training and segmentation take. Pictures go to WORKDIR/inspect/.",
+        ("his4mae inspect --config=demo --workdir=runs/demo",),
+    ),
+    "fetch": Subcommand(
+        "download the public data sets that a config names",
+        "Downloads to data.root and converts what is downloaded to OME-Zarr. A download that was interrupted goes on "
+        "when the same command is given again.",
+        ("his4mae fetch --config=betaseg", "his4mae fetch --config=epfl_hippocampus --config.data.root=/data/em"),
+    ),
+    "train": Subcommand(
+        "train, or go on from the last checkpoint",
+        "Trains the encoder on the volumes of data.train, without labels. A run that was interrupted goes on from its "
+        "last checkpoint when the same command is given again.",
+        ("his4mae train --config=demo --workdir=runs/demo --config.train.steps=1000",),
+    ),
+    "segment": Subcommand(
+        "cluster the features of a volume and label every voxel",
+        "Needs a trained workdir. Fits the cluster centres on a sample of the voxels of data.test (or of "
+        "segment.volume), and writes WORKDIR/labels.ome.zarr.",
+        (
+            "his4mae segment --config=demo --workdir=runs/demo --config.segment.clusters=8",
+            "his4mae segment --config=demo --workdir=runs/demo --config.segment.volume=cell_4.tif",
+        ),
+    ),
+    "evaluate": Subcommand(
+        "score the labels against ground truth and draw the figures",
+        "Needs a segmented workdir and ground truth (data.test_labels). Writes metrics.json, metrics.csv and figures/.",
+        ("his4mae evaluate --config=demo --workdir=runs/demo",),
+    ),
+    "all": Subcommand(
+        "train, segment and evaluate in one go",
+        "Runs the three stages one after the other; stages that are done already are not repeated. Without ground "
+        "truth the figures show the clusters and nothing is scored.",
+        ("his4mae all --config=demo --workdir=runs/demo",),
+    ),
+    "compare": Subcommand(
+        "train and score every row of a comparison, several seeds each",
+        "Runs the rows of compare.rows and writes their table as Markdown, CSV, JSON and LaTeX.",
+        ("his4mae compare --config=compare/table3 --workdir=runs/table3",),
+    ),
+    "settings": Subcommand(
+        "list settings with their defaults and meaning",
+        "Lists all settings, or those whose name or meaning has a word in it.",
+        ("his4mae settings", "his4mae settings lr", "his4mae settings segment."),
+    ),
+}
+
+
+def make_parser() -> Parser:
+    """The parser of the whole command line, but for overrides of settings."""
+    parser = Parser(
+        prog="his4mae",
+        usage="his4mae COMMAND [--config=CONFIG] [--workdir=FOLDER] [--config.KEY=VALUE ...]",
+        description=his4mae_jax.__doc__,
+        epilog=_examples("his4mae all --config=demo --workdir=runs/demo", "his4mae COMMAND --help")
+        + f"\n\nshipped configs: {', '.join(config_file.shipped())}",
+    )
+    parser.add_argument("--version", action="version", version=f"his4mae {his4mae_jax.__version__}")
+    added = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    for name, text in SUBCOMMANDS.items():
+        own = added.add_parser(
+            name, help=text.summary, description=text.details, epilog=_examples(*text.examples), usage=_usage(name)
+        )
+        if name in MODES:
+            add_run_arguments(own, workdir=name != "fetch")
+    added.choices["settings"].add_argument("word", nargs="?", metavar="WORD", help="part of a name or of a meaning")
+    return parser
+
+
+def _usage(name):
+    workdir = "" if name == "fetch" else " --workdir=FOLDER"
+    return f"his4mae {name} --config=CONFIG{workdir} [--config.KEY=VALUE ...]" if name in MODES else None
+
+
+def _examples(*commands):
+    return "\n".join([f"example{'s' if len(commands) > 1 else ''}:", *(f"  {command}" for command in commands)])
+
+
+def parse(argv: Sequence[str]) -> process.Command:
+    """Read a command line.
+
+    Args:
+      argv: its words, without the program.
+
+    Raises:
+      UserError: it is not one, or its config cannot be loaded.
+    """
+    words, overrides = config_file.split_overrides(argv)
+    if words and not words[0].startswith("-") and words[0] not in SUBCOMMANDS:
+        nearest = difflib.get_close_matches(words[0], SUBCOMMANDS, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else f"choose one of {', '.join(SUBCOMMANDS)}"
+        raise UserError(f"his4mae has no command {words[0]!r}; {hint}")
+    parser = make_parser()
+    if not words:
+        words = ["--help"]
+    arguments = parser.parse_args(words)
+    return _command(arguments, overrides)
+
+
+def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process.Command:
+    if arguments.command in MODES:
+        return run_command(
+            arguments.command, arguments.config, arguments.workdir, overrides, f"his4mae {arguments.command} --help"
+        )
+    if overrides:
+        raise UserError(f"his4mae {arguments.command} takes no settings ({overrides[0]})")
+    return process.Command(lambda: print(_settings(arguments.word)), "the terminal")
+
+
+def _settings(word):
+    default = configs.get_default()
+    lines = [
+        f"{key} = {config_file.value(default, key)!r}" for key in configs.flat_keys(default) if (word or "") in key
+    ]
+    if not lines:
+        raise UserError(f"no setting has {word!r} in its name; `his4mae settings` lists all of them")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point of the console command and of `python -m his4mae_jax`."""
+    words = sys.argv[1:] if argv is None else argv
+    process.execute(lambda: parse(words))

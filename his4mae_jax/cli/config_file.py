@@ -1,0 +1,168 @@
+"""Configs of the command line: shipped ones by name, others by path, and single settings that override them."""
+
+import difflib
+import functools
+import importlib.util
+import linecache
+import operator
+import pathlib
+import re
+import traceback
+import types
+from collections.abc import Sequence
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from his4mae_jax import config as configs
+from his4mae_jax.errors import UserError
+
+_PACKAGE = pathlib.Path(__file__).parents[1]
+# In a wheel the configs lie in the package (setup.py); in a clone, and installed from one with -e, beside it.
+SHIPPED = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent / "configs"
+
+
+def shipped() -> list[str]:
+    """Names of the shipped configs, such as "demo" and "compare/table3"."""
+    return sorted(path.relative_to(SHIPPED).with_suffix("").as_posix() for path in SHIPPED.rglob("*.py"))
+
+
+def find(spec: str) -> tuple[pathlib.Path, str | None]:
+    """The file that a config's name or path stands for, and the argument behind its colon.
+
+    Args:
+      spec: such as "demo", "compare/table3", "saved:runs/demo/config.json", "configs/demo.py" or "../mine.py:2".
+
+    Raises:
+      UserError: there is neither a shipped config of that name nor a file.
+    """
+    name, colon, argument = spec.partition(":")
+    names = shipped()
+    path = SHIPPED / f"{name}.py" if name in names else pathlib.Path(name)
+    if not path.is_file():
+        stem = name.removesuffix(".py").removeprefix("configs/")
+        nearest = difflib.get_close_matches(stem, names, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]}? " if nearest else ""
+        kind = "such file" if name.endswith(".py") or "/" in name else "config of this name"
+        raise UserError(f"--config={spec}: no {kind}; {hint}give a file, or a shipped one of {', '.join(names)}")
+    return path, argument if colon else None
+
+
+def load(spec: str) -> ml_collections.ConfigDict:
+    """Run `get_config` of a config; the result is locked.
+
+    Args:
+      spec: as for `find`.
+
+    Raises:
+      UserError: there is no such config, or its file fails, in one line that names the place.
+    """
+    path, argument = find(spec)
+    try:
+        get_config = getattr(_module(path), "get_config", None)
+        config = get_config and (get_config() if argument is None else get_config(argument))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}{_line(error, path)}: {_explain(error)}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"{path}: give it a function get_config() that returns its config, as {SHIPPED}/demo.py has it")
+    return config.lock()
+
+
+def _module(path: pathlib.Path) -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("his4mae_config", path)
+    if spec is None:
+        raise UserError(f"{path}: a config is a Python file; give one whose name ends in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _line(error: Exception, path: pathlib.Path) -> str:
+    """The line of a config file at which it failed, for a message; empty where it is not known."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f", line {lines[-1]}" if lines else ""
+
+
+def _explain(error: Exception) -> str:
+    """One line for what a config file raised; for a setting that there is not, with the nearest one."""
+    key = _unknown_key(error)
+    if key is None:
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return f"there is no setting {key}; {_suggestion(key)}"
+
+
+def _unknown_key(error: Exception) -> str | None:
+    """The dotted key that ml_collections did not find; None for any other error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not isinstance(error, AttributeError | KeyError) or not frames or "ml_collections" not in frames[-1].filename:
+        return None
+    text = str(error)
+    found = re.search(r'Key "(\w+)" does not exist', text) or re.match(r"[\\'\"]*(\w+)[\\'\"]*(?:\\n|\n|$)", text)
+    if found is None:
+        return None
+    key = found.group(1)
+    own = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
+    # `c.train.stpes = 5`: the line has the section, which the error lacks.
+    dotted = re.search(rf"\w+\.([\w.]+\.)?{key}\b", linecache.getline(own.filename, own.lineno))
+    return f"{dotted.group(1) or ''}{key}" if dotted else key
+
+
+def _suggestion(key: str, prefix: str = "") -> str:
+    nearest = configs.nearest_key(key, configs.get_default())
+    return f"did you mean {prefix}{nearest}?" if nearest else "`his4mae settings` lists all of them"
+
+
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the single settings out of a command line.
+
+    Args:
+      argv: words of a command line, without the program.
+
+    Returns:
+      (the other words, those of `--config.KEY=VALUE` and `--config.KEY VALUE`).
+
+    Raises:
+      UserError: there is no such setting.
+    """
+    default = configs.get_default()
+    known = set(configs.flat_keys(default))
+    rest, overrides, words = [], [], list(argv)
+    while words:
+        word = words.pop(0)
+        found = re.match(r"--?(?:no)?config\.([^=]*)(=?)", word)
+        if found is None:
+            rest.append(word)
+            continue
+        key, equals = found.groups()
+        if key not in known:
+            raise UserError(f"--config.{key}: there is no such setting; {_suggestion(key, '--config.')}")
+        overrides.append(word)
+        if not equals and words and not isinstance(value(default, key), bool):
+            overrides.append(words.pop(0))
+    return rest, overrides
+
+
+def value(config: ml_collections.ConfigDict, key: str) -> object:
+    """The value of a dotted key."""
+    return functools.reduce(operator.getitem, key.split("."), config)
+
+
+def override(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Set single settings of a config, as `split_overrides` gives them.
+
+    Raises:
+      UserError: a value of the wrong type.
+    """
+    argv, values = ["his4mae", *overrides], flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except flags.Error as error:
+        raise UserError(f"{error}; see --help") from error
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise UserError(f"--config.KEY=VALUE: a setting cannot be overridden ({error})") from error

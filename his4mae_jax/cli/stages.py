@@ -1,0 +1,194 @@
+"""The stages of a run, and the modes that are made of them."""
+
+import logging
+import os
+import pathlib
+
+import ml_collections
+
+from his4mae_jax import config as configs
+from his4mae_jax.cli.memory import return_freed_memory
+from his4mae_jax.cli.process import join, log, part
+from his4mae_jax.errors import UserError
+
+# Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
+
+MODES = ("train", "segment", "evaluate", "all", "compare", "fetch", "inspect")
+ALONE = ("compare", "fetch", "inspect")  # modes of a single process
+# Settings that may change between stages of one run; all others must stay as they were trained.
+FREE = ("segment.", "evaluate.", "compare.", "train.log_every", "train.keep_checkpoints", "train.steps_per_call",
+        "train.require_accelerator", "data.workers", "data.cache_mb", "data.sampler", "data.device_fraction",
+        "data.root", "data.test", "data.test_labels", "data.binary_labels", "data.class_names")  # fmt: skip
+
+
+def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode: str) -> None:
+    """Run a mode in a process of its own: with the other processes of the run, and its devices set up.
+
+    Raises:
+      UserError: bad input.
+    """
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each save in many lines
+    configs.validate(config)  # before waiting for other processes
+    if mode not in ALONE:
+        join()
+    if mode not in ("fetch", "compare"):  # each run of a comparison does this itself
+        from his4mae_jax.training.devices.cpu_devices import share_cores
+
+        share_cores(config)
+    run(config, workdir, mode)
+    part()
+
+
+def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mode: str) -> None:
+    """Run the stages of a mode in order.
+
+    Args:
+      config: all settings.
+      workdir: folder of the run; None for `fetch` alone.
+      mode: one of `MODES`.
+
+    Raises:
+      UserError: bad input.
+    """
+    configs.validate(config)
+    if mode in ALONE:
+        _check_alone(mode)
+    if mode == "compare":
+        return compare(config, workdir)
+    if mode == "fetch":
+        from his4mae_jax.data.known.fetch import fetch
+
+        return fetch(config, log)
+    if config.method in configs.SUPERVISED and not config.supervised.classes:
+        from his4mae_jax.data import datasets
+
+        config.supervised.classes = len(datasets.class_names(config))
+    if pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
+        raise UserError(f"{workdir}: a file is in the way; give --workdir a folder")
+    check_workdir(workdir, config)
+    make_phantoms(config, workdir)
+    if mode == "inspect":
+        inspect(config, workdir)
+    if mode in ("train", "all"):
+        train(config, workdir, segments=mode == "all")
+    if mode in ("segment", "all"):
+        segment(config, workdir)
+    if mode in ("evaluate", "all"):
+        evaluate(config, workdir, need_labels=mode == "evaluate")
+
+
+def check_workdir(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
+    """Raise `UserError` where a workdir holds a training with other settings, and name the first that differs."""
+    from his4mae_jax.training.run.checkpoints import read_config
+
+    saved = read_config(workdir)
+    if saved is None:
+        return
+    saved, now = configs.flat_settings(saved), configs.flat_settings(config.to_dict())
+    for key, value in now.items():
+        if not key.startswith(FREE) and saved[key] != value:
+            raise UserError(
+                f"{workdir}: holds a run of another config ({key} was {saved[key]!r}, now {value!r}); use another "
+                "--workdir, or the config of that run"
+            )
+
+
+def _check_alone(mode):
+    """Raise `UserError` where a launcher started several processes for a mode of a single one."""
+    from his4mae_jax.training.devices import distributed
+
+    if distributed.detect(os.environ, has_tpu=False):
+        raise UserError(f"--mode={mode} is for one process, and the launcher started several; start it without one")
+
+
+def make_phantoms(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Draw the synthetic cells of a config that asks for them; the first process does, the others wait."""
+    if config.data.source != "phantom":
+        return
+    from his4mae_jax.data import datasets
+    from his4mae_jax.training.devices import distributed
+
+    if distributed.is_main():
+        datasets.make_phantoms(config, workdir, log)
+    distributed.barrier("phantoms")
+
+
+def inspect(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Describe the volumes of a config and estimate what a run takes."""
+    from his4mae_jax.report import inspect as report
+
+    report.inspect(config, workdir, log)
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segments: bool) -> None:
+    """Train, or go on from the last checkpoint.
+
+    Args:
+      segments: whether the volume to segment is needed later: a bad one is then reported before the training.
+    """
+    from his4mae_jax.data import datasets
+    from his4mae_jax.training.run import loop
+
+    if segments:
+        datasets.target(config, workdir, need_labels=False)
+    volumes = datasets.training_volumes(config, workdir, log)
+    labels = datasets.training_labels(config, workdir) if config.method in configs.SUPERVISED else None
+    loop.train(config, volumes, workdir, log, labels)
+
+
+def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Fit the cluster centres and label every voxel of the volume to segment."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.output import label_volume
+
+    label_volume.need_checkpoint(workdir)
+    target = datasets.target(config, workdir, need_labels=False, log=log)
+    return_freed_memory()
+    label_volume.segment(config, target, workdir, log)
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, need_labels: bool) -> None:
+    """Score the label volume, where there is ground truth, and draw the figures.
+
+    Of several processes only the first one works; the others wait for it when they part.
+
+    Args:
+      need_labels: whether missing ground truth is an error.
+    """
+    from his4mae_jax.data import datasets
+    from his4mae_jax.evaluation import evaluate as scores
+    from his4mae_jax.evaluation import tables
+    from his4mae_jax.report import page
+    from his4mae_jax.training.devices import distributed
+
+    if not distributed.is_main():
+        return
+    target = datasets.target(config, workdir, need_labels=need_labels)
+    metrics, assignment = None, None
+    if target.labels is not None:
+        metrics, assignment = scores.evaluate(config, target, workdir, log)
+        tables.write_metrics(metrics, workdir)
+        print(tables.terminal_table(metrics), flush=True)
+    else:
+        log("evaluate: no labels, so no scores; the figures show the clusters")
+    for path in page.draw(config, target, metrics, assignment, workdir):
+        log(f"figure: {path}")
+
+
+def compare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Train and score every row of `config.compare`, write the tables, draw the figures that it names."""
+    from his4mae_jax.compare import figures
+    from his4mae_jax.compare import run as rows
+
+    figures.check(config)  # what a figure lacks is reported before the first training
+    failed = None
+    try:
+        rows.run(config, workdir, log)
+    except UserError as error:  # the other rows are drawn even so
+        if not pathlib.Path(workdir).is_dir():
+            raise
+        failed = error
+    for path in figures.draw(config, workdir, log):
+        log(f"figure: {path}")
+    if failed:
+        raise failed

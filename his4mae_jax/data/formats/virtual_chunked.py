@@ -1,4 +1,4 @@
-"""Files without a TensorStore driver as lazy arrays: read by blocks on demand, cached up to a limit."""
+"""Formats without a TensorStore driver as lazy arrays: read chunk by chunk on demand, cached up to a limit."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,6 +6,9 @@ import numpy as np
 import tensorstore as ts
 
 from his4mae_jax.data.formats.kvstore import context
+
+# A page holds a whole plane, so a box that is small but deep needs many pages, and its neighbours need them again.
+PAGE_CACHE_BYTES = 256 << 20
 
 
 def virtual(
@@ -18,12 +21,16 @@ def virtual(
     """Returns an array that calls `read` for a chunk when it is needed.
 
     Args:
-      read: from the slices of a chunk to its content; called in threads. What it raises, the reader of the
-        array gets.
-      shape, dtype: of the array.
+      read: from the slices of a chunk to its content; called in threads. Its exceptions reach the reader of the array.
+      shape: of the array.
+      dtype: of the array.
       chunks: shape of a chunk.
-      cache_bytes: decoded chunks kept in memory.
+      cache_bytes: limit of decoded chunks kept in memory; 0: none are kept. Where chunks are whole planes, the limit
+        is at least `PAGE_CACHE_BYTES`.
     """
+    chunks = [min(c, n) for c, n in zip(chunks, shape, strict=True)]
+    if cache_bytes and chunks[-2:] == list(shape[-2:]):
+        cache_bytes = max(cache_bytes, PAGE_CACHE_BYTES)
 
     def fill(domain: ts.IndexDomain, chunk: np.ndarray, _) -> None:
         chunk[...] = read(domain.index_exp)
@@ -32,6 +39,6 @@ def virtual(
         fill,
         dtype=ts.dtype(np.dtype(dtype).newbyteorder("=")),
         shape=list(shape),
-        chunk_layout=ts.ChunkLayout(read_chunk_shape=[min(c, n) for c, n in zip(chunks, shape, strict=True)]),
+        chunk_layout=ts.ChunkLayout(read_chunk_shape=chunks),
         context=context(cache_bytes),
     )

@@ -9,16 +9,21 @@ voxels where the axis shrinks (f > 1), and no smoothing where it grows.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from his4mae_jax.data.volumes.blocks import voxels
 from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, box_bounds, chunks_of
 from his4mae_jax.errors import UserError
 
 TOLERANCE = 0.01  # a voxel size within 1 % of the target is the target
 _TRUNCATE = 4.0  # the Gaussian ends at this many sigma
-_PIECE = 1 << 22  # source voxels worked on at once: a large box needs no further copy of itself in float32
+_READ_BYTES = 1 << 25  # of the source read at once
+_PIECE = 1 << 22  # source voxels computed on at once: a large box needs no further copy of itself in float32
+
+_Bounds = list[tuple[int, int]]  # (start, stop) in target voxels, for each axis
+_Taps = tuple[np.ndarray, np.ndarray]  # source indices and weights (target, taps), of one axis
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,34 +89,46 @@ class ResampledVolume:
             self._fill(out, bounds)
         return out
 
-    def _fill(self, out: np.ndarray, bounds: list[tuple[int, int]]) -> None:
-        """Computes the box `bounds` into `out`, in halves while its source is large."""
-        taps = [
-            _nearest_taps(*b, f, n) if self.labels else _linear_taps(*b, f, n)
-            for b, f, n in zip(bounds, self.factors, self.source.shape, strict=True)
-        ]
-        firsts = [int(index.min()) for index, _ in taps]
-        lasts = [int(index.max()) for index, _ in taps]
-        sides = [b - a + 1 for a, b in zip(firsts, lasts, strict=True)]
-        axis = max(range(3), key=lambda a: (out.shape[a] > 1) * sides[a])
-        if math.prod(sides) > _PIECE and out.shape[axis] > 1:
-            low, high = bounds[axis]
-            middle = (low + high) // 2
-            first, second = np.split(out, [middle - low], axis)  # views
-            self._fill(first, [*bounds[:axis], (low, middle), *bounds[axis + 1 :]])
-            self._fill(second, [*bounds[:axis], (middle, high), *bounds[axis + 1 :]])
+    def _fill(self, out: np.ndarray, bounds: _Bounds) -> None:
+        """Reads the source of the box `bounds` and computes it into `out`; in halves while the source is large.
+
+        Halves are cut across the axis with the most chunks. A chunk is decoded as a whole, so cutting through
+        chunks (the pages of a TIFF, for example) would decode each of them once for every part.
+        """
+        box = _source_box(self._taps(bounds))
+        chunks = chunks_of(self.source)
+        counts = [-(-b.stop // chunk) - b.start // chunk for b, chunk in zip(box, chunks, strict=True)]
+        axis = max(range(3), key=lambda a: (out.shape[a] > 1, counts[a], box[a].stop - box[a].start))
+        if voxels(box) * self.dtype.itemsize > _READ_BYTES and out.shape[axis] > 1:
+            for half, part in _halves(out, bounds, axis):
+                self._fill(half, part)
+        else:
+            self._compute(out, bounds, self.source.read(box), [b.start for b in box])
+
+    def _compute(self, out: np.ndarray, bounds: _Bounds, source: np.ndarray, origin: Sequence[int]) -> None:
+        """Computes the box `bounds` into `out`, from the part of the source that begins at `origin`."""
+        taps = self._taps(bounds)
+        box = _source_box(taps)
+        axis = max(range(3), key=lambda a: (out.shape[a] > 1, box[a].stop - box[a].start))
+        if voxels(box) > _PIECE and out.shape[axis] > 1:
+            for half, part in _halves(out, bounds, axis):
+                self._compute(half, part, source, origin)
             return
-        box = self.source.read(tuple(slice(a, b + 1) for a, b in zip(firsts, lasts, strict=True)))
+        source = source[tuple(slice(b.start - o, b.stop - o) for b, o in zip(box, origin, strict=True))]
         if self.labels:
-            out[...] = box[np.ix_(*(index[:, 0] - a for (index, _), a in zip(taps, firsts, strict=True)))]
+            out[...] = source[np.ix_(*(index[:, 0] - b.start for (index, _), b in zip(taps, box, strict=True)))]
             return
-        box = box.astype(np.float32)
-        for axis, ((index, weight), first) in enumerate(zip(taps, firsts, strict=True)):
-            box = _apply(box, axis, index - first, weight)
+        values = source.astype(np.float32)
+        for axis, ((index, weight), b) in enumerate(zip(taps, box, strict=True)):
+            values = _apply(values, axis, index - b.start, weight)
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
-            np.clip(np.rint(box, out=box), limits.min, limits.max, out=box)
-        out[...] = box  # cast
+            np.clip(np.rint(values, out=values), limits.min, limits.max, out=values)
+        out[...] = values  # cast
+
+    def _taps(self, bounds: _Bounds) -> list[_Taps]:
+        taps = _nearest_taps if self.labels else _linear_taps
+        return [taps(*b, f, n) for b, f, n in zip(bounds, self.factors, self.source.shape, strict=True)]
 
 
 def resample(volume: VolumeLike, voxel_size_nm: float | Sequence[float], *, labels: bool = False) -> VolumeLike:
@@ -160,13 +177,27 @@ def resample_labels(labels: VolumeLike, image: VolumeLike) -> VolumeLike:
     return ResampledVolume(labels, image.voxel_size_nm, True, image.shape)
 
 
-def _nearest_taps(low: int, high: int, f: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _source_box(taps: Sequence[_Taps]) -> Box:
+    """The box of the source that holds all taps."""
+    return tuple(slice(int(index.min()), int(index.max()) + 1) for index, _ in taps)
+
+
+def _halves(out: np.ndarray, bounds: _Bounds, axis: int) -> Iterator[tuple[np.ndarray, _Bounds]]:
+    """Yields both halves of `out` along an axis, as views, with their bounds."""
+    low, high = bounds[axis]
+    middle = (low + high) // 2
+    parts = np.split(out, [middle - low], axis)
+    for half, ends in zip(parts, ((low, middle), (middle, high)), strict=True):
+        yield half, [*bounds[:axis], ends, *bounds[axis + 1 :]]
+
+
+def _nearest_taps(low: int, high: int, f: float, n: int) -> _Taps:
     """Source index (target, 1) of the voxel that holds each target centre."""
     index = np.floor((np.arange(low, high) + 0.5) * f).astype(np.int64)
     return np.clip(index, 0, n - 1)[:, None], np.ones((high - low, 1), np.float32)
 
 
-def _linear_taps(low: int, high: int, f: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _linear_taps(low: int, high: int, f: float, n: int) -> _Taps:
     """Source indices and weights (target, taps) of smoothing and interpolation in one."""
     centre = (np.arange(low, high) + 0.5) * f - 0.5
     floor = np.floor(centre)

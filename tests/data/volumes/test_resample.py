@@ -5,12 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorstore as ts
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from his4mae_jax.data.formats import tiff, virtual_chunked
 from his4mae_jax.data.volumes import resample as resampling
 from his4mae_jax.data.volumes.resample import resample, resample_labels
-from his4mae_jax.data.volumes.volume import Volume
+from his4mae_jax.data.volumes.volume import Volume, open_volume
 from his4mae_jax.errors import UserError
 
 WHOLE = (slice(None),) * 3
@@ -65,8 +67,42 @@ def test_a_large_box_is_read_in_pieces_and_comes_out_the_same(monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(resampling, "_PIECE", 5000)
             np.testing.assert_array_equal(volume.read(WHOLE), whole)
-        sizes = [np.prod([s.stop - s.start for s in box]) for box in source.boxes[1:]]
+        assert len(source.boxes) == 2
+        with monkeypatch.context() as patch:
+            patch.setattr(resampling, "_READ_BYTES", 5000)
+            np.testing.assert_array_equal(volume.read(WHOLE), whole)
+        sizes = [np.prod([s.stop - s.start for s in box]) for box in source.boxes[2:]]
         assert len(sizes) > 20 and max(sizes) <= 5000
+
+
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("pages_at_once", [40, 20])
+def test_every_page_of_a_compressed_tiff_is_decoded_once(labels, pages_at_once, tmp_path, monkeypatch):
+    """However a resampled volume is read, where the cache holds the pages of a few target slices."""
+    data = _random((90, 48, 64))
+    tifffile.imwrite(tmp_path / "v.tif", data, compression="zlib", photometric="minisblack")
+    page, decoded = 48 * 64, []
+    monkeypatch.setattr(virtual_chunked, "PAGE_CACHE_BYTES", 30 * page)
+    monkeypatch.setattr(resampling, "_READ_BYTES", pages_at_once * page)
+    read = tiff._Pages.read
+    monkeypatch.setattr(tiff._Pages, "read", lambda self, box: decoded.append(box[0].start) or read(self, box))
+
+    def volume():
+        decoded.clear()
+        return resample(open_volume(tmp_path / "v.tif", 5, image=not labels, cache_bytes=1), 15, labels=labels)
+
+    whole = volume().read(WHOLE)
+    assert len(decoded) == len(set(decoded)) and set(decoded) >= set(range(1, 90, 3))
+    sliced = volume()
+    slices = [sliced.read((slice(z, z + 1), *WHOLE[1:])) for z in range(30)]
+    assert sorted(decoded) == list(range(1, 90, 3) if labels else range(90))
+    np.testing.assert_array_equal(np.concatenate(slices), whole)
+    cut = volume()
+    parts = [
+        cut.read((slice(z, z + 5), slice(y, y + 4), slice(x, x + 7))) for z in (10,) for y in (0, 4) for x in (0, 7)
+    ]
+    assert len(decoded) == len(set(decoded)) <= 30
+    np.testing.assert_array_equal(np.block([parts[:2], parts[2:]]), whole[10:15, :8, :14])
 
 
 @given(st.tuples(*[st.integers(1, 30)] * 3), st.tuples(*[st.floats(2, 30)] * 3))

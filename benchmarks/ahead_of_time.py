@@ -34,7 +34,7 @@ from jax.experimental import topologies
 from program import collectives, kernels
 
 from his4mae_jax.inference.encode import make_encode
-from his4mae_jax.models.kernels.backend import traced_for
+from his4mae_jax.models.kernels.backend import tracing_for
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
@@ -105,7 +105,7 @@ def programs(config, devices):
     images = jax.ShapeDtypeStruct(batch["crop"].shape, jnp.float32)
     split = meshes.batch_sharding(mesh)
     encode = jax.jit(make_encode(models), in_shardings=(meshes.replicated(mesh), split), out_shardings=split)
-    with traced_for(devices[0]), as_hopper():
+    with tracing_for(devices[0]), as_hopper():
         step = compile_steps(config, models, optimizer, mesh, ready=True)[0].lower(state, batch)
         encode = encode.lower(state.params["encoder"], images)
         return {"step": step.compile(), "encode": encode.compile()}

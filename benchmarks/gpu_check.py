@@ -18,7 +18,7 @@ import numpy as np
 from his4mae_jax.config import get_default
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.models.kernels.attention import implementation
-from his4mae_jax.models.kernels.backend import traced_for
+from his4mae_jax.models.kernels.backend import tracing_for
 from his4mae_jax.pretext.methods import METHODS, whole_loss
 
 IMAGES = 8
@@ -31,7 +31,7 @@ def computed(dtype, device):
     config.model.dtype = dtype
     method = METHODS[config.method]
     models = method.build(config)
-    with jax.default_device(device), traced_for(device):
+    with jax.default_device(device), tracing_for(device):
         params = method.init_params(jax.random.key(0), models)
         images = np.random.default_rng(0).random((IMAGES, config.model.fov, config.model.fov), np.float32)
 

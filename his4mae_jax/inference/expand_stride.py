@@ -19,6 +19,7 @@ import numpy as np
 import scipy.ndimage
 
 from his4mae_jax.inference.encode import in_batches
+from his4mae_jax.models.patches import token_positions
 
 
 def reflect(index, length):
@@ -115,7 +116,7 @@ def axis_tile(length, write, fov, patch, stride, halo=0, overhang=0, expansion="
     if expansion == "nearest":
         where = (np.arange(*write) + shift) // patch
     else:
-        where = np.clip((np.arange(*write) + shift - (patch - 1) / 2) / patch, 0, last_token)
+        where = token_positions(np.arange(*write) + shift, patch, last_token + 1)
     lower = np.minimum(where.astype(np.int64), max(last_token - 1, 0))
     fraction = (where - lower).astype(np.float32)
     # Points whose middle lies outside the volume hold reflections only; smoothing treats the

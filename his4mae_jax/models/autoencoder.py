@@ -1,14 +1,16 @@
 """Encoder and decoder of the masked autoencoder (paper section 3.2; sizes from MAESTER)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
+from his4mae_jax.models.kernels.dense import Dense
 from his4mae_jax.models.masking import place_tokens, take_tokens
 from his4mae_jax.models.patches import sincos_positions
-from his4mae_jax.models.transformer import Transformer, dense
+from his4mae_jax.models.transformer import Transformer
 
-# MAESTER damps the encoder's positions, so that features say what a token shows more
-# than where in the field of view it lies.
+# MAESTER damps the encoder's positions, so that features depend more on what a token shows
+# than on where in the field of view it lies.
 ENCODER_POSITION_SCALE = 0.08
 token_init = nn.initializers.normal(0.02)
 
@@ -21,9 +23,12 @@ def _prepend_token(token_1x1xD, tokens_BxTxD):
 class Encoder(nn.Module):
     """Vision transformer over the visible patches of a field of view.
 
-    Call with `patches_BxNxP` (all patches) and, when masked, `visible_BxV` indices.
-    Returns post-LayerNorm tokens `(B, V or N, embed_dim)`, without the cls token: nothing
-    after the encoder uses it but the decoder, which gets it with `with_cls=True`.
+    Attributes:
+      grid: tokens per side, (rows, columns).
+      embed_dim: features D of a token.
+      depth, num_heads, mlp_ratio: of the transformer.
+      cls_token: whether a learned token is prepended.
+      dtype: of the computation; parameters are float32.
     """
 
     grid: tuple[int, int]
@@ -34,14 +39,32 @@ class Encoder(nn.Module):
     cls_token: bool = False
     dtype: jnp.dtype = jnp.float32
 
+    @nn.nowrap
+    def widest_features(self, patch_size: int) -> int:
+        """Return the width of the residual stream, by which batches are sized (`fovs_at_once`)."""
+        del patch_size
+        return self.embed_dim
+
     @nn.compact
-    def __call__(self, patches_BxNxP, visible_BxV=None, with_cls=False):
+    def __call__(
+        self, patches_BxNxP: jax.Array, visible_BxV: jax.Array | None = None, with_cls: bool = False
+    ) -> jax.Array:
+        """Encode the patches.
+
+        Args:
+          patches_BxNxP: all patches, whatever is visible.
+          visible_BxV: indices of the visible patches, or None for all of them.
+          with_cls: whether to return the cls token too, first; only the decoder needs it.
+
+        Returns:
+          Tokens after the final LayerNorm, `(B, V or N, embed_dim)`, or one more with the cls token.
+        """
         if visible_BxV is not None:
-            # Gather pixels rather than embeddings: 25 numbers a patch instead of embed_dim.
+            # Gather pixels rather than embeddings: 25 numbers per patch instead of embed_dim.
             patches_BxNxP = take_tokens(patches_BxNxP, visible_BxV)
         positions_NxD = ENCODER_POSITION_SCALE * sincos_positions(self.embed_dim, self.grid)
         positions = positions_NxD if visible_BxV is None else positions_NxD[visible_BxV]
-        x_BxTxD = dense(self.embed_dim, "patch_embed", self.dtype, patches_BxNxP) + positions.astype(self.dtype)
+        x_BxTxD = Dense(self.embed_dim, self.dtype, name="patch_embed")(patches_BxNxP) + positions.astype(self.dtype)
         if self.cls_token:
             cls = self.param("cls_token", token_init, (1, 1, self.embed_dim))
             x_BxTxD = _prepend_token(cls, x_BxTxD)
@@ -53,10 +76,15 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Predicts an output for every patch, its pixels by default, from the visible tokens and a mask token.
+    """Predicts an output for every patch, by default its pixels, from the visible tokens and a mask token.
 
-    `tokens` are the encoder's `(B, V, embed_dim)`, with the cls token first if there is
-    one (V + 1). Returns `(B, N, out_dim)` in float32; out_dim is patch_size**2 for pixels.
+    Attributes:
+      grid: tokens per side, (rows, columns).
+      out_dim: outputs per patch; patch_size**2 for pixels.
+      dim, depth, num_heads, mlp_ratio: of the transformer.
+      cls_token: whether the encoder's tokens begin with a cls token.
+      dtype: of the computation; parameters are float32.
+      mimetic: scale of the transformer's mimetic initialisation.
     """
 
     grid: tuple[int, int]
@@ -70,9 +98,18 @@ class Decoder(nn.Module):
     mimetic: float = 0.0
 
     @nn.compact
-    def __call__(self, tokens, visible_BxV):
+    def __call__(self, tokens: jax.Array, visible_BxV: jax.Array) -> jax.Array:
+        """Decode all N patches.
+
+        Args:
+          tokens: the encoder's, `(B, V, embed_dim)`, with a cls token `(B, V + 1, embed_dim)`.
+          visible_BxV: indices of the visible patches.
+
+        Returns:
+          `(B, N, out_dim)` float32.
+        """
         N = self.grid[0] * self.grid[1]
-        x = dense(self.dim, "embed", self.dtype, tokens)
+        x = Dense(self.dim, self.dtype, name="embed")(tokens)
         mask_token = self.param("mask_token", token_init, (1, 1, self.dim)).astype(self.dtype)
         visible = x[:, 1:] if self.cls_token else x
         full_BxNxD = place_tokens(visible, visible_BxV, N, mask_token)
@@ -85,5 +122,5 @@ class Decoder(nn.Module):
         full_BxNxD = transformer(full_BxNxD)
         if self.cls_token:
             full_BxNxD = full_BxNxD[:, 1:]
-        pixels = dense(self.out_dim, "pixels", self.dtype, full_BxNxD)
+        pixels = Dense(self.out_dim, self.dtype, name="pixels")(full_BxNxD)
         return pixels.astype(jnp.float32)

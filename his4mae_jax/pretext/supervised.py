@@ -9,11 +9,10 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
-from his4mae_jax.models.patches import patchify
+from his4mae_jax.models.patches import expansion_weights, patchify
 from his4mae_jax.models.segmenter import Segmenter, VanillaViT
 
 
@@ -49,19 +48,9 @@ def settings(config):
     return {}
 
 
-def expansion(tokens, patch):
-    """Linear interpolation from a row of tokens to its pixels, weights `(tokens * patch, tokens)`.
-
-    Half-pixel centres: token i sits at pixel patch * i + (patch - 1) / 2; pixels beyond the
-    outermost centres take the outermost token's value.
-    """
-    where = np.clip((np.arange(tokens * patch) - (patch - 1) / 2) / patch, 0, tokens - 1)
-    return np.maximum(0.0, 1.0 - np.abs(where[:, None] - np.arange(tokens))).astype(np.float32)
-
-
 def pixel_logits(logits_BxNxC, grid, patch):
     """Tokens' logits expanded linearly to pixels, `(B, H, W, C)`."""
-    rows, cols = (expansion(tokens, patch) for tokens in grid)
+    rows, cols = (expansion_weights(tokens, patch) for tokens in grid)
     logits_BxRxSxC = logits_BxNxC.reshape(len(logits_BxNxC), *grid, -1)
     return jnp.einsum("hr,brsc,ws->bhwc", rows, logits_BxRxSxC, cols, precision="highest")
 

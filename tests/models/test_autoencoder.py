@@ -7,7 +7,7 @@ import scipy.special
 
 from his4mae_jax.config import get_default
 from his4mae_jax.models import autoencoder, patches, transformer
-from his4mae_jax.models.kernels.backend import traced_for
+from his4mae_jax.models.kernels.backend import tracing_for
 from his4mae_jax.pretext import his4mae
 
 
@@ -72,7 +72,7 @@ def test_a_block_for_accelerators_is_the_same_function():
         return str(jax.make_jaxpr(run)(x)), *jax.vjp(jax.jit(run), x)
 
     way, here, pull = traced()
-    with traced_for(types.SimpleNamespace(platform="tpu")):
+    with tracing_for(types.SimpleNamespace(platform="tpu")):
         way_there, there, pull_there = traced()
     assert way != way_there
     np.testing.assert_allclose(here, there, atol=1e-5)

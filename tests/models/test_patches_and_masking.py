@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from his4mae_jax.models.masking import num_visible, random_visible, take_tokens
-from his4mae_jax.models.patches import patchify, sincos_positions, unpatchify
+from his4mae_jax.models.patches import expansion_weights, patchify, sincos_positions, unpatchify
 
 
 def test_patchify_takes_patches_in_raster_order():
@@ -66,3 +66,11 @@ def test_take_tokens():
     tokens = np.arange(24).reshape(2, 4, 3)
     taken = take_tokens(tokens, np.array([[3, 0], [1, 1]]))
     np.testing.assert_array_equal(taken, [[tokens[0, 3], tokens[0, 0]], [tokens[1, 1], tokens[1, 1]]])
+
+
+@pytest.mark.parametrize(("tokens", "patch"), [(4, 5), (5, 4), (1, 5)])
+def test_expansion_is_linear_between_half_pixel_centres(tokens, patch):
+    values = np.random.default_rng(0).normal(size=tokens)
+    centres = patch * np.arange(tokens) + (patch - 1) / 2
+    want = np.interp(np.arange(tokens * patch), centres, values)
+    np.testing.assert_allclose(expansion_weights(tokens, patch) @ values, want, atol=1e-6)

@@ -24,14 +24,6 @@ def config(tiny):
     return tiny
 
 
-@pytest.mark.parametrize(("tokens", "patch"), [(4, 5), (5, 4), (1, 5)])
-def test_expansion_is_linear_between_half_pixel_centres(tokens, patch):
-    values = np.random.default_rng(0).normal(size=tokens)
-    centres = patch * np.arange(tokens) + (patch - 1) / 2
-    want = np.interp(np.arange(tokens * patch), centres, values)
-    np.testing.assert_allclose(supervised.expansion(tokens, patch) @ values, want, atol=1e-6)
-
-
 def test_training_expands_logits_as_segmentation_does():
     logits = np.random.default_rng(0).normal(size=(2, 12, 3)).astype(np.float32)
     got = supervised.pixel_logits(logits, (3, 4), 5)

@@ -10,7 +10,7 @@ import pytest
 from his4mae_jax.data import datasets
 from his4mae_jax.data.ome_zarr.write import create
 from his4mae_jax.errors import UserError
-from his4mae_jax.models.kernels.batches import MOST_FOVS
+from his4mae_jax.models.kernels.batches import MAX_FOVS
 from his4mae_jax.report import contact_sheet, estimate, inspect
 
 
@@ -92,7 +92,7 @@ def test_estimates_follow_the_counts(unmeasured, tmp_path):
     held = 240_000 + 12 * 35 * 40  # the volumes are kept in memory
     assert training["seconds"] == 20 * 0.5 and training["images_per_s"] == 4 / 0.5
     assert training["memory_bytes"] == 1e7 + held
-    assert segmentation["fovs_per_s"] == MOST_FOVS / 0.5
+    assert segmentation["fovs_per_s"] == MAX_FOVS / 0.5
     unmeasured.evaluate.clusters, unmeasured.train.steps, unmeasured.train.batch_size = (4, 6), 40, 64
     unmeasured.data.in_memory_gb, unmeasured.train.microbatch = 0.0, 16  # 4 parts, 2 of which are measured
     more = _inspect(unmeasured, tmp_path / "run")[0]["estimate"]

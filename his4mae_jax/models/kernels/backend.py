@@ -1,25 +1,31 @@
-"""The device that layers are traced for: some choose their way by it."""
+"""The device that programs are traced for. Kernels choose their implementation by its platform."""
 
 import contextlib
+from collections.abc import Iterator
 
 import jax
 
-_told = []
+_overrides: list[jax.Device] = []
 
 
-def target():
-    """The device that programs are traced for: the first of this process's, but within `traced_for`."""
-    return _told[-1] if _told else jax.devices()[0]
+def target_device() -> jax.Device:
+    """Return the device that traced programs will run on: this process's first, unless `tracing_for` names another."""
+    return _overrides[-1] if _overrides else jax.devices()[0]
+
+
+def targets_cpu() -> bool:
+    """Whether traced programs will run on a CPU."""
+    return target_device().platform == "cpu"
 
 
 @contextlib.contextmanager
-def traced_for(device):
-    """Have layers traced within chosen as for `device`, which need not be there (compilation ahead of time).
+def tracing_for(device: jax.Device) -> Iterator[None]:
+    """Trace for `device`, which need not be attached (ahead-of-time compilation).
 
-    JAX keeps what it traced of a function: give it one that it has not seen.
+    JAX caches traces: a function that was traced before with the same argument types keeps its old implementation.
     """
-    _told.append(device)
+    _overrides.append(device)
     try:
         yield
     finally:
-        _told.pop()
+        _overrides.pop()

@@ -1,29 +1,43 @@
-"""The exact GELU for accelerators: in float32, and only its input kept for the gradient."""
+"""The exact GELU, x Phi(x) with the normal distribution function Phi, with a cheap gradient."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-@jax.custom_vjp
-def gelu(x):
-    """x Phi(x), Phi the normal distribution's; computed in float32, in the dtype of `x`.
-
-    Derived gradients keep three arrays of x's size, which are written and read again; recomputed, they cost
-    arithmetic alone, which an accelerator has to spare at these sizes (docs/performance.md).
-    """
-    wide = x.astype(jnp.float32)
-    return (wide * _phi(wide)).astype(x.dtype)
+from his4mae_jax.models.kernels.backend import targets_cpu
 
 
-def _phi(x):
+def gelu(x: jax.Array) -> jax.Array:
+    """Apply the exact (erf) GELU elementwise; computed in float32, returned in the dtype of `x`."""
+    if targets_cpu() and x.dtype == jnp.float32:
+        return _gelu_keeping_slope(x)
+    # The derived gradient alone would keep three arrays of x's size in memory. Recomputing them from x costs
+    # arithmetic, of which an accelerator has plenty at these sizes (docs/performance.md).
+    return jax.checkpoint(_exact_gelu)(x)
+
+
+def _exact_gelu(x: jax.Array) -> jax.Array:
+    x_f32 = x.astype(jnp.float32)
+    return (x_f32 * _phi(x_f32)).astype(x.dtype)
+
+
+def _phi(x: jax.Array) -> jax.Array:
     return 0.5 * (1.0 + jax.lax.erf(x * np.float32(0.5**0.5)))
 
 
-def _backward(x, grad):
-    wide = x.astype(jnp.float32)
-    slope = _phi(wide) + wide * jnp.exp(-0.5 * wide * wide) * np.float32((2 * np.pi) ** -0.5)
-    return ((grad.astype(jnp.float32) * slope).astype(x.dtype),)
+@jax.custom_vjp
+def _gelu_keeping_slope(x: jax.Array) -> jax.Array:
+    """GELU that keeps its slope for the gradient: XLA's CPU backend would evaluate the error function again."""
+    return x * _phi(x)
 
 
-gelu.defvjp(lambda x: (gelu(x), x), _backward)
+def _forward(x):
+    phi = _phi(x)
+    return x * phi, phi + x * jnp.exp(-0.5 * x * x) * np.float32((2 * np.pi) ** -0.5)
+
+
+def _backward(slope, grad):
+    return (grad * slope,)
+
+
+_gelu_keeping_slope.defvjp(_forward, _backward)

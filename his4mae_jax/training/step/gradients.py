@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from his4mae_jax.models.kernels.backend import target
+from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.models.kernels.batches import fovs_at_once, largest_divisor
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices.cpu_devices import is_large
@@ -21,7 +21,7 @@ def microbatch(config, models, devices):
     share = max(1, config.train.batch_size // devices)
     most, chosen = config.train.microbatch, config.train.microbatch > 0
     if not chosen:
-        most = fovs_at_once(models) if target().platform == "cpu" and is_large(config) else share
+        most = fovs_at_once(models) if targets_cpu() and is_large(config) else share
     fitting = largest_divisor(share, most)
     # Far fewer than fit are not worth it: more and smaller products.
     return fitting if chosen or 2 * fitting >= most else share

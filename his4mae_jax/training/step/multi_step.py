@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.models.kernels.backend import target
+from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.training.devices.distributed import compiled_together
 from his4mae_jax.training.devices.mesh import batch_sharding, replicated, stacked_sharding
 from his4mae_jax.training.step.step import init_codebook, train_step
@@ -37,7 +37,7 @@ def compile_calls(config, models, optimizer, mesh, *, per_call, resident=None, s
     `per_call` steps: where a program must look whether to go on or which branch to take, a GPU's runtime asks the
     device and waits, once a step each. On CPUs nothing is won, and one program serves all.
     """
-    special = target().platform != "cpu" if special is None else special
+    special = not targets_cpu() if special is None else special
     everywhere = replicated(mesh)
     if resident is not None:
         batch_of, placed = (lambda data, i, step: resident.batch(data, step)), everywhere

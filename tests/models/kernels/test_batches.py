@@ -3,7 +3,7 @@
 import types
 
 from his4mae_jax.models.autoencoder import Encoder
-from his4mae_jax.models.kernels.backend import traced_for
+from his4mae_jax.models.kernels.backend import tracing_for
 from his4mae_jax.models.kernels.batches import CPU_BATCH_BYTES, fovs_at_once
 from his4mae_jax.models.segmenter import MaskTransformer, Segmenter, VanillaViT
 from his4mae_jax.models.vae import VariationalEncoder
@@ -23,5 +23,5 @@ def test_a_batch_fits_a_core_s_cache():
 
 
 def test_an_accelerator_takes_many():
-    with traced_for(types.SimpleNamespace(platform="gpu")):
+    with tracing_for(types.SimpleNamespace(platform="gpu")):
         assert at_once(Encoder((16, 16), 192, 14, 1)) == 256

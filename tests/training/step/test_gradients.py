@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from his4mae_jax.config import get_default
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.models.kernels.backend import traced_for
+from his4mae_jax.models.kernels.backend import tracing_for
 from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
@@ -102,7 +102,7 @@ def test_a_cpu_takes_what_its_cache_holds_and_an_accelerator_all():
     config.train.batch_size, config.train.microbatch = 256, 100  # as somebody chose: at most so many
     assert microbatch(config, models, 1) == 64
     config.train.microbatch = 0
-    with traced_for(types.SimpleNamespace(platform="gpu")):
+    with tracing_for(types.SimpleNamespace(platform="gpu")):
         assert microbatch(config, models, 1) == 256
     config.method = "vae"  # 32 channels at each of 80 x 80 pixels
     assert microbatch(config, METHODS["vae"].build(config), 1) == 1

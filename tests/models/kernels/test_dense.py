@@ -1,4 +1,4 @@
-"""A Linear of half precision: flax's values and parameters, gradients summed in float32."""
+"""The linear layer: flax's values and parameters; in half precision gradients summed in float32."""
 
 import flax.linen as nn
 import jax
@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from his4mae_jax.models.kernels.mixed_precision import HalfDense, linear
-from his4mae_jax.models.transformer import dense_init
+from his4mae_jax.models.kernels.dense import Dense, dense_init, half_linear
 
 
 @pytest.fixture
@@ -19,7 +18,7 @@ def given():
 
 def test_gradients_of_parameters_are_summed_in_float32(given):
     x, kernel, bias, grad = given
-    _, pull = jax.vjp(linear, x, kernel, bias)
+    _, pull = jax.vjp(half_linear, x, kernel, bias)
     dx, d_kernel, d_bias = pull(grad)
     assert (dx.dtype, d_kernel.dtype, d_bias.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
     wide_x, wide_grad = np.float64(x), np.float64(grad)
@@ -29,9 +28,12 @@ def test_gradients_of_parameters_are_summed_in_float32(given):
     np.testing.assert_allclose(np.float64(dx), exact, rtol=2**-8, atol=2**-8)
 
 
-def test_it_is_flaxs_dense_in_values_and_parameters(given):
-    x = given[0]
-    ours, flaxs = (kind(6, dtype=jnp.bfloat16, kernel_init=dense_init) for kind in (HalfDense, nn.Dense))
+@pytest.mark.parametrize(("dtype", "relative", "absolute"), [(jnp.bfloat16, 2**-7, 1e-2), (jnp.float32, 1e-6, 1e-6)])
+def test_it_is_flaxs_dense_in_values_and_parameters(given, dtype, relative, absolute):
+    x = given[0].astype(dtype).reshape(64, 64, 8)
+    ours, theirs = Dense(6, dtype), nn.Dense(6, dtype=dtype, kernel_init=dense_init)
     params = ours.init(jax.random.key(0), x)
-    jax.tree.map(np.testing.assert_array_equal, params, flaxs.init(jax.random.key(0), x))
-    np.testing.assert_allclose(*(np.float32(layer.apply(params, x)) for layer in (ours, flaxs)), rtol=2**-7, atol=1e-2)
+    jax.tree.map(np.testing.assert_array_equal, params, theirs.init(jax.random.key(0), x))
+    got, want = (layer.apply(params, x) for layer in (ours, theirs))
+    assert got.shape == want.shape and got.dtype == want.dtype == dtype
+    np.testing.assert_allclose(np.float32(got), np.float32(want), rtol=relative, atol=absolute)

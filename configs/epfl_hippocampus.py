@@ -11,7 +11,7 @@ only score: training and clustering see the image alone.
 """
 
 from his4mae_jax.config import get_small
-from his4mae_jax.data.known.masks import EPFL_CLASSES
+from his4mae_jax.data.known import epfl
 
 
 def get_config():
@@ -22,7 +22,7 @@ def get_config():
     c.data.file_voxel_size_nm = (5.0, 5.0, 5.0)  # of other files: those named above are known
     c.data.voxel_size_nm = 15.0  # a field of view of 20 pixels then spans a mitochondrion
     c.data.binary_labels = True
-    c.data.class_names = EPFL_CLASSES
+    c.data.class_names = epfl.CLASSES
     c.train.steps = 24_000
     c.train.log_every = 1000
     c.segment.clusters = 10

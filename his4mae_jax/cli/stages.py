@@ -105,11 +105,11 @@ def make_phantoms(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
     """Draw the synthetic cells of a config that asks for them; the first process does, the others wait."""
     if config.data.source != "phantom":
         return
-    from his4mae_jax.data import datasets
+    from his4mae_jax.data.phantom import dataset as phantom
     from his4mae_jax.training.devices import distributed
 
     if distributed.is_main():
-        datasets.make_phantoms(config, workdir, log)
+        phantom.write_cells(config, workdir, log)
     distributed.barrier("phantoms")
 
 
@@ -121,16 +121,20 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> No
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segments: bool) -> None:
-    """Train, or go on from the last checkpoint.
+    """Train, or go on from the last checkpoint. Ground truth that a later stage uses is checked first.
 
     Args:
       segments: whether the volume to segment is needed later: a bad one is then reported before the training.
     """
     from his4mae_jax.data import datasets
+    from his4mae_jax.data.label_check import check_run_labels
+    from his4mae_jax.training.devices import distributed
     from his4mae_jax.training.run import loop
 
     if segments:
         datasets.target(config, workdir, need_labels=False)
+    if distributed.is_main():
+        check_run_labels(config, workdir, log)
     volumes = datasets.training_volumes(config, workdir, log)
     labels = datasets.training_labels(config, workdir) if config.method in configs.SUPERVISED else None
     loop.train(config, volumes, workdir, log, labels)

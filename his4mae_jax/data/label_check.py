@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from his4mae_jax.data import datasets
 from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
@@ -121,6 +123,35 @@ def check_labels(
     missing = tuple(row.name for row in rows if row.name and row.id != IGNORE and not row.voxels)
     errors, warnings = _judge(labels.name, rows, class_names, missing, read_fraction, tally.more, key)
     return LabelReport(labels.name, rows, read_fraction, missing, errors, warnings)
+
+
+def check_run_labels(config, workdir: str | os.PathLike, log: Log) -> None:
+    """Checks the ground truth that a run will use, before its training; prints one line for each label volume.
+
+    Ids without a name are an error, names without a voxel a warning. Volumes that cannot be opened are left to the
+    stage that needs them: training does not need the test volume.
+
+    Args:
+      config: the ConfigDict of a run.
+      workdir: its folder.
+      log: prints a line.
+
+    Raises:
+      UserError: a label volume holds ids without a name, or class names are not distinct.
+    """
+    class_names = datasets.class_names(config)
+    volumes = datasets.labelled_volumes(config, workdir)
+    while True:
+        try:
+            key, image, labels = next(volumes)
+        except (StopIteration, UserError):
+            return
+        check_names(class_names)
+        report = check_labels(image, labels, class_names, key=key, log=log)
+        if report.errors:
+            raise UserError(report.errors[0])
+        for line in (report.summary(), *report.warnings):
+            log(line)
 
 
 def percent(fraction: float) -> str:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import tifffile
 
 from his4mae_jax.data import label_check
-from his4mae_jax.data.label_check import check_labels, check_names
+from his4mae_jax.data.label_check import check_labels, check_names, check_run_labels
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
 
@@ -88,3 +89,45 @@ def test_names_must_differ():
     for names in (("a", "a"), ("a", "mean")):
         with pytest.raises(UserError, match="data.class_names"):
             check_names(names)
+
+
+@pytest.fixture
+def run(tiny, tmp_path, ids):
+    """A config of one TIFF with ground truth."""
+    tifffile.imwrite(tmp_path / "image.tif", np.random.default_rng(0).integers(1, 200, ids.shape, np.uint8))
+    tifffile.imwrite(tmp_path / "truth.tif", ids)
+    tiny.data.train, tiny.data.test = (str(tmp_path / "image.tif"),), str(tmp_path / "image.tif")
+    tiny.data.test_labels, tiny.data.file_voxel_size_nm = str(tmp_path / "truth.tif"), (8.0, 8.0, 8.0)
+    tiny.data.class_names = NAMES
+    return tiny
+
+
+def test_a_run_is_told_before_its_training(run):
+    lines = []
+    check_run_labels(run, None, lines.append)
+    (line,) = lines
+    assert "truth.tif: 0 background 50 %" in line and "255 not scored" in line
+    run.data.class_names = NAMES[:2]
+    with pytest.raises(UserError, match=r"truth.tif: holds label id 2 without.*2 classes.*data.test_labels"):
+        check_run_labels(run, None, print)
+    run.data.class_names = (*NAMES, "golgi")
+    check_run_labels(run, None, lines.append)
+    assert lines[-1].startswith("warning: ") and "3 (golgi)" in lines[-1]
+    run.data.class_names = ("a", "b", "a")
+    with pytest.raises(UserError, match="names must differ"):
+        check_run_labels(run, None, print)
+
+
+def test_training_labels_are_checked_where_they_are_used(run):
+    run.data.train_labels, run.data.test_labels, run.data.class_names = (run.data.test_labels,), "", NAMES[:2]
+    check_run_labels(run, None, print)  # not used by this method
+    run.method = "vit"
+    with pytest.raises(UserError, match="config key data.train_labels"):
+        check_run_labels(run, None, print)
+
+
+def test_training_goes_without_the_test_volume(run, tmp_path):
+    (tmp_path / "truth.tif").unlink()
+    lines = []
+    check_run_labels(run, None, lines.append)
+    assert not lines

@@ -18,6 +18,18 @@ IGNORE = 255
 
 
 @dataclasses.dataclass(frozen=True)
+class Foreground(View):
+    """Labels of which every id above 0 is read as 1: masks stored as 0 and 255, or instances."""
+
+    @property
+    def dtype(self):
+        return np.dtype(np.uint8)
+
+    def read(self, slices):
+        return (self.source.read(slices) > 0).astype(np.uint8)
+
+
+@dataclasses.dataclass(frozen=True)
 class Inside(View):
     """Labels with `IGNORE` also at voxels of which any within `margin` (a cube) is `IGNORE`.
 

@@ -1,7 +1,7 @@
 """Orbax checkpoints: atomic, asynchronous, and quick to open for inference.
 
 Each holds the items `student` and `teacher` (the encoders), `rest` (all other state) and
-`about` (JSON: config, contrasts, seconds trained). Inference reads one encoder and `about`.
+`about` (JSON: config, voxel size, seconds trained). Inference reads one encoder and `about`.
 """
 
 import json

@@ -132,7 +132,7 @@ def train(config, volumes, workdir, log, labels=None):
     def about():
         return {
             "config": config.to_dict(), "seconds": seconds + time.perf_counter() - began,
-            "contrasts": [c.to_json() for c in contrasts], "voxel_size_nm": in_plane_nm(volumes[0]),
+            "voxel_size_nm": in_plane_nm(volumes[0]),
         }  # fmt: skip
 
     stop, agreed = distillation_start(config), distributed.Agreement(mesh)

@@ -14,9 +14,9 @@ import pytest
 import tifffile
 
 from his4mae_jax.data import datasets
-from his4mae_jax.data.known import download, fetch, openorganelle
-from his4mae_jax.data.known import masks as known
-from his4mae_jax.data.known import names as named
+from his4mae_jax.data.known import betaseg as betaseg_set
+from his4mae_jax.data.known import download, epfl, fetch, names, openorganelle
+from his4mae_jax.data.known.source import Name
 from his4mae_jax.data.ome_zarr.write import create
 from his4mae_jax.data.volumes.contrast import Contrast, estimate_contrast
 from his4mae_jax.data.volumes.labels import IGNORE
@@ -47,8 +47,8 @@ def served(tmp_path, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(known, "BETASEG_URL", f"{url}/betaseg.zip")
-    monkeypatch.setattr(known, "EPFL_URL", f"{url}/epfl")
+    monkeypatch.setattr(betaseg_set, "URL", f"{url}/betaseg.zip")
+    monkeypatch.setattr(epfl, "URL", f"{url}/epfl")
     monkeypatch.setattr(openorganelle, "BUCKET", url)
     monkeypatch.setattr(download, "PAUSE_S", 0.0)
     with contextlib.closing(server.socket):
@@ -67,7 +67,7 @@ def _cell(seed):
     """Parts of one cell."""
     rng = np.random.default_rng(seed)
     parts = {"source": rng.integers(1, 250, SHAPE, np.uint8)}
-    masks = {name: np.zeros(SHAPE, np.uint8) for name in known.BETASEG_MASKS}
+    masks = {name: np.zeros(SHAPE, np.uint8) for name in betaseg_set.MASKS}
     masks["nucleus_mask"][:4] = 255
     masks["mitochondria_mask"][8:12, :, 4:] = 1
     masks["granules"] = masks["granules"].astype(np.uint16)
@@ -89,17 +89,17 @@ def betaseg(served, monkeypatch):
                 for part, array in _cell(seed).items():
                     zipped.writestr(f"download/{cell}/{cell}_{part}.tif", more.get(part) or _tiff(array))
         (folder / "betaseg.zip").write_bytes(stream.getvalue())
-        monkeypatch.setattr(known, "BETASEG_SHA256", hashlib.sha256(stream.getvalue()).hexdigest())
+        monkeypatch.setattr(betaseg_set, "SHA256", hashlib.sha256(stream.getvalue()).hexdigest())
 
     put()
     return put
 
 
 def test_names():
-    assert named.parse("betaseg:high_c4") == named.Name("betaseg", "high_c4", "")
-    assert named.parse("epfl:training[0:5, :, 2:9]") == named.Name("epfl", "training", "[0:5, :, 2:9]")
+    assert names.parse("betaseg:high_c4") == Name("betaseg", "high_c4", "")
+    assert names.parse("epfl:training[0:5, :, 2:9]") == Name("epfl", "training", "[0:5, :, 2:9]")
     for path in ("data/cell.tif", "s3://bucket/x", "betaseg", "gs:x", "cell.h5:/raw", "epfl://host/x", "/a/epfl:b"):
-        assert named.parse(path) is None, path
+        assert names.parse(path) is None, path
 
 
 def test_betaseg(served, betaseg, tmp_path, tiny):
@@ -111,7 +111,7 @@ def test_betaseg(served, betaseg, tmp_path, tiny):
     fetch.fetch(tiny, lines.append)
     assert sorted(os.listdir(root)) == ["betaseg.zip", "high_c1", "high_c4"]
     assert sorted(os.listdir(root / "high_c4")) == sorted(
-        f"high_c4_{part}.ome.zarr" for part in ("source", *known.BETASEG_MASKS)
+        f"high_c4_{part}.ome.zarr" for part in ("source", *betaseg_set.MASKS)
     )
     assert not list(tmp_path.rglob("evil*"))
     (volume,) = datasets.training_volumes(tiny, None)
@@ -125,7 +125,7 @@ def test_betaseg(served, betaseg, tmp_path, tiny):
     tiny.data.source, tiny.data.train, tiny.data.test = "files", ("betaseg:high_c1",), "betaseg:high_c4[2:12, :, 3:20]"
     tiny.data.test_labels = tiny.data.test
     again = datasets.target(tiny, None, need_labels=True)
-    assert again.class_names == known.BETASEG_CLASSES and again.image.shape == (10, 30, 17)
+    assert again.class_names == betaseg_set.CLASSES and again.image.shape == (10, 30, 17)
     np.testing.assert_array_equal(again.labels.read(WHOLE), labels[2:12, :, 3:20])
     asked = list(served[1])
     fetch.fetch(tiny, lines.append)
@@ -148,7 +148,7 @@ def test_betaseg_as_tiffs_beside_converted_cells(served, betaseg, tmp_path, tiny
 
 def test_a_stopped_unpacking_goes_on(served, betaseg, tmp_path, tiny, monkeypatch):
     tiny.data.source, tiny.data.root, tiny.data.train = "betaseg", str(tmp_path / "data"), ("high_c4",)
-    real, calls = fetch.to_ome_zarr, []
+    real, calls = betaseg_set.to_ome_zarr, []
 
     def stopped(*args, **more):
         calls.append(args[1].name)
@@ -156,7 +156,7 @@ def test_a_stopped_unpacking_goes_on(served, betaseg, tmp_path, tiny, monkeypatc
             raise KeyboardInterrupt
         return real(*args, **more)
 
-    monkeypatch.setattr(fetch, "to_ome_zarr", stopped)
+    monkeypatch.setattr(betaseg_set, "to_ome_zarr", stopped)
     with pytest.raises(KeyboardInterrupt):
         fetch.fetch(tiny, print)
     with pytest.raises(UserError, match="no such file"):
@@ -181,13 +181,14 @@ def test_betaseg_that_is_not_what_it_should_be(served, betaseg, tmp_path, tiny, 
     with pytest.raises(UserError, match="betaseg.zip: damaged zip.*delete it"):
         fetch.fetch(tiny, print)
     os.remove(root / "betaseg.zip")
-    monkeypatch.setattr(known, "BETASEG_SHA256", "0" * 64)
+    monkeypatch.setattr(betaseg_set, "SHA256", "0" * 64)
     with pytest.raises(UserError, match="wrong.betaseg.zip.*sha256"):
         fetch.fetch(tiny, print)
     betaseg(nucleus_mask=b"no TIFF")
     with pytest.raises(UserError, match="high_c1_nucleus_mask.tif: not a TIFF"):
         tiny.data.train = ("high_c1",)
-        fetch.fetch_betaseg(tmp_path / "other", ("high_c1",), print)
+        tiny.data.root = str(tmp_path / "other")
+        fetch.fetch(tiny, print)
 
 
 def test_epfl(served, tmp_path, tiny):
@@ -204,8 +205,8 @@ def test_epfl(served, tmp_path, tiny):
     target = datasets.target(tiny, None, need_labels=True)
     np.testing.assert_array_equal(target.image.read(WHOLE), image)
     np.testing.assert_array_equal(target.labels.read(WHOLE), mask > 0)
-    assert target.image.voxel_size_nm == (5, 5, 5) and target.class_names == known.EPFL_CLASSES
-    assert datasets.class_names(tiny) == known.EPFL_CLASSES
+    assert target.image.voxel_size_nm == (5, 5, 5) and target.class_names == epfl.CLASSES
+    assert datasets.class_names(tiny) == epfl.CLASSES
     fetch.fetch(tiny, print)
     assert len(asked) == 2
     tiny.data.test = "epfl:testing"
@@ -263,12 +264,16 @@ def test_every_entry_has_a_window_when_it_is_inverted():
         assert entry.url.startswith(f"s3://janelia-cosem-datasets/{name}/{name}.")
         assert entry.window or not entry.invert
     with pytest.raises(UserError, match="pancreas-9.*jrc_mus-pancreas-1"):
-        openorganelle.entry("jrc_mus-pancreas-9")
+        openorganelle.find_entry("jrc_mus-pancreas-9")
 
 
 def test_copies_of_different_crops_have_different_names(tmp_path):
     crops = ("[0:5, 1:6, 2:7]", "[0:5, 1:6, 2:]", "[0:51, :6, 2:7]", "[:5, 1:6, 2:7]", "[0:5, 1:62, :7]")
-    paths = {openorganelle.copy_path(tmp_path, "v", crop, nm) for crop in crops for nm in (None, 8.0, 16.0)}
+    paths = {
+        openorganelle.copy_path(tmp_path, Name("openorganelle", "v", crop), nm)
+        for crop in crops
+        for nm in (None, 8.0, 16.0)
+    }
     assert len(paths) == 3 * len(crops)
 
 
@@ -281,4 +286,14 @@ def test_nothing_to_fetch(tiny, tmp_path):
         fetch.fetch(tiny, print)
     tiny.data.train_labels = ("openorganelle:jrc_mus-pancreas-1",)
     with pytest.raises(UserError, match="no ground truth"):
-        named.labels(named.parse(tiny.data.train_labels[0]), "data")
+        names.labels(names.parse(tiny.data.train_labels[0]), "data")
+
+
+def test_a_source_is_a_prefix(tiny):
+    assert names.qualify("high_c1", "betaseg") == "betaseg:high_c1"
+    assert names.qualify("epfl:training", "betaseg") == "epfl:training"
+    assert names.qualify("cell.tif", "files") == "cell.tif" and names.qualify("", "betaseg") == ""
+    tiny.data.source, tiny.data.train = "betaseg", ("high_c1",)
+    with pytest.raises(UserError, match="data.root is empty: give the folder of betaseg's files"):
+        datasets.training_volumes(tiny, None)
+    assert datasets.class_names(tiny) == betaseg_set.CLASSES

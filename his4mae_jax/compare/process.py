@@ -11,20 +11,13 @@ import threading
 import time
 
 import his4mae_jax
-from his4mae_jax.errors import UserError
 
 ROOT = pathlib.Path(his4mae_jax.__file__).parents[1]
 
 
 def command(run):
-    """The command of one run's process; `UserError` where the package is installed without its configs."""
-    saved = ROOT / "configs" / "saved.py"
-    if not saved.is_file():
-        raise UserError(
-            f"{saved}: no such file, and --mode=compare starts its runs with it; install the package from a clone of "
-            "its repository, with pip install -e ."
-        )
-    config = f"--config={saved}:{run.folder / 'row.json'}"
+    """The command of one run's process."""
+    config = f"--config=saved:{run.folder / 'row.json'}"
     return [sys.executable, "-m", "his4mae_jax.main", config, f"--workdir={run.folder}", "--mode=all"]
 
 

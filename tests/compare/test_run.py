@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from his4mae_jax import config as configs
+from his4mae_jax.cli import config_file
 from his4mae_jax.compare import process as compare_process
 from his4mae_jax.compare import rows as compare_rows
 from his4mae_jax.compare import run as compare
@@ -449,6 +450,6 @@ def test_what_may_change_here_may_change_for_a_run_too():
 
 def test_the_command_names_files_that_are_there(config, tmp_path):
     args = compare_process.command(compare_rows.plan(config, tmp_path)[0])
-    saved, _, row = args[3].removeprefix("--config=").partition(":")
-    assert pathlib.Path(saved).is_file() and row == str(tmp_path / "his4mae" / "seed0" / "row.json")
+    path, row = config_file.find(args[3].removeprefix("--config="))
+    assert path.is_file() and row == str(tmp_path / "his4mae" / "seed0" / "row.json")
     assert args[-1] == "--mode=all" and f"--workdir={tmp_path / 'his4mae' / 'seed0'}" in args

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 
 import jax
 
@@ -11,6 +12,19 @@ from his4mae_jax.files import writing
 def make_writer(workdir, start_step):
     """A `MetricWriter`; on other processes than the first one that drops what it is told."""
     return MetricWriter(workdir, start_step) if jax.process_index() == 0 else _NoWriter()
+
+
+def _import_tensorboardx():
+    """tensorboardX, imported late (half a second) and without PyTorch, which it imports wherever that is installed."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # `import torch` raises ImportError, which tensorboardX expects
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return tensorboardX
 
 
 class _NoWriter:
@@ -32,9 +46,7 @@ class MetricWriter:
         with writing(self._path):
             self._drop_after(start_step)
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-        import tensorboardX  # here: half a second that only training pays
-
-        self._board = tensorboardX.SummaryWriter(
+        self._board = _import_tensorboardx().SummaryWriter(
             str(pathlib.Path(workdir) / "tensorboard"), purge_step=start_step or None
         )
 

@@ -23,7 +23,7 @@ import numpy as np
 
 from his4mae_jax.clustering import sampling
 from his4mae_jax.data.volumes.blocks import in_order
-from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.contrast import Contrast, apply_window
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.errors import UserError
@@ -222,7 +222,7 @@ class Segmenter:
         token_grid = cs.token_grid if self.cover else es.token_grid
 
         def encode(take):
-            return token_grid(self._project(params, linear), grey(planes[take], window), rows, cols, **size)
+            return token_grid(self._project(params, linear), apply_window(planes[take], *window), rows, cols, **size)
 
         out = split_map(self._mesh, encode, filled.reshape(-1, at_once))
         return jnp.moveaxis(out.reshape(-1, *out.shape[2:])[: len(where)], 0, axis)
@@ -265,13 +265,9 @@ class Segmenter:
         merge = lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :depth]  # noqa: E731
         return merge(labels), None if shares is None else merge(shares)
 
-    def _window(self):
-        c = self.contrast
-        return np.float32(c.low), np.float32(c.high - c.low), np.bool_(c.invert)
-
     def lattices(self, volume, tile):
         """Of each shift, the lattices of features by axis before smoothing, NumPy `(z, y, x, D)` each."""
-        found = self._features(self.params, tile.box(volume), tile.arrays(), self._window())
+        found = self._features(self.params, tile.box(volume), tile.arrays(), self.contrast.window)
         return [
             [np.asarray(x)[tuple(slice(axis.points) for axis in grid)] for x in by_axis]
             for by_axis, grid in zip(found, tile.grids, strict=True)
@@ -295,7 +291,7 @@ class Segmenter:
 
     def _tokens_of(self, params, fovs, window, token_Bx2):
         """One token of each field of view, `(B, D)`."""
-        tokens = split_batches(self._mesh, lambda x: self._encode(params, x), grey(fovs, window), self.batch)
+        tokens = split_batches(self._mesh, lambda x: self._encode(params, x), apply_window(fovs, *window), self.batch)
         return tokens[jnp.arange(len(fovs)), token_Bx2[:, 0], token_Bx2[:, 1]]
 
     def features_at(self, box, tiles, index_Mx3):
@@ -304,7 +300,7 @@ class Segmenter:
         `box` is what the tile reads. Only the fields of view of these voxels are encoded, one
         for each voxel and axis.
         """
-        encode = lambda fovs, token_Bx2: self._tokens(self.params, fovs, self._window(), token_Bx2)  # noqa: E731
+        encode = lambda fovs, token_Bx2: self._tokens(self.params, fovs, self.contrast.window, token_Bx2)  # noqa: E731
         a_call = self._mesh.size * self.batch * max(1, FEW // self.batch)
         size = dict(fov=self.fov, patch=self.patch, batch=a_call, dim=self.models.encoder.embed_dim)
         return [cs.tokens_at(encode, box, tiles, "zyx".index(a), index_Mx3, **size) for a in self.axes]
@@ -346,7 +342,7 @@ class Segmenter:
                 lattices = [_filled(x, sizes) for x, sizes in zip(self.held[2], tile.sizes, strict=True)]
                 found = self._label_held(lattices, arrays, linear, groups, variance, counts=counts, of=of)
             else:
-                what = (self.params, box, arrays, self._window(), linear, groups, variance)
+                what = (self.params, box, arrays, self.contrast.window, linear, groups, variance)
                 found = self._label(*what, counts=counts, of=of)
             cut = tuple(slice(n) for n in tile.shape)
             labels, shares = (None if x is None else np.asarray(x)[(slice(None), *cut)] for x in found)
@@ -354,13 +350,6 @@ class Segmenter:
                 labels = np.where(empty, np.uint8(IGNORE), labels)
                 shares = None if shares is None else np.where(empty, np.uint8(0), shares)
             yield tile, dict(zip(centres_by_size, labels, strict=True)), shares
-
-
-def grey(raw, window):
-    """`Contrast.apply` on the device; `window` is (low, high - low, inverted)."""
-    low, span, invert = window
-    out = jnp.clip((raw.astype(jnp.float32) - low) / span, 0.0, 1.0)
-    return jnp.where(invert, 1.0 - out, out)
 
 
 def _slices_at_once(per_slice, batch, number, most):

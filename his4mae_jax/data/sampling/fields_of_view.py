@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from his4mae_jax.data.sampling.bricks import Pool
+from his4mae_jax.data.volumes.contrast import apply_window
 from his4mae_jax.errors import UserError
 
 PLANE_AXES = np.array([[1, 2], [0, 2], [0, 1]])  # rows and columns of a slice across z, y, x
@@ -135,13 +136,10 @@ def render(batch, fov):
     `labels` `(B, fov, fov)` in it there is also `"labels"`, int32: those of the nearest voxel.
 
     Flips and the transposition together give the eight symmetries of the square (flips on
-    both axes and 90 degree turns). Contrast: (raw - low) / (high - low), clipped.
+    both axes and 90 degree turns). Grey levels: `contrast.apply_window`.
     """
-    raw = batch["crop"].astype(jnp.float32)
-    low, high = batch["contrast"][:, 0, None, None], batch["contrast"][:, 1, None, None]
-    images_BxFxF = jnp.clip((raw - low) / (high - low), 0.0, 1.0)
-    inverted = batch["contrast"][:, 2, None, None]
-    images_BxFxF = inverted * (1.0 - images_BxFxF) + (1.0 - inverted) * images_BxFxF
+    low, high, inverted = (batch["contrast"][:, i, None, None] for i in range(3))
+    images_BxFxF = apply_window(batch["crop"], low, high - low, inverted == 1)
     rows = _interpolation(batch["side"], batch["flip_rows"], fov)
     cols = _interpolation(batch["side"], batch["flip_cols"], fov)
     images_BxFxF = jnp.einsum("brh,bhw,bcw->brc", rows, images_BxFxF, cols, precision="highest")

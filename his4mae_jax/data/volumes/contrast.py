@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -11,10 +11,15 @@ from his4mae_jax.data.volumes.padding import without_padding
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import jax
+
 _BLOCK = 64  # side in voxels of a sampled block
 _TRIES = 4  # times as many blocks are drawn at most, where those drawn first hold padding alone
 _SLAB = 16  # planes searched for padding at once
 _TILE = 256  # side in voxels of the part of those planes read at once
+
+_Array = TypeVar("_Array", np.ndarray, "jax.Array")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,10 +43,13 @@ class Contrast:
             )
 
     def apply(self, array: np.ndarray) -> np.ndarray:
-        """Returns clip((array - low) / (high - low), 0, 1), inverted if asked, in float32."""
-        grey = (np.asarray(array, np.float32) - np.float32(self.low)) / np.float32(self.high - self.low)
-        grey = np.clip(grey, 0, 1)
-        return 1 - grey if self.invert else grey
+        """Returns the grey values (`apply_window`) of an array of any shape."""
+        return apply_window(np.asarray(array), *self.window)
+
+    @property
+    def window(self) -> tuple[np.float32, np.float32, np.bool_]:
+        """(low, high - low, invert), the arguments of `apply_window` behind the array."""
+        return np.float32(self.low), np.float32(self.high - self.low), np.bool_(self.invert)
 
     def to_json(self) -> dict[str, Any]:
         """Returns a plain dict that `from_json` reads."""
@@ -53,9 +61,26 @@ class Contrast:
         return cls(float(value["low"]), float(value["high"]), bool(value["invert"]))
 
 
+def apply_window(array: _Array, low: _Array | float, width: _Array | float, invert: _Array | bool) -> _Array:
+    """Maps grey levels to [0, 1]: clip((array - low) / width, 0, 1), or 1 minus that where `invert` is True.
+
+    Args:
+      array: NumPy or JAX (traced ones too), of any shape and dtype.
+      low: grey level that becomes 0; float32, one number or an array that broadcasts, as do the others.
+      width: grey levels from 0 to 1.
+      invert: swaps black and white.
+
+    Returns:
+      float32 of the shape of `array`.
+    """
+    xp = array.__array_namespace__()
+    grey = xp.clip((array.astype(xp.float32) - low) / width, 0.0, 1.0)
+    return xp.where(invert, 1.0 - grey, grey)
+
+
 @dataclasses.dataclass(frozen=True)
 class Windowed(View):
-    """A volume that brings the window of grey levels to see it in: `estimate_contrast` returns that."""
+    """A volume with a contrast of its own, which `estimate_contrast` returns in place of an estimate."""
 
     contrast: Contrast
 
@@ -94,11 +119,23 @@ def estimate_contrast(
     if own is not None and volume.dtype.kind != "f":  # floats are looked through for NaN all the same
         return own
     values = sample_content(volume, seed=seed, blocks=blocks)
-    return own or window(volume, values, percentiles, invert)
+    return own or contrast_between(volume, values, percentiles, invert)
 
 
-def window(volume: VolumeLike, values: np.ndarray, percentiles: tuple[float, float], invert: bool = False) -> Contrast:
-    """The Contrast between two percentiles of `values`, grey levels of the volume."""
+def contrast_between(
+    volume: VolumeLike, values: np.ndarray, percentiles: tuple[float, float], invert: bool = False
+) -> Contrast:
+    """Returns the contrast between two percentiles of grey levels.
+
+    Args:
+      volume: named in the error.
+      values: grey levels of the volume, of any shape.
+      percentiles: shown as 0 and 1.
+      invert: passed on to the Contrast.
+
+    Raises:
+      UserError: all values are equal.
+    """
     low, high = (float(v) for v in np.percentile(values, percentiles))
     if not high > low:
         low, high = float(values.min()), float(values.max())

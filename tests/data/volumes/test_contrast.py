@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import tensorstore as ts
@@ -9,7 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from his4mae_jax.data.volumes import contrast
-from his4mae_jax.data.volumes.contrast import Contrast, Windowed, content_box, estimate_contrast, sample_content
+from his4mae_jax.data.volumes.contrast import (
+    Contrast,
+    Windowed,
+    apply_window,
+    content_box,
+    estimate_contrast,
+    sample_content,
+)
 from his4mae_jax.data.volumes.padding import without_padding
 from his4mae_jax.data.volumes.volume import Volume
 from his4mae_jax.errors import UserError
@@ -49,6 +57,20 @@ def test_apply():
     assert out.dtype == np.float32
     np.testing.assert_allclose(out, [0, 0, 0.5, 1, 1])
     np.testing.assert_allclose(Contrast(100, 200, True).apply(np.array([0, 125, 300], np.int16)), [1, 0.75, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.float32])
+def test_one_window_on_the_host_and_on_the_device(dtype):
+    """Equal but for the rounding of a division, for one window or one window per image."""
+    raw = np.random.default_rng(0).integers(0, 255, (2, 50, 50)).astype(dtype)
+    for window in (Contrast(13.7, 201.3), Contrast(7.1, 90, True)):
+        own = jax.jit(apply_window)(raw, *window.window)
+        np.testing.assert_allclose(own, window.apply(raw), rtol=0, atol=2**-23)
+        assert own.dtype == np.float32
+    low, width = (np.float32([[[13.7]], [[7.1]]]), np.float32([[[187.6]], [[82.9]]]))
+    both = jax.jit(apply_window)(raw, low, width, np.array([[[False]], [[True]]]))
+    for i in range(2):
+        np.testing.assert_allclose(both[i], apply_window(raw[i], low[i], width[i], bool(i)), rtol=0, atol=2**-23)
 
 
 def test_json_round_trip():

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import sys
 from collections.abc import Sequence
 
@@ -30,6 +31,13 @@ class Subcommand:
 
 
 SUBCOMMANDS = {
+    "init": Subcommand(
+        "write a config for volumes of your own",
+        "Looks at the volumes (voxel size, grey levels, anisotropy, ground truth beside them) and writes a commented "
+        "config with a small model, whose run ends in minutes on a CPU. The first volume is also segmented. A volume "
+        "is a TIFF, a folder of slices, OME-Zarr, N5, precomputed, HDF5 or MRC, also at s3://, gs:// or https://.",
+        ("his4mae init cell_1.tif", "his4mae init cell_1.tif cell_2.tif --voxel-size=8,4,4 --output=mycell.py"),
+    ),
     "inspect": Subcommand(
         "describe the volumes of a config and estimate time, memory and disk of a run",
         "Opens every volume that the config names, prints its shape, voxel size and grey levels, measures a few steps "
@@ -91,13 +99,17 @@ def make_parser() -> Parser:
         + f"\n\nshipped configs: {', '.join(config_file.shipped())}",
     )
     parser.add_argument("--version", action="version", version=f"his4mae {his4mae_jax.__version__}")
-    added = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True)
+    added = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands", required=True, prog="his4mae")
     for name, text in SUBCOMMANDS.items():
         own = added.add_parser(
             name, help=text.summary, description=text.details, epilog=_examples(*text.examples), usage=_usage(name)
         )
         if name in MODES:
             add_run_arguments(own, workdir=name != "fetch")
+    init = added.choices["init"]
+    init.add_argument("volumes", nargs="+", metavar="VOLUME", help="path or URL, with a box as in cell.tif[0:99, :, :]")
+    init.add_argument("--output", metavar="FILE.py", help="the config (default: named after the first volume)")
+    init.add_argument("--voxel-size", metavar="Z,Y,X", help="in nm (default: from the metadata of the volumes)")
     added.choices["settings"].add_argument("word", nargs="?", metavar="WORD", help="part of a name or of a meaning")
     return parser
 
@@ -139,7 +151,24 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
         )
     if overrides:
         raise UserError(f"his4mae {arguments.command} takes no settings ({overrides[0]})")
+    if arguments.command == "init":
+        from his4mae_jax.cli import new_config
+
+        voxel_size_nm = arguments.voxel_size and _voxel_size(arguments.voxel_size)
+        output = arguments.output
+        return process.Command(lambda: new_config.init(arguments.volumes, output, voxel_size_nm), output or ".")
     return process.Command(lambda: print(_settings(arguments.word)), "the terminal")
+
+
+def _voxel_size(text: str) -> tuple[float, float, float]:
+    """Read "8,4,4", or "8" for all three axes; `UserError` for anything else."""
+    try:
+        sizes = [float(part) for part in text.strip("()").split(",")]
+    except ValueError:
+        sizes = []
+    if len(sizes) not in (1, 3) or not all(0 < size < math.inf for size in sizes):
+        raise UserError(f"--voxel-size={text}: give one size or three (z, y, x) in nm, as in --voxel-size=8,4,4")
+    return tuple(sizes * (3 // len(sizes)))
 
 
 def _settings(word):

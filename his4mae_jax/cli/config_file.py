@@ -84,7 +84,9 @@ def _line(error: Exception, path: pathlib.Path) -> str:
     """The line of a config file at which it failed, for a message; empty where it is not known."""
     if isinstance(error, SyntaxError):
         return f", line {error.lineno}"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
+    ]
     return f", line {lines[-1]}" if lines else ""
 
 

@@ -19,7 +19,7 @@ from his4mae_jax.config import get_default
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.models.kernels.attention import implementation
 from his4mae_jax.models.kernels.backend import tracing_for
-from his4mae_jax.pretext.methods import METHODS, whole_loss
+from his4mae_jax.pretext.methods import METHODS
 
 IMAGES = 8
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -35,11 +35,11 @@ def computed(dtype, device):
         params = method.init_params(jax.random.key(0), models)
         images = np.random.default_rng(0).random((IMAGES, config.model.fov, config.model.fov), np.float32)
 
+        static, batch = {"models": models, "settings": method.settings(config)}, {"image": images}
+        prepared = method.prepare(jax.random.key(1), batch, **static)
+
         def loss(params):
-            batch, key = {"image": images}, jax.random.key(1)
-            return whole_loss(
-                method, params, params["encoder"], batch, key, models=models, ready=True, **method.settings(config)
-            )
+            return method.loss(params, params["encoder"], batch, prepared, ready=True, **static)
 
         grads, (losses, _) = jax.jit(jax.grad(loss, has_aux=True))(params)
         tokens = jax.jit(make_encode(models))(params["encoder"], images)

@@ -24,7 +24,6 @@ from his4mae_jax.config import get_default
 from his4mae_jax.models import masking
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester
-from his4mae_jax.pretext.methods import whole_loss
 
 TOLERANCE = 1e-5
 PARAMETERS = {"encoder": 4_163_904, "decoder": 955_673}  # trainable ones of MAESTER
@@ -154,12 +153,14 @@ def count(tree_or_module):
 
 def forward_here(models, params, images, rng, settings):
     """What is compared, by name, from this package."""
-    visible, _ = masking.random_visible(rng, IMAGES, SIDE**2, settings["mask_ratio"])
+    visible, _ = masking.random_visible(rng, IMAGES, SIDE**2, settings.mask_ratio)
     patches = patchify(images, PATCH)
     encode = functools.partial(models.encoder.apply, {"params": params["encoder"]}, patches, with_cls=True)
     tokens = encode(visible)
     pixels = models.decoder.apply({"params": params["decoder"]}, tokens, visible)
-    loss, _ = whole_loss(maester, params, None, {"image": images}, rng, models=models, ready=False, **settings)
+    static, batch = {"models": models, "settings": settings}, {"image": images}
+    prepared = maester.prepare(rng, batch, **static)
+    loss, _ = maester.loss(params, None, batch, prepared, ready=False, **static)
     values = {"encoder, all patches": encode(), "encoder, visible patches": tokens, "decoder": pixels, "loss": loss}
     return {name: np.asarray(value) for name, value in values.items()}, np.asarray(visible)
 

@@ -1,38 +1,70 @@
 """The HiS4MAE objective: masked reconstruction, and distillation through the codebook.
 
-Loss = L_recon + alpha * L_tea + beta * L_stu (equations 2 to 5 of the paper).
+Loss = L_recon + alpha * L_tea + beta * L_stu (equation 5; its terms are equations 2, 3 and 4).
 """
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from his4mae_jax.models import masking
 from his4mae_jax.models.autoencoder import Decoder, Encoder
 from his4mae_jax.models.codebook import Codebook
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester
+from his4mae_jax.pretext.interface import Batch, LossOutput, Params, Prepared
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The Flax modules: static, hashable descriptions without parameters."""
+    """MAESTER's networks and the codebook."""
 
     encoder: Encoder
     decoder: Decoder
-    codebook: Codebook | None  # None: the student is drawn to the teacher's tokens themselves
+    codebook: Codebook | None  # without one the student's targets are the teacher's tokens themselves
     patch_size: int
 
 
-def build(config):
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Settings of the loss.
+
+    Attributes:
+      mask_ratio, recon_on: as in `maester.Settings`.
+      alpha, beta: weights of L_tea and L_stu in equation 5.
+      teacher_input: "full", all patches, or "visible", those that the student sees.
+    """
+
+    mask_ratio: float
+    recon_on: str
+    alpha: float
+    beta: float
+    teacher_input: str
+
+
+def build(config: ml_collections.ConfigDict) -> Models:
+    """Return the networks of `config.model` and the codebook of `config.codebook`."""
     m, book = config.model, config.codebook
     codebook = Codebook(book.size, m.embed_dim) if book.enabled else None
     return Models(maester.make_encoder(m), maester.make_decoder(m), codebook, m.patch_size)
 
 
-def init_params(rng, models):
-    """Parameters `{"encoder", "decoder"}` and, with a codebook, "codebook": Flax params trees."""
+def settings(config: ml_collections.ConfigDict) -> Settings:
+    """Return the settings of `config.objective` and `config.teacher`."""
+    return Settings(
+        mask_ratio=config.objective.mask_ratio,
+        recon_on=config.objective.recon_on,
+        # Codes that EMA updates move get no gradient: their L_tea is only logged.
+        alpha=config.objective.alpha if config.codebook.learning == "gradient" else 0.0,
+        beta=config.objective.beta,
+        teacher_input=config.teacher.input,
+    )
+
+
+def init_params(rng: jax.Array, models: Models) -> Params:
+    """Return `{"encoder", "decoder"}` and, with a codebook, "codebook"."""
     params = maester.init_params(rng, models)
     if models.codebook is not None:
         tokens = jnp.zeros((1, models.encoder.embed_dim))
@@ -40,58 +72,49 @@ def init_params(rng, models):
     return params
 
 
-def teacher_loss(z_tea, quantised):
+def teacher_loss(z_tea: jax.Array, quantised: jax.Array) -> jax.Array:
     """Equation 3: mean (sg(Z_tea) - e[idx])^2; moves the codebook only."""
     return jnp.mean((jax.lax.stop_gradient(z_tea).astype(jnp.float32) - quantised) ** 2)
 
 
-def student_loss(z_stu_BxVxD, quantised_BxVxD):
+def student_loss(z_stu_BxVxD: jax.Array, quantised_BxVxD: jax.Array) -> jax.Array:
     """Equation 4: mean over tokens of 1 - cos(sg(e[idx]), Z_stu); moves the student only."""
     target = jax.lax.stop_gradient(quantised_BxVxD).astype(jnp.float32)
     z = z_stu_BxVxD.astype(jnp.float32)
-    # Added inside the root: its gradient stays finite for a zero vector.
+    # The epsilon is inside the root, so that the gradient stays finite for a zero vector.
     norm = jnp.sqrt((jnp.sum(z**2, -1) + 1e-12) * (jnp.sum(target**2, -1) + 1e-12))
     return jnp.mean(1.0 - jnp.sum(z * target, -1) / norm)
 
 
-def settings(config):
-    """The keyword settings of `prepare` and `loss`."""
-    return {
-        # EMA codes are moved outside the gradient; their L_tea is only reported.
-        "alpha": config.objective.alpha if config.codebook.learning == "gradient" else 0.0,
-        "beta": config.objective.beta, "teacher_input": config.teacher.input, **maester.settings(config),
-    }  # fmt: skip
+def prepare(rng: jax.Array, batch: Batch, *, models: Models, settings: Settings) -> Prepared:
+    """Draw the masks of a batch, as `maester.draw_masks` returns them."""
+    return maester.draw_masks(rng, batch, models.encoder, settings.mask_ratio)
 
 
-prepare = maester.prepare
+def loss(
+    params: Params,
+    teacher: Params,
+    batch: Batch,
+    prepared: Prepared,
+    *,
+    models: Models,
+    settings: Settings,
+    ready: jax.Array | bool,
+) -> LossOutput:
+    """Equation 5. Arguments and returns as in `interface.Method.loss`.
 
-
-def loss(params, teacher, batch, prepared, *, models, ready, alpha, beta, mask_ratio, recon_on, teacher_input):
-    """The loss of one batch and what to log.
-
-    Parameters
-    ----------
-    params : trees of `init_params`; teacher : encoder params, never differentiated.
-    batch : `{"image": (B, H, W) float32 fields of view in [0, 1]}`.
-    prepared : what `prepare` drew for these fields of view: their masks.
-    ready : bool scalar; before the codebook is placed, only L_recon counts.
-    alpha, beta : weights of L_tea and L_stu; mask_ratio, recon_on, teacher_input : as in the
-        config's `objective` and `teacher`.
-
-    Returns
-    -------
-    (loss, (diagnostics, codes)): diagnostics `loss_recon`, `loss_tea`, `loss_stu` (0 before
-    `ready`), and the arrays `index` (chosen codes) and `z_tea` that the codebook's bookkeeping
-    needs; no codes without a codebook.
+    Before `ready`, when the codebook is initialised, only L_recon counts. Logs "loss_recon" and the unweighted
+    "loss_tea" and "loss_stu", both 0 before `ready`. Without a codebook there is no "loss_tea" and there are no codes.
     """
-    del mask_ratio
     patches_BxNxP = patchify(batch["image"], models.patch_size)
-    loss_recon, z_stu_BxVxD = maester.reconstruct(params, patches_BxNxP, prepared, models=models, recon_on=recon_on)
+    loss_recon, z_stu_BxVxD = maester.reconstruct(
+        params, patches_BxNxP, prepared, models=models, recon_on=settings.recon_on
+    )
     visible_BxV = prepared["visible"]
-    sees_all = teacher_input == "full"
-    seen = None if sees_all else visible_BxV
+    teacher_sees_all = settings.teacher_input == "full"
 
     def encode():
+        seen = None if teacher_sees_all else visible_BxV
         return models.encoder.apply({"params": teacher}, patches_BxNxP, seen)
 
     # Before distillation begins nothing needs the teacher's tokens: a third of the step is saved.
@@ -103,9 +126,9 @@ def loss(params, teacher, batch, prepared, *, models, ready, alpha, beta, mask_r
         index, targets = models.codebook.apply({"params": params["codebook"]}, z_tea)
         loss_tea = teacher_loss(z_tea, targets)
         codes = {"index": index, "z_tea": z_tea}
-    targets_BxVxD = masking.take_tokens(targets, visible_BxV) if sees_all else targets
+    targets_BxVxD = masking.take_tokens(targets, visible_BxV) if teacher_sees_all else targets
     loss_tea, loss_stu = (jnp.where(ready, x, 0.0) for x in (loss_tea, student_loss(z_stu_BxVxD, targets_BxVxD)))
-    total = loss_recon + alpha * loss_tea + beta * loss_stu
+    total = loss_recon + settings.alpha * loss_tea + settings.beta * loss_stu
     diagnostics = {"loss": total, "loss_recon": loss_recon, "loss_tea": loss_tea, "loss_stu": loss_stu}
     if models.codebook is None:
         del diagnostics["loss_tea"]

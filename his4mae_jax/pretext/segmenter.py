@@ -1,20 +1,25 @@
 """Segmenter of Table 3 (Strudel et al. 2021): MAESTER's encoder and a mask transformer, trained with labels.
 
-The decoder is as wide as the encoder, with the encoder's MLP ratio.
+The decoder is as wide as the encoder and has its MLP ratio; the loss is in `pretext.supervised`.
 """
 
 import jax.numpy as jnp
+import ml_collections
 
 from his4mae_jax.errors import UserError
 from his4mae_jax.models.segmenter import MaskTransformer, Segmenter
 from his4mae_jax.pretext.maester import make_encoder
-from his4mae_jax.pretext.supervised import Models, init_params, loss, num_classes, prepare, settings
+from his4mae_jax.pretext.supervised import Models, Settings, init_params, loss, num_classes, prepare, settings
 
-__all__ = ("Models", "build", "init_params", "loss", "prepare", "settings")
+__all__ = ("Models", "Settings", "build", "init_params", "loss", "prepare", "settings")
 
 
-def build(config):
-    """`Models` of `config.model` and `config.supervised`; `UserError` without classes or for heads that do not fit."""
+def build(config: ml_collections.ConfigDict) -> Models:
+    """Return the network of `config.model` and `config.supervised`.
+
+    Raises:
+      UserError: without classes, or if the number of heads does not divide the features.
+    """
     m, s = config.model, config.supervised
     if s.depth < 1:
         raise UserError(f"config key supervised.depth is {s.depth}, but must be at least 1")

@@ -7,8 +7,9 @@ import sys
 
 import jax
 import pytest
+from batch_loss import batch_loss
 
-from his4mae_jax.pretext.methods import METHODS, whole_loss
+from his4mae_jax.pretext.methods import METHODS
 
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 has_torch = importlib.util.find_spec("torch") is not None
@@ -58,9 +59,9 @@ def test_the_peer_computes_the_same_losses(benchmark, tiny):
         images, key = np.random.default_rng(0).random((4, 20, 20), np.float32), jax.random.key(3)
         visible = np.asarray(random_visible(key, 4, 16, 0.5)[0])
         order = np.concatenate([visible, [np.setdiff1d(np.arange(16), v) for v in visible]], axis=1)
-        loss, _ = whole_loss(
-            METHODS[method], params, params["encoder"], {"image": images}, key, models=models, ready=True,
-            **METHODS[method].settings(tiny),
+        loss, _ = batch_loss(
+            METHODS[method], params, params["encoder"], {"image": images}, key, models=models,
+            settings=METHODS[method].settings(tiny), ready=True,
         )  # fmt: skip
         theirs, _ = peer.network(peer.teacher, torch.tensor(images), torch.tensor(order).long())
         assert float(loss) == pytest.approx(theirs.item(), rel=1e-5)

@@ -1,17 +1,18 @@
 """Equations 2 to 5 against numbers from NumPy, and where their gradients go."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batch_loss import batch_loss
 
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import his4mae, maester
-from his4mae_jax.pretext.methods import whole_loss
 
-SETTINGS = dict(alpha=0.3, beta=0.07, mask_ratio=0.5, recon_on="masked", teacher_input="full", ready=True)
+SETTINGS = his4mae.Settings(alpha=0.3, beta=0.07, mask_ratio=0.5, recon_on="masked", teacher_input="full")
 
 
 @pytest.fixture
@@ -26,9 +27,10 @@ def setup(tiny):
     return models, params, teacher, images
 
 
-def run(setup, **changes):
+def run(setup, ready=True, **changes):
     models, params, teacher, images = setup
-    loss = functools.partial(whole_loss, his4mae, models=models, **{**SETTINGS, **changes})
+    settings = dataclasses.replace(SETTINGS, **changes)
+    loss = functools.partial(batch_loss, his4mae, models=models, settings=settings, ready=ready)
     return jax.jit(loss)(params, teacher, {"image": images}, jax.random.key(3))
 
 
@@ -101,8 +103,9 @@ def gradients(setup, **changes):
     models, params, teacher, images = setup
 
     def total(params, teacher):
-        batch, settings = {"image": images}, {**SETTINGS, **changes}
-        return whole_loss(his4mae, params, teacher, batch, jax.random.key(3), models=models, **settings)[0]
+        batch, settings = {"image": images}, dataclasses.replace(SETTINGS, **changes)
+        key = jax.random.key(3)
+        return batch_loss(his4mae, params, teacher, batch, key, models=models, settings=settings, ready=True)[0]
 
     return jax.jit(jax.grad(total, argnums=(0, 1)))(params, teacher)
 

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batch_loss import batch_loss
 
 from his4mae_jax.models.masking import random_visible
 from his4mae_jax.pretext import his4mae, maester
-from his4mae_jax.pretext.methods import whole_loss
 
 RNG = jax.random.key(3)
 
@@ -28,7 +28,7 @@ def init(method, models, seed=0):
 
 def run(setup):
     config, models, params, images = setup
-    loss = functools.partial(whole_loss, maester, models=models, ready=False, **maester.settings(config))
+    loss = functools.partial(batch_loss, maester, models=models, ready=False, settings=maester.settings(config))
     return jax.jit(loss)(params, None, {"image": images}, RNG)
 
 
@@ -71,7 +71,7 @@ def test_on_all_patches_if_the_config_says_so(setup):
 def test_gradients_reach_every_parameter_of_the_student_and_nothing_of_the_teacher(setup):
     config, models, params, images = setup
     teacher = init(maester, models, 1)["encoder"]
-    loss = functools.partial(whole_loss, maester, models=models, ready=True, **maester.settings(config))
+    loss = functools.partial(batch_loss, maester, models=models, ready=True, settings=maester.settings(config))
     gradient = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
     (grads, of_teacher), _ = gradient(params, teacher, {"image": images}, RNG)
     for path, leaf in jax.tree_util.tree_leaves_with_path(grads):
@@ -85,7 +85,7 @@ def test_his4mae_without_distillation_is_maester(setup):
     config.objective.alpha = config.objective.beta = 0.0
     models = his4mae.build(config)
     more = init(his4mae, models)
-    loss = functools.partial(whole_loss, his4mae, models=models, ready=True, **his4mae.settings(config))
+    loss = functools.partial(batch_loss, his4mae, models=models, ready=True, settings=his4mae.settings(config))
     total, _ = loss({**more, **params}, more["encoder"], {"image": images}, RNG)
     np.testing.assert_allclose(total, run(setup)[0], rtol=1e-6)
 

@@ -1,17 +1,18 @@
 """SdAE and SdAE-recon: folds, targets and losses against NumPy, and where the gradients go."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from batch_loss import batch_loss
 
 from his4mae_jax.errors import UserError
 from his4mae_jax.models.masking import random_visible
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester, sdae, sdae_recon
-from his4mae_jax.pretext.methods import whole_loss
 
 RNG = jax.random.key(3)
 N, HIDDEN, B = 16, 8, 3  # of the tiny config
@@ -31,7 +32,7 @@ def make(config, method):
 def run(setup):
     """The loss before distillation would begin elsewhere (ready=False): SdAE needs its teacher at once."""
     config, method, models, params, teacher, images = setup
-    loss = functools.partial(whole_loss, method, models=models, ready=False, **method.settings(config))
+    loss = functools.partial(batch_loss, method, models=models, ready=False, settings=method.settings(config))
     return jax.jit(loss)(params, teacher, {"image": images}, RNG)
 
 
@@ -140,9 +141,9 @@ def test_gradients_reach_the_student_and_its_decoders_but_not_the_teacher(tiny, 
     settings = method.settings(config)
 
     def loss(params, teacher, align_weight):
-        changed = {**settings, "align_weight": align_weight}
+        changed = dataclasses.replace(settings, align_weight=align_weight)
         batch = {"image": images}
-        return whole_loss(method, params, teacher, batch, RNG, models=models, ready=True, **changed)[0]
+        return batch_loss(method, params, teacher, batch, RNG, models=models, settings=changed, ready=True)[0]
 
     gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))
     student, of_teacher = gradients(params, teacher, 1.0)

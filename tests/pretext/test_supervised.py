@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from batch_loss import batch_loss
 
 from his4mae_jax.data.phantom.cell import make_phantom
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference import expand_stride
 from his4mae_jax.pretext import segmenter, supervised, vit
-from his4mae_jax.pretext.methods import whole_loss
 
 METHODS = pytest.mark.parametrize("method", [vit, segmenter], ids=["vit", "segmenter"])
 IGNORE = 255
@@ -54,7 +54,7 @@ def test_cross_entropy_counts_annotated_pixels_only():
 def test_annotated_pixels_are_counted_over_the_whole_batch():
     labels = np.full((4, 2, 3), IGNORE)
     labels[0], labels[2, 0, :2] = 1, 0
-    counted = supervised.prepare(None, {"labels": labels}, models=None)["annotated"]
+    counted = supervised.prepare(None, {"labels": labels}, models=None, settings=None)["annotated"]
     np.testing.assert_array_equal(counted, [2.0] * 4)  # 6, 0, 2 and 0
 
 
@@ -69,7 +69,7 @@ def gradient(method, config, labels):
     shapes = jax.eval_shape(lambda key: method.init_params(key, models), jax.random.key(0))
     params = jax.tree.map(lambda a: 0.3 * rng.normal(size=a.shape).astype(a.dtype), shapes)
     batch = {"image": jax.random.uniform(jax.random.key(1), (2, 20, 20)), "labels": labels}
-    loss = functools.partial(whole_loss, method, models=models, ready=True, **method.settings(config))
+    loss = functools.partial(batch_loss, method, models=models, ready=True, settings=method.settings(config))
     return jax.jit(jax.grad(loss, has_aux=True))(params, params["encoder"], batch, jax.random.key(2))
 
 
@@ -134,7 +134,7 @@ def test_both_learn_a_slice_by_heart(config, method, phantom_slice):
 
         def step(carry, _):
             params, opt_state = carry
-            loss = functools.partial(whole_loss, method, models=models, ready=True)
+            loss = functools.partial(batch_loss, method, models=models, settings=method.settings(config), ready=True)
             grads, (diagnostics, _) = jax.grad(loss, has_aux=True)(params, None, batch, None)
             updates, opt_state = optimizer.update(grads, opt_state)
             return (optax.apply_updates(params, updates), opt_state), diagnostics

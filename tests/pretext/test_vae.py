@@ -6,13 +6,13 @@ import jax
 import numpy as np
 import optax
 import pytest
+from batch_loss import batch_loss
 from scipy.ndimage import gaussian_filter
 
 from his4mae_jax.errors import UserError
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.models.vae import sample
 from his4mae_jax.pretext import vae
-from his4mae_jax.pretext.methods import whole_loss
 
 
 @pytest.fixture
@@ -33,7 +33,9 @@ def setup(config):
 def test_noise_is_standard_normal_and_a_function_of_its_key(setup):
     models, _, _ = setup
     batch = {"image": np.zeros((2000, 20, 20), np.float32)}
-    first, again, other = (vae.prepare(jax.random.key(k), batch, models=models)["noise"] for k in (0, 0, 1))
+    first, again, other = (
+        vae.prepare(jax.random.key(k), batch, models=models, settings=None)["noise"] for k in (0, 0, 1)
+    )
     assert first.shape == (2000, 16, 8)
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 1
@@ -43,7 +45,7 @@ def test_noise_is_standard_normal_and_a_function_of_its_key(setup):
 def run(setup, rng=3, kl_weight=0.02):
     models, params, images = setup
     key = jax.random.key(rng)
-    loss = functools.partial(whole_loss, vae, models=models, ready=False, kl_weight=kl_weight)
+    loss = functools.partial(batch_loss, vae, models=models, settings=vae.Settings(kl_weight), ready=False)
     return jax.jit(loss)(params, params["encoder"], {"image": images}, key)
 
 
@@ -98,8 +100,7 @@ def test_a_short_training_learns_the_images(config):
     images = gaussian_filter(noise, (0, 2, 2))
     images = (0.5 + 0.2 * images / images.std()).astype(np.float32)
     optimizer = optax.adam(3e-3)
-    settings = vae.settings(config) | {"kl_weight": 1e-4}
-    loss = functools.partial(whole_loss, vae, models=models, ready=True, **settings)
+    loss = functools.partial(batch_loss, vae, models=models, settings=vae.Settings(kl_weight=1e-4), ready=True)
 
     @jax.jit
     def train(key):
@@ -126,7 +127,7 @@ def test_settings_out_of_range_are_named(config, key, value):
 
 
 def test_settings_come_from_the_config(config):
-    assert vae.settings(config) == {"kl_weight": 0.02}
+    assert vae.settings(config) == vae.Settings(kl_weight=0.02)
     config.model.patch_size, config.model.embed_dim = 4, 12
     models = vae.build(config)
     assert (models.encoder.grid, models.encoder.embed_dim, models.patch_size) == ((5, 5), 12, 4)

@@ -35,11 +35,11 @@ def gradients(config, models, mesh, params, teacher, batch, rng, ready):
     `train.microbatch` is.
     """
     method, devices = METHODS[config.method], mesh.size
-    settings = {"models": models, **method.settings(config)}
-    prepared = method.prepare(rng, batch, **settings)
+    static = {"models": models, "settings": method.settings(config)}
+    prepared = method.prepare(rng, batch, **static)
     at_once = microbatch(config, models, devices)
     parts = config.train.batch_size // devices // at_once
-    gradient = jax.grad(functools.partial(method.loss, ready=ready, **settings), has_aux=True)
+    gradient = jax.grad(functools.partial(method.loss, ready=ready, **static), has_aux=True)
     if parts == 1:
         return gradient(params, teacher, batch, prepared)
 

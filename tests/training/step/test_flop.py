@@ -4,9 +4,10 @@ import functools
 
 import jax
 import pytest
+from batch_loss import batch_loss
 
 from his4mae_jax.config import get_default
-from his4mae_jax.pretext.methods import METHODS, whole_loss
+from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.step.flop import flop_per_image
 
 
@@ -40,7 +41,7 @@ def test_flop_of_a_step_are_those_of_the_gradient(tiny, method):
     models = rules.build(tiny)
     params = jax.eval_shape(lambda: rules.init_params(jax.random.key(0), models))
     batch = {"image": jax.numpy.zeros((4, 20, 20)), "labels": jax.numpy.zeros((4, 20, 20), "uint8")}
-    loss = functools.partial(whole_loss, rules, models=models, ready=True, **rules.settings(tiny))
+    loss = functools.partial(batch_loss, rules, models=models, settings=rules.settings(tiny), ready=True)
     gradient = jax.jit(jax.grad(loss, has_aux=True))
     lowered = gradient.lower(params, params["encoder"], batch, jax.random.key(1))
     ours, theirs = 4 * flop_per_image(tiny)["step"], lowered.compile().cost_analysis()["flops"]

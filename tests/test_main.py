@@ -320,6 +320,13 @@ def test_missing_truncated_and_unreadable_files(files):
     refused(config, tmp_path, "image.tif", "no such")
 
 
+@pytest.mark.parametrize("mode", ["all", "train"])
+def test_label_ids_without_a_name_are_refused_before_training(files, mode):
+    tmp_path, config = files
+    config.data.class_names = ("background",)
+    refused(config, tmp_path, "labels.tif", "label id 1 without a name", "data.class_names", mode=mode)
+
+
 def test_labels_of_another_shape(files):
     tmp_path, config = files
     tifffile.imwrite(tmp_path / "labels.tif", np.zeros((24, 40, 43), np.uint8))

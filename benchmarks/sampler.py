@@ -25,7 +25,8 @@ import numpy as np
 import tensorstore as ts
 
 from his4mae_jax.data.sampling.bricks import make_pool
-from his4mae_jax.data.sampling.fields_of_view import PLANE_AXES, Plan, make_geometry
+from his4mae_jax.data.sampling.fields_of_view import Plan
+from his4mae_jax.data.sampling.geometry import PLANE_AXES, make_geometry
 from his4mae_jax.data.sampling.resident import ResidentSampler
 from his4mae_jax.data.sampling.streaming import HostSampler
 from his4mae_jax.data.volumes.contrast import Contrast

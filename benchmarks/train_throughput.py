@@ -26,7 +26,8 @@ import jax
 import numpy as np
 
 from his4mae_jax.config import SUPERVISED, get_default
-from his4mae_jax.data.sampling.fields_of_view import Plan, make_geometry
+from his4mae_jax.data.sampling.fields_of_view import Plan
+from his4mae_jax.data.sampling.geometry import make_geometry
 from his4mae_jax.data.sampling.resident import ResidentSampler
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.inference.device_loops import split_batches

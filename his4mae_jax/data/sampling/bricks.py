@@ -1,33 +1,42 @@
-"""A rolling pool of bricks: where fields of view lie when volumes are too large to be held.
+"""A rolling pool of bricks, from which fields of view are cut when volumes do not fit in memory.
 
-A batch of fields of view anywhere in a large volume touches a thousand chunks. Here every field
-of view of a step lies in one of `slots` bricks (boxes of voxels, their lower faces on chunk
-borders), which stay for `slots * every` steps; every `every` steps one of them is replaced.
+A batch of fields of view anywhere in a large volume touches a thousand chunks. Here every field of view of a step lies
+in one of `slots` bricks (boxes of voxels whose lower faces lie on chunk borders). A brick stays for `slots * every`
+steps; every `every` steps one of them is replaced.
 
-Which brick a slot holds at a step is a function of (seed, slot, step) alone, so that a resumed run
-rebuilds the pool it had. Over time each position has the same probability as without a pool. On
-each axis a crop of the largest extent E has N = S - E + 1 positions in S voxels of content; bricks
-cut [0, N) into cells, and a brick is drawn by the position that it holds. A smaller crop, of extent
-e, has N + E - e positions; cell [a, b) of them is [a + a (E - e) // N, b + b (E - e) // N). These
-cells, too, leave no gap and do not overlap, and all crops of a cell lie in the voxels [a, b + E - 1).
+The brick in a slot at a step is a function of (seed, slot, step) alone, so that a resumed run has the pool of a run
+that never stopped. Over time each position has the same probability as without a pool. On each axis a crop of the
+largest extent E has N = S - E + 1 positions in S voxels of content; bricks divide [0, N) into cells, and a brick is
+drawn by drawing a position and taking its cell. A smaller crop, of extent e, has N + E - e positions; cell [a, b) of
+them is [a + a (E - e) // N, b + b (E - e) // N). These cells, too, leave no gap and do not overlap, and all crops of a
+cell lie in the voxels [a, b + E - 1).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-BRICKS = np.uint32(2**32 - 1)  # folded into the seed's key; steps, folded in there too, never get so far
+from his4mae_jax.data.sampling.geometry import Geometry
+
+_BRICKS_STREAM = np.uint32(2**32 - 1)  # folded into the seed's key, where steps are folded in too: none is so large
 
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """Where bricks of V volumes may lie, int32 arrays of (z, y, x), and how long they stay.
 
-    low_Vx3 : first voxel of the content.
-    positions_Vx3, reach_Vx3 : N and E of the module's docstring.
-    first_Vx3, step_Vx3 : positions in the first cell and in each further one but the last.
+    Attributes:
+      seed: of the run.
+      slots: number of bricks at any step.
+      every: steps between two replacements.
+      low_Vx3: first voxel of the content.
+      positions_Vx3: N of the module's docstring.
+      reach_Vx3: E of the module's docstring.
+      first_Vx3: positions in the first cell.
+      step_Vx3: positions in each further cell but the last.
     """
 
     seed: int
@@ -39,28 +48,34 @@ class Pool:
     first_Vx3: np.ndarray
     step_Vx3: np.ndarray
 
-    def slot_range(self, row, batch_size):
-        """(first, count) of the slots that row `row` of a batch may take its field of view from.
+    def slot_range(self, row: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(first, count) of the slots from which row `row` of a batch may take its field of view.
 
-        Rows share slots out in order: each brick gives the same part of a batch, and a host that
-        reads some of the rows needs some of the bricks only.
+        Slots are divided among the rows in order: each brick serves an equal part of a batch, and a host that reads
+        some of the rows needs some of the bricks only.
         """
         first = row * self.slots // batch_size
         return first, np.maximum((row + 1) * self.slots // batch_size - first, 1)
 
-    def generations(self, step):
-        """How often each slot was refilled before `step`, `(S,)`."""
+    def generations(self, step: jax.typing.ArrayLike) -> jax.Array:
+        """How often each slot was refilled before `step`, `(slots,)`."""
         return (step + jnp.arange(self.slots) * self.every) // (self.slots * self.every)
 
-    def bricks(self, step):
-        """The bricks of all slots at one step: a dict of `generation` and `volume` `(S,)`, `cell_low` and
-        `cell_high` `(S, 3)` (positions, relative to the content), `start` and `stop` `(S, 3)` (voxels).
+    def bricks(self, step: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+        """The bricks of all slots at one step.
+
+        Args:
+          step: step number; may be traced.
+
+        Returns:
+          `generation` and `volume`, `(slots,)`; `cell_low` and `cell_high`, `(slots, 3)`: positions relative to the
+          content; `start` and `stop`, `(slots, 3)`: voxels of the volume.
         """
         low, positions, reach, first, width = (
             jnp.asarray(a) for a in (self.low_Vx3, self.positions_Vx3, self.reach_Vx3, self.first_Vx3, self.step_Vx3)
         )
         generation = self.generations(step)
-        base = jax.random.fold_in(jax.random.key(self.seed), BRICKS)
+        base = jax.random.fold_in(jax.random.key(self.seed), _BRICKS_STREAM)
 
         def draw(slot, generation):
             keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(base, slot), generation))
@@ -72,25 +87,47 @@ class Pool:
         cell = (position - first + width) // width
         cell_low = jnp.where(cell == 0, 0, first + (cell - 1) * width)
         cell_high = jnp.minimum(first + cell * width, positions[volume])
-        start = low[volume] + cell_low
         return {
-            "generation": generation, "volume": volume, "cell_low": cell_low, "cell_high": cell_high,
-            "start": start, "stop": low[volume] + cell_high + reach[volume] - 1,
-        }  # fmt: skip
+            "generation": generation,
+            "volume": volume,
+            "cell_low": cell_low,
+            "cell_high": cell_high,
+            "start": low[volume] + cell_low,
+            "stop": low[volume] + cell_high + reach[volume] - 1,
+        }
 
-    def start_range(self, cell_low, cell_high, volume, extent):
-        """(low, high) of the voxels at which crops of `extent` in these cells begin, high left out; all `(B, 3)`."""
-        # In two terms: a product of two positions would not fit an int32.
+    def start_range(
+        self, cell_low: jax.Array, cell_high: jax.Array, volume: jax.Array, extent: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Where crops in these cells may begin.
+
+        Args:
+          cell_low: `(B, 3)`, of `bricks`.
+          cell_high: `(B, 3)`, of `bricks`.
+          volume: `(B,)`.
+          extent: `(B, 3)` voxels of each crop on each axis.
+
+        Returns:
+          (first, last + 1) voxel at which each crop may begin, both `(B, 3)`.
+        """
+        # In two terms: the product of two positions would not fit an int32.
         more, positions = jnp.asarray(self.reach_Vx3)[volume] - extent, jnp.asarray(self.positions_Vx3)[volume]
         low = jnp.asarray(self.low_Vx3)[volume]
         return tuple(low + p + p * more // positions for p in (cell_low, cell_high))
 
 
-def make_pool(geometry, chunks, *, seed, slots, every, brick):
-    """The `Pool` of a `Geometry`; `chunks` (z, y, x) of each volume, `brick` voxels a side or about that.
+def make_pool(
+    geometry: Geometry, chunks: Sequence[Sequence[int]], *, seed: int, slots: int, every: int, brick: int
+) -> Pool:
+    """Makes the pool of a geometry.
 
-    A brick is at least twice as long as a field of view. Cells begin on chunk borders, unless
-    chunks are longer than a brick.
+    Args:
+      geometry: where fields of view may lie.
+      chunks: chunk shape (z, y, x) of each volume. Cells begin on chunk borders unless chunks are longer than a brick.
+      seed: of the run.
+      slots: number of bricks at any step.
+      every: steps between two replacements.
+      brick: approximate side in voxels; a brick is at least twice as long as a field of view.
     """
     low_Vx3, reach_Vx3 = geometry.low_Vx3, geometry.reach_Vx3
     positions_Vx3 = geometry.high_Vx3 - low_Vx3 - reach_Vx3 + 1

@@ -4,7 +4,8 @@ import jax
 import numpy as np
 
 from his4mae_jax.data.sampling import bricks, resident
-from his4mae_jax.data.sampling.fields_of_view import Plan, make_geometry
+from his4mae_jax.data.sampling.fields_of_view import Plan
+from his4mae_jax.data.sampling.geometry import make_geometry
 from his4mae_jax.data.sampling.streaming import HostSampler, total_bytes
 from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.volume import chunks_of

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from his4mae_jax.data.sampling import bricks
-from his4mae_jax.data.sampling.fields_of_view import Geometry, plan
+from his4mae_jax.data.sampling.fields_of_view import plan
+from his4mae_jax.data.sampling.geometry import Geometry
 
 FOV = 20
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from his4mae_jax.data.sampling.fields_of_view import PLANE_AXES, Plan, make_geometry, plan, render
+from his4mae_jax.data.sampling.fields_of_view import Plan, plan, render
+from his4mae_jax.data.sampling.geometry import PLANE_AXES, make_geometry
 from his4mae_jax.data.sampling.streaming import HostSampler
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.errors import UserError

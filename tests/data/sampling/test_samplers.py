@@ -13,7 +13,8 @@ import pytest
 import tensorstore as ts
 
 from his4mae_jax.data.sampling import bricks, resident, streaming
-from his4mae_jax.data.sampling.fields_of_view import PLANE_AXES, Plan, make_geometry, render
+from his4mae_jax.data.sampling.fields_of_view import Plan, render
+from his4mae_jax.data.sampling.geometry import PLANE_AXES, make_geometry
 from his4mae_jax.data.sampling.resident import ResidentSampler
 from his4mae_jax.data.sampling.streaming import HostSampler
 from his4mae_jax.data.volumes import blocks
@@ -154,11 +155,11 @@ def test_a_brick_is_read_once_and_few_are_held():
     plan = make_plan([volume], slots=8, every=2, batch_size=16)
     sampler = host(plan, [volume], False)
     sampler.batch(0)
-    assert len(sampler._images._held) == 8 + 2  # the pool, and a quarter ahead
+    assert len(sampler._images._reads) == 8 + 2  # the pool, and a quarter ahead
     for step in range(1, 41):
         sampler.batch(step)
-        assert len(sampler._images._held) == 10
-    for _, brick in sampler._images._held.values():
+        assert len(sampler._images._reads) == 10
+    for _, brick in sampler._images._reads.values():
         brick.result()  # those ahead may still be on their way
     assert len(volume.boxes) == 10 + 40 // 2
 
@@ -193,7 +194,7 @@ def test_hosts_share_the_bricks_out_and_read_their_rows():
         volume.boxes.clear()
         sampler = host(plan, [volume], False)
         parts.append(sampler.batch(6, slice(first, first + 8)))
-        assert len({slot for slot, _ in sampler._images._held}) == 4
+        assert len({slot for slot, _ in sampler._images._reads}) == 4
     jax.tree.map(lambda w, *p: np.testing.assert_array_equal(w, np.concatenate(p)), full, *parts)
 
 

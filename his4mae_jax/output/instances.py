@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from his4mae_jax import files
-from his4mae_jax.data.formats.units import triple
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.stores.units import triple
 from his4mae_jax.data.volumes.blocks import boxes, in_order
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError

@@ -9,27 +9,27 @@ import pathlib
 
 import numpy as np
 
-from his4mae_jax.data.formats.levels import Level, Opened, Wanted
-from his4mae_jax.data.formats.units import brief, triple
-from his4mae_jax.data.formats.virtual_chunked import virtual
 from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions
+from his4mae_jax.data.stores.units import brief, triple
+from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
 SUFFIXES = (".h5", ".hdf5", ".hdf")
 MAGIC = b"\x89HDF\r\n\x1a\n"
-_BLOCK_BYTES = 1 << 25  # read at once of a data set that is not chunked
+_BLOCK_BYTES = 1 << 25  # read at once from a data set without chunks
 
 
-def open_hdf5(file: pathlib.Path, inside: str, wanted: Wanted) -> Opened:
+def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
     """Opens a data set of a file.
 
     Args:
-      file: that exists.
+      file: an existing file.
       inside: path of the data set; empty: the only one with three axes longer than 1.
-      wanted: what is asked for.
+      options: see `OpenOptions`.
 
     Raises:
-      UserError: h5py is not installed, the file is damaged, or the data set is not clear.
+      UserError: h5py is not installed, the file is damaged, or it is not clear which data set is meant.
     """
     try:
         import h5py
@@ -47,7 +47,7 @@ def open_hdf5(file: pathlib.Path, inside: str, wanted: Wanted) -> Opened:
             raise UserError(f"{file}: unreadable HDF5 ({brief(error)}); copy or export it again") from error
         if dtype.kind not in "iufb":
             raise UserError(f"{file}: the data set {data.name} holds {dtype}, no numbers; give the path of an image")
-        stack.pop_all()  # what is popped is not closed: h5py does that with the last object of the file
+        stack.pop_all()  # keep the file open: h5py closes it with the last object that refers to it
     chunks = data.chunks or _blocks(shape, dtype.itemsize)
     name = data.name
 
@@ -57,8 +57,8 @@ def open_hdf5(file: pathlib.Path, inside: str, wanted: Wanted) -> Opened:
         except (OSError, RuntimeError) as error:
             raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
 
-    array = virtual(read, shape, dtype, chunks, wanted.cache_bytes)
-    return Opened(to_zyx(array, None, str(file)), wanted.given or level.size_nm, unknown_units=level.unknown_units)
+    array = to_zyx(virtual_array(read, shape, dtype, chunks, options.cache_bytes), None, str(file))
+    return Opened(array, options.voxel_size_nm or level.size_nm, unknown_units=level.unknown_units)
 
 
 def _dataset(h5py, handle, inside: str, file: pathlib.Path):
@@ -85,7 +85,7 @@ def _level(data, handle, file: pathlib.Path) -> Level:
     for key in ("resolution", "voxel_size"):
         if key in attributes:
             units = _plain(attributes.get("units", attributes.get("unit")))
-            if units is None and "file_format" in handle.attrs:  # CREMI's mark
+            if units is None and "file_format" in handle.attrs:  # a CREMI file
                 units = "nm"
             units = units if isinstance(units, list) else [units] * 3
             return Level("", triple(_plain(attributes[key]), str(file)), tuple(units))
@@ -93,14 +93,16 @@ def _level(data, handle, file: pathlib.Path) -> Level:
 
 
 def _plain(value):
-    """An attribute as Python has it: bytes as text, arrays as lists."""
-    value = np.asarray(value).tolist() if value is not None else None
-    text = lambda v: v.decode("utf-8", "replace") if isinstance(v, bytes) else v  # noqa: E731
-    return [text(v) for v in value] if isinstance(value, list) else text(value)
+    """Converts an attribute to plain Python values: bytes to text, arrays to lists."""
+    if value is not None and not isinstance(value, list | bytes):
+        value = np.asarray(value).tolist()
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
 
 
 def _blocks(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
-    """As many whole planes as `_BLOCK_BYTES` hold, at least one."""
+    """Returns the shape of a block: as many whole planes as fit into `_BLOCK_BYTES`, at least one."""
     plane = int(np.prod(shape[-2:], dtype=np.int64)) * itemsize
     planes = max(1, _BLOCK_BYTES // max(plane, 1))
     return (*(1 for _ in shape[:-3]), min(planes, shape[-3]) if len(shape) > 2 else 1, *shape[-2:])[-len(shape) :]

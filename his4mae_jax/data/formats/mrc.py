@@ -6,20 +6,20 @@ import warnings
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.formats.levels import Opened, Wanted
-from his4mae_jax.data.formats.units import Triple, brief
-from his4mae_jax.data.formats.virtual_chunked import virtual
+from his4mae_jax.data.stores.levels import Opened, OpenOptions
+from his4mae_jax.data.stores.units import Triple, brief
+from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
 SUFFIXES = (".mrc", ".rec", ".mrcs", ".map")
 
 
-def open_mrc(file: pathlib.Path, wanted: Wanted) -> Opened:
-    """Opens an MRC file, memory-mapped where its numbers can be used as they lie.
+def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
+    """Opens an MRC file; it is memory-mapped if its values are in native byte order and aligned.
 
     Args:
-      file: that exists.
-      wanted: what is asked for.
+      file: an existing file.
+      options: see `OpenOptions`.
 
     Returns:
       The array in the order z, y, x, whatever order the header's axes have.
@@ -33,7 +33,7 @@ def open_mrc(file: pathlib.Path, wanted: Wanted) -> Opened:
         raise UserError(f"{file}: MRC needs the package mrcfile; pip install 'his4mae_jax[mrc]'") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # bytes behind the last plane are looked at below
+            warnings.simplefilter("ignore", RuntimeWarning)  # for bytes after the last plane, checked below
             with mrcfile.mmap(file, mode="r") as opened:
                 data, header, size = opened.data, opened.header, _voxel_size(opened)
                 stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]
@@ -48,17 +48,17 @@ def open_mrc(file: pathlib.Path, wanted: Wanted) -> Opened:
         raise UserError(
             f"{file}: holds {surplus} bytes more than the {data.shape} voxels of its header; export it again"
         )
-    # TensorStore would copy swapped or unaligned numbers into memory.
+    # TensorStore would copy a byte-swapped or unaligned array into memory.
     if data.dtype.isnative and data.flags.aligned:
         array = ts.array(data, write=False)
     else:
-        array = virtual(lambda box: data[box], data.shape, data.dtype, (1, *data.shape[1:]), wanted.cache_bytes)
-    if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 stand for x, y, z
+        array = virtual_array(lambda box: data[box], data.shape, data.dtype, (1, *data.shape[1:]), options.cache_bytes)
+    if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 are x, y, z
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
-    return Opened(array, wanted.given or size)
+    return Opened(array, options.voxel_size_nm or size)
 
 
 def _voxel_size(opened) -> Triple | None:
-    """In nm; None where the header has none, or 1 Å on every axis, as programs write that do not know it."""
+    """Returns the voxel size in nm; None if the header has none, or 1 Å on every axis, a common default."""
     size = tuple(float(opened.voxel_size[axis]) / 10 for axis in "zyx")
     return size if all(0 < v < np.inf for v in size) and not np.allclose(size, 0.1) else None

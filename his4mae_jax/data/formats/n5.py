@@ -11,30 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from his4mae_jax.data.formats.kvstore import Location, open_array
-from his4mae_jax.data.formats.levels import Level, Opened, Wanted, choose
-from his4mae_jax.data.formats.units import brief
 from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose
+from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 
 FILE = "attributes.json"
-_MOST_LEVELS = 16  # looked for where a group does not list its levels
+_MOST_LEVELS = 16  # tried (s0, s1, ...) if a group does not list its levels
 _Attributes = dict[str, Any]
 
 
-def open_n5(location: Location, attributes: _Attributes, wanted: Wanted) -> Opened:
+def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -> Opened:
     """Opens an N5 data set, or a level of a multiscale group (s0, s1, ...).
 
     Args:
-      location: of a folder.
-      attributes: its attributes.json.
-      wanted: what is asked for.
+      location: of the folder.
+      attributes: content of its attributes.json.
+      options: see `OpenOptions`.
 
     Returns:
       The array in the order z, y, x.
 
     Raises:
-      UserError: damaged metadata, or a group that is no multiscale volume.
+      UserError: damaged metadata, or a group that is not a multiscale volume.
     """
     try:
         if "dimensions" in attributes:
@@ -42,16 +42,16 @@ def open_n5(location: Location, attributes: _Attributes, wanted: Wanted) -> Open
             around = _quietly(above[0]) if above else {}
             group = {} if "dimensions" in around else around
             level = _level("", attributes, group, above[1] if above else "")
-            size = wanted.given or level.size_nm
-            return Opened(_array(location, attributes, wanted), size, unknown_units=level.unknown_units)
+            size = options.voxel_size_nm or level.size_nm
+            return Opened(_array(location, attributes, options), size, unknown_units=level.unknown_units)
         datasets = _datasets(location, attributes)
         if not datasets:
             raise UserError(
                 f"{location.name}: an N5 group without levels s0, s1, ...; give the path of a data set in it"
             )
         levels = [_level(path, own, attributes, path) for path, own in datasets.items()]
-        level, size, factors = choose(levels, wanted)
-        array = _array(location.child(level.path), datasets[level.path], wanted)
+        level, size, factors = choose(levels, options)
+        array = _array(location.child(level.path), datasets[level.path], options)
         return Opened(array, size, factors, level.unknown_units)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
@@ -67,7 +67,7 @@ def _quietly(location: Location) -> _Attributes:
 
 
 def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attributes]:
-    """Attributes of a group's levels by their path, from the finest."""
+    """Returns the attributes of a group's levels by path, from the finest."""
     listed = [d["path"] for d in _first(attributes.get("multiscales")).get("datasets", [])]
     paths = listed or [f"s{i}" for i in range(len(_scales(attributes)) or _MOST_LEVELS)]
     found = location.read_json(*(f"{path.strip('/')}/{FILE}" for path in paths))
@@ -84,13 +84,13 @@ def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attribu
     return {path: datasets[path] for path in present}
 
 
-def _array(location: Location, attributes: _Attributes, wanted: Wanted):
-    array = open_array("n5", location, wanted.missing_chunks, wanted.cache_bytes)
+def _array(location: Location, attributes: _Attributes, options: OpenOptions):
+    array = open_array("n5", location, options.missing_chunks, options.cache_bytes)
     return to_zyx(array, _axes(attributes, array.rank), location.name)
 
 
 def _axes(attributes: _Attributes, rank: int) -> list[str] | None:
-    """Names of the stored dimensions, which the data set says itself where they are not x, y, z, ..."""
+    """Returns the names of the stored dimensions: the data set's own `axes`, or x, y, z, ... by convention."""
     own = attributes.get("axes")
     if isinstance(own, list) and len(own) == rank and {"x", "y", "z"} <= {str(a).lower() for a in own}:
         return [str(a).lower() for a in own]
@@ -102,7 +102,7 @@ def _first(multiscales: Any) -> dict[str, Any]:
 
 
 def _scales(group: _Attributes) -> list:
-    """A group's downsampling factors, one list for each level; empty where it has none."""
+    """Returns a group's downsampling factors, one list per level; empty if it has none."""
     for key in ("downsamplingFactors", "scales"):
         value = group.get(key)
         if isinstance(value, list) and value and all(isinstance(v, list) for v in value):
@@ -111,7 +111,7 @@ def _scales(group: _Attributes) -> list:
 
 
 def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
-    """One level with its voxel size; `name` is that of its folder."""
+    """Returns one level with its voxel size; `name` is that of its folder."""
     axes = (_axes(own, len(own["dimensions"])) or ["x", "y", "z"])[:]
     factors = own.get("downsamplingFactors")
     factors = factors if isinstance(factors, list) and not any(isinstance(f, list) for f in factors) else None
@@ -123,14 +123,14 @@ def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
         scales = _scales(group)
         if factors is None and index and int(index.group(1)) < len(scales):
             factors = scales[int(index.group(1))]
-        # Without its factors, a level other than the first has a size that the group's does not tell.
-        told = factors is not None or name in ("s0", "0") or not index
-        found = _size(entry, axes, None) or (_size(group, axes, factors) if told else None)
+        # The group's voxel size is that of level 0: without factors it says nothing about the other levels.
+        applies = factors is not None or name in ("s0", "0") or not index
+        found = _size(entry, axes, None) or (_size(group, axes, factors) if applies else None)
     return Level(path) if found is None else Level(path, *found)
 
 
 def _size(attributes: _Attributes, axes: list[str], factors: list | None):
-    """(scale, units) in z, y, x of what one set of attributes says; None where it says nothing."""
+    """Returns (scale, units) in z, y, x from one set of attributes; None if they hold no voxel size."""
     transform = attributes.get("transform")
     if isinstance(transform, dict) and "scale" in transform:
         names = [str(a).lower() for a in transform["axes"]]

@@ -1,4 +1,4 @@
-"""What a volume is called: a path or URL, a data set inside an HDF5 file, and a box of it.
+"""Parse how a user names a volume: a path or URL, optionally a data set inside an HDF5 file and a box.
 
 cell.ome.zarr
 s3://bucket/cell.zarr?endpoint=https://minio.lab.org&region=eu-west-1
@@ -22,13 +22,13 @@ Crop = tuple[tuple[int, int | None], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """A volume's name, taken apart.
+    """A parsed volume name.
 
     Attributes:
-      text: the whole, for messages.
+      text: as the user wrote it, for messages.
       place: path or URL.
       inside: path of a data set inside an HDF5 file; empty: the only one.
-      crop: (start, stop) for z, y, x in voxels of the full resolution; stop None stands for the end.
+      crop: (start, stop) for z, y, x in voxels of level 0; stop None: the end of the axis.
     """
 
     text: str
@@ -38,14 +38,14 @@ class Spec:
 
 
 def parse(spec: str | os.PathLike) -> Spec:
-    """Takes a volume's name apart.
+    """Parses a volume name.
 
     Raises:
-      UserError: a crop that is not three rising ranges.
+      UserError: a crop that is not three increasing ranges.
     """
     text = os.fspath(spec)
     place, crop = text, None
-    # A path that is there as it is written is no crop, whatever its name looks like.
+    # A path that exists as written has no crop, even if its name looks like one.
     found = None if os.path.exists(text) else _CROP.fullmatch(text)
     if found:
         place, crop = found.group(1), tuple(_range(part, text) for part in found.groups()[1:])
@@ -68,6 +68,6 @@ def _range(part: str, text: str) -> tuple[int, int | None]:
 
 def _no_crop(text: str) -> UserError:
     return UserError(
-        f"{text}: the part in brackets is no box; give three rising ranges of voxels, [z0:z1, y0:y1, x0:x1], where an "
-        "empty bound stands for the edge"
+        f"{text}: the part in brackets is no box; give three increasing ranges of voxels, [z0:z1, y0:y1, x0:x1], where "
+        "an empty bound stands for the edge"
     )

@@ -12,7 +12,6 @@ import numpy as np
 import tensorstore as ts
 import tifffile
 
-from his4mae_jax.data.formats.levels import Level, Opened, Wanted
 from his4mae_jax.data.formats.tiff_headers import (
     check_tiff_headers,
     checked_tiff,
@@ -20,8 +19,9 @@ from his4mae_jax.data.formats.tiff_headers import (
     tiff_description,
     tiff_layout,
 )
-from his4mae_jax.data.formats.units import triple
-from his4mae_jax.data.formats.virtual_chunked import virtual
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions
+from his4mae_jax.data.stores.units import triple
+from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
 MOST_CHECKED = 256  # headers of a folder's slices looked at when it is opened; all of them once they are read
@@ -42,7 +42,7 @@ class _Pages:
         return page[None, box[1], box[2]]
 
 
-def open_tiff(file: pathlib.Path, wanted: Wanted) -> Opened:
+def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
     """Opens one TIFF: memory-mapped where its numbers can be used as they lie, else read page by page.
 
     The first page is read at once, so that a missing codec is told when the file is opened.
@@ -55,7 +55,7 @@ def open_tiff(file: pathlib.Path, wanted: Wanted) -> Opened:
         tif = stack.enter_context(tifffile.TiffFile(file))
         shape, dtype, series = tiff_layout(tif, file)
         level = _voxel_size(tif, file)
-        size = wanted.given or level.size_nm
+        size = options.voxel_size_nm or level.size_nm
         while len(shape) > 3 and shape[0] == 1:
             shape = shape[1:]
         # TensorStore would copy swapped or unaligned numbers, so those are read by pages as well.
@@ -69,7 +69,7 @@ def open_tiff(file: pathlib.Path, wanted: Wanted) -> Opened:
         pages = list(tif.pages if series is None else series.pages)
         by_pages = len(shape) == 3 and len(pages) == shape[0] and all(p.parent is tif for p in pages)
         if by_pages and pages[0].asarray().shape == tuple(shape[1:]):
-            array = virtual(_Pages(file, tif, pages).read, shape, dtype, (1, *shape[1:]), wanted.cache_bytes)
+            array = virtual_array(_Pages(file, tif, pages).read, shape, dtype, (1, *shape[1:]), options.cache_bytes)
             stack.pop_all()  # what is popped is not closed
         else:  # volumes in one page, stacks over several files
             _check_memory(math.prod(shape) * dtype.itemsize, file)
@@ -78,7 +78,7 @@ def open_tiff(file: pathlib.Path, wanted: Wanted) -> Opened:
     return Opened(array, size, unknown_units=level.unknown_units)
 
 
-def open_slices(folder: pathlib.Path, wanted: Wanted) -> Opened:
+def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
     """Opens a folder of 2D TIFFs, sorted so that slice 10 follows slice 9, as one stack.
 
     Of more than `MOST_CHECKED` slices, the headers of as many, evenly spread, are looked at here; of the others
@@ -116,8 +116,8 @@ def open_slices(folder: pathlib.Path, wanted: Wanted) -> Opened:
             return tif.series[0].asarray(maxworkers=1)[None, box[1], box[2]]
 
     (rows, columns), dtype = first
-    array = virtual(read, (len(files), rows, columns), dtype, (1, rows, columns), wanted.cache_bytes)
-    return Opened(array, wanted.given or level.size_nm, unknown_units=level.unknown_units)
+    array = virtual_array(read, (len(files), rows, columns), dtype, (1, rows, columns), options.cache_bytes)
+    return Opened(array, options.voxel_size_nm or level.size_nm, unknown_units=level.unknown_units)
 
 
 def _check_slice(file: pathlib.Path, found: tuple, first: tuple, of: pathlib.Path) -> None:

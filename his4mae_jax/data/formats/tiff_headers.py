@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import numpy as np
 import tifffile
 
-from his4mae_jax.data.formats.units import brief
+from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 
 # TIFF tags that say what and where an image is; bytes of one value of each TIFF type.

@@ -1,33 +1,30 @@
-"""Open zarr arrays (versions 2 and 3) and OME-Zarr images (up to 0.5) for reading, wherever they lie.
-
-Only folders written elsewhere need all this; `ome_zarr` writes this package's own.
-"""
+"""Open zarr arrays (versions 2 and 3) and OME-Zarr images (0.1 to 0.5) of any writer, for reading."""
 
 import pathlib
 from typing import Any
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats.kvstore import Location, open_array
-from his4mae_jax.data.formats.levels import Level, Opened, Wanted, choose
-from his4mae_jax.data.formats.units import triple
-from his4mae_jax.data.ome_zarr.levels import multiscales, ome_levels
+from his4mae_jax.data.formats.ome_multiscales import multiscales, ome_levels
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose
+from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.units import triple
 from his4mae_jax.errors import UserError
 
-FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # one of which every zarr folder has
-_Node = tuple[str, dict[str, Any], bool]  # TensorStore driver, attributes, is it an array
+FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # every zarr folder has at least one of them
+_Node = tuple[str, dict[str, Any], bool]  # (TensorStore driver, attributes, whether it is an array)
 
 
-def open_zarr(location: Location, files: dict[str, dict[str, Any]], wanted: Wanted) -> Opened | None:
+def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: OpenOptions) -> Opened | None:
     """Opens a zarr array, or a level of an OME-Zarr image.
 
     Args:
-      location: of a folder.
-      files: content of those of its `FILES` that are there.
-      wanted: what is asked for.
+      location: of the folder.
+      files: content of those of its `FILES` that exist.
+      options: see `OpenOptions`.
 
     Returns:
-      The array in the order z, y, x where the metadata name its axes; None for no zarr at all.
+      The array in the order z, y, x if the metadata names its axes; None if the folder is not zarr.
 
     Raises:
       UserError: damaged metadata, or a group without an image.
@@ -37,14 +34,14 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], wanted: Want
         return None
     driver, attributes, is_array = node
     if is_array:
-        return _open_single(location, driver, attributes, wanted)
+        return _open_single(location, driver, attributes, options)
     if not multiscales(attributes):
         raise UserError(
             f"{location.name}: a zarr group without OME-Zarr metadata; give the path of an "
             f"array inside it{_found_inside(location)}"
         )
     levels, axes = ome_levels(location.name, attributes)
-    level, size, factors = choose(levels, wanted)
+    level, size, factors = choose(levels, options)
     folder = location.child(level.path)
     inner = _node(folder.read_json(*FILES))
     if inner is None or not inner[2]:
@@ -52,12 +49,12 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], wanted: Want
             f"{location.name}: its metadata names the array {level.path!r}, which is not there; "
             "copy the whole folder again"
         )
-    array = open_array(inner[0], folder, wanted.missing_chunks, wanted.cache_bytes)
+    array = open_array(inner[0], folder, options.missing_chunks, options.cache_bytes)
     return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units)
 
 
-def _open_single(location: Location, driver: str, attributes: dict[str, Any], wanted: Wanted) -> Opened:
-    """Opens an array given by its own path; one that is a level of an OME-Zarr image has its scale one folder up."""
+def _open_single(location: Location, driver: str, attributes: dict[str, Any], options: OpenOptions) -> Opened:
+    """Opens an array by its own path; a level of an OME-Zarr image has its scale in the group above it."""
     own = attributes.get("voxel_size_nm")
     level, axes = Level(""), None
     above = location.parent()
@@ -66,13 +63,13 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], wa
         levels, names = ome_levels(above[0].name, parent[1])
         found = next((one for one in levels if one.path.strip("/") == above[1]), None)
         level, axes = (found, names) if found else (level, None)
-    size = wanted.given or (triple(own, location.name) if own is not None else level.size_nm)
-    array = open_array(driver, location, wanted.missing_chunks, wanted.cache_bytes)
+    size = options.voxel_size_nm or (triple(own, location.name) if own is not None else level.size_nm)
+    array = open_array(driver, location, options.missing_chunks, options.cache_bytes)
     return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units)
 
 
 def _quietly(location: Location) -> dict[str, dict[str, Any]]:
-    """The metadata of a folder that nobody asked for: what cannot be read of it does not matter."""
+    """Reads the metadata of the folder above the one asked for; it is optional, so errors do not count."""
     try:
         return location.read_json(*FILES)
     except UserError:
@@ -89,7 +86,7 @@ def _node(files: dict[str, dict[str, Any]]) -> _Node | None:
 
 
 def _found_inside(location: Location) -> str:
-    """Names of arrays and groups in a folder of this machine, for a message; buckets are not searched."""
+    """Lists arrays and groups in a local folder, for a message; buckets are not searched."""
     if location.remote:
         return ""
     folders = [p for p in pathlib.Path(location.path).iterdir() if p.is_dir()]
@@ -102,12 +99,12 @@ def to_zyx(array: ts.TensorStore, axes: list[str] | None, name: str) -> ts.Tenso
 
     Args:
       array: of any rank.
-      axes: names of its axes; None takes the array's own labels and, without those, the order as it is, less
-        axes of one element before and behind.
+      axes: names of its axes; None: the array's own labels or, without labels, the stored order without leading and
+        trailing axes of one element.
       name: for messages.
 
     Raises:
-      UserError: the number of names is not that of the array's axes.
+      UserError: the number of names differs from the number of axes.
     """
     if axes is None:
         labels = [label.lower() for label in array.domain.labels]

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from his4mae_jax.data.formats.units import Triple
+from his4mae_jax.data.stores.units import Triple
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""OME-Zarr: the metadata of its levels, and writing images and label volumes."""
+"""Writing OME-Zarr images and label volumes, versions 0.4 and 0.5. Reading them is in `formats`."""

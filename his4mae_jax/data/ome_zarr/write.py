@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
-from his4mae_jax.data.formats.units import brief
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
+from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json, writing
 

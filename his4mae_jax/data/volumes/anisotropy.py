@@ -7,7 +7,7 @@ is much coarser than the voxel size asked for is left as it is: values in betwee
 
 import math
 
-from his4mae_jax.data.formats.units import Triple
+from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 

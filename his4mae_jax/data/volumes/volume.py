@@ -1,7 +1,7 @@
-"""Open a volume as a lazy (z, y, x) array with its voxel size, whatever its format and wherever it lies.
+"""Open a volume of any format, local or remote, as a lazy (z, y, x) array with its voxel size.
 
-Everything that can be wrong with a file is looked for when it is opened, so that a bad file stops
-a run in its first second and not in its third hour.
+Files are checked as far as possible when they are opened, so that a bad file stops a run in its first second and not
+in its third hour.
 """
 
 import dataclasses
@@ -14,24 +14,24 @@ from typing import Any, Protocol
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.formats import kvstore
-from his4mae_jax.data.formats.levels import Wanted
 from his4mae_jax.data.formats.opening import cropped, open_place
 from his4mae_jax.data.formats.path import parse
-from his4mae_jax.data.formats.units import Triple, triple
+from his4mae_jax.data.stores import location
+from his4mae_jax.data.stores.levels import OpenOptions
+from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.errors import UserError
 
 __all__ = ("Box", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
 
 IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 MISSING_CHUNKS = ("fill", "error")
-CACHE_BYTES = 32 << 20  # decoded chunks kept in memory, per open volume: those that neighbouring reads share
+CACHE_BYTES = 32 << 20  # decoded chunks kept in memory per open volume, for neighbouring reads
 
 Box = tuple[slice, slice, slice]
 
 
 class VolumeLike(Protocol):
-    """What every stage may ask of a volume, whether it lies on disk or is computed on reading."""
+    """The interface of a volume, stored or computed on reading."""
 
     @property
     def name(self) -> str: ...
@@ -46,7 +46,7 @@ class VolumeLike(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """A volume that is read through another one, and is like it but for what a subclass changes."""
+    """Base class of volumes that are read through another one; a subclass overrides what differs."""
 
     source: VolumeLike
 
@@ -76,10 +76,10 @@ class Volume:
     """A lazy 3D array (z, y, x) with its voxel size in nm.
 
     Attributes:
-      name: the path or URL, for messages.
+      name: path or URL, for messages.
       array: 3D TensorStore in the order z, y, x.
       voxel_size_nm: edge lengths of one voxel (z, y, x) in nm.
-      remote: whether it lies on another machine.
+      remote: whether it is on another machine.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Volume:
 
     @functools.cached_property
     def chunks(self) -> tuple[int, int, int]:
-        """Shape (z, y, x) of the blocks that are decoded as a whole; one plane where there are none."""
+        """Shape (z, y, x) of the blocks that are decoded as a whole; one plane if the format has none."""
         grid = self.array.chunk_layout.read_chunk.shape
         if grid is None or not all(grid):
             return (1, *self.shape[1:])
@@ -107,19 +107,19 @@ class Volume:
         """Reads one box, blocking.
 
         Args:
-          slices: (z, y, x) slices of step 1 inside the volume; None stands for the edge.
+          slices: (z, y, x) slices of step 1 inside the volume; a bound of None is the volume's edge.
 
         Returns:
           An array of the box's shape, owned by the caller.
 
         Raises:
           IndexError: the box leaves the volume.
-          UserError: a chunk is damaged, or cannot be had.
+          UserError: a chunk is damaged, or cannot be read.
         """
         return self.read_async(slices).result()
 
     def read_async(self, slices: Box) -> "Pending":
-        """Begins to read one box; `.result()` of what it returns is what `read` returns or raises.
+        """Starts to read one box; `result()` of the returned object returns or raises what `read` would.
 
         Raises:
           IndexError: the box leaves the volume.
@@ -127,12 +127,12 @@ class Volume:
         bounds = box_bounds(slices, self.shape)
         n_bytes = math.prod(high - low for low, high in bounds) * self.dtype.itemsize
         lazy = self.array[tuple(slice(low, high) for low, high in bounds)]
-        return Pending(self, lazy.read(), kvstore.read_seconds(n_bytes, self.remote))
+        return Pending(self, lazy.read(), location.read_seconds(n_bytes, self.remote))
 
 
 @dataclasses.dataclass(frozen=True)
 class Pending:
-    """A read under way."""
+    """A read in progress."""
 
     volume: Volume
     future: Any
@@ -143,11 +143,11 @@ class Pending:
         try:
             return self.future.result(timeout=self.seconds)
         except (ValueError, OSError, NotImplementedError) as error:
-            raise kvstore.explain(self.volume.name, error, remote=self.volume.remote) from error
+            raise location.explain(self.volume.name, error, remote=self.volume.remote) from error
 
 
 def chunks_of(volume: VolumeLike) -> tuple[int, int, int]:
-    """Shape (z, y, x) of the blocks that a volume is best read by: its own chunks, else 64 voxels a side."""
+    """Returns the shape (z, y, x) of blocks to read a volume in: its own chunks, else 64 voxels a side."""
     return getattr(volume, "chunks", None) or tuple(min(64, n) for n in volume.shape)
 
 
@@ -176,19 +176,20 @@ def open_volume(
 ) -> Volume:
     """Opens a volume: zarr (2, 3), OME-Zarr, N5, neuroglancer precomputed, TIFF, a folder of slices, HDF5, MRC.
 
-    The first four are also read from http(s)://, s3:// and gs:// (see `kvstore`). Nothing but headers is read here;
-    uncompressed TIFF and MRC are memory-mapped, other single files are read by pages or chunks as they are needed.
+    The first four are also read from http(s)://, s3:// and gs:// (see `stores.location`). Only headers are read here;
+    uncompressed TIFF and MRC are memory-mapped, other single files are read page by page or chunk by chunk on demand.
 
     Args:
-      spec: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` behind it
-        takes a box, in voxels of level 0 whatever level is opened.
-      voxel_size_nm: of level 0, one number or (z, y, x); None takes it from the metadata.
-      image: True demands one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
-      target_nm: of a multiscale volume opens the coarsest level whose voxels are no larger than this on any axis
-        (within 1 %), level 0 if none is; None: level 0.
+      spec: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
+        selects a box, in voxels of level 0 whatever level is opened.
+      voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata.
+      image: True requires one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
+      target_nm: opens the coarsest level of a multiscale volume whose voxels are no larger than this on any axis
+        (within 1 %), or level 0 if none is that fine; None: level 0.
       missing_chunks: "fill" reads a chunk that is not stored as the array's fill value, as zarr and N5 define it;
-        "error" refuses it. A chunk that cannot be read is an error in either case.
-      cache_bytes: decoded chunks kept in memory; None: CACHE_BYTES.
+        "error" refuses it. A stored chunk that cannot be read is an error in either case.
+      cache_bytes: limit of decoded chunks kept in memory; None: CACHE_BYTES. Formats that are read by whole pages keep
+        `virtual_chunked.PAGE_CACHE_BYTES` unless the limit is 0.
 
     Returns:
       The Volume.
@@ -199,14 +200,14 @@ def open_volume(
     name = os.fspath(spec)
     if missing_chunks not in MISSING_CHUNKS:
         raise UserError(f"config key data.missing_chunks is {missing_chunks!r}: choose 'fill' or 'error'")
-    wanted = Wanted(
+    options = OpenOptions(
         None if voxel_size_nm is None else triple(voxel_size_nm, name),
         None if target_nm is None else triple(target_nm, name),
         missing_chunks,
         CACHE_BYTES if cache_bytes is None else cache_bytes,
     )
     parsed = parse(spec)
-    opened, remote = open_place(parsed, wanted)
+    opened, remote = open_place(parsed, options)
     array = opened.array
     if array.rank != 3:
         raise UserError(
@@ -218,12 +219,10 @@ def open_volume(
     _check_dtype(array.dtype.numpy_dtype, image, name)
     if opened.voxel_size_nm is None:
         units = ", ".join(map(repr, opened.unknown_units))
-        what = (
-            f"its metadata gives the voxel size in {units}, an unknown unit"
-            if units
-            else ("no voxel size with a unit in its metadata")
-        )
-        raise UserError(f"{name}: {what}; give it in nm (z, y, x) as the config key data.file_voxel_size_nm")
+        problem = "no voxel size with a unit in its metadata"
+        if units:
+            problem = f"its metadata gives the voxel size in {units}, an unknown unit"
+        raise UserError(f"{name}: {problem}; give it in nm (z, y, x) as the config key data.file_voxel_size_nm")
     if parsed.crop:
         array = cropped(array, parsed.crop, opened.factors, name)
     return Volume(name, array, triple(opened.voxel_size_nm, name), remote)

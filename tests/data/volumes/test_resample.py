@@ -9,7 +9,8 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from his4mae_jax.data.formats import tiff, virtual_chunked
+from his4mae_jax.data.formats import tiff
+from his4mae_jax.data.stores import virtual_chunked
 from his4mae_jax.data.volumes import resample as resampling
 from his4mae_jax.data.volumes.resample import resample, resample_labels
 from his4mae_jax.data.volumes.volume import Volume, open_volume

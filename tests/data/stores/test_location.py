@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorstore as ts
 
-from his4mae_jax.data.formats import kvstore
+from his4mae_jax.data.stores import location
 from his4mae_jax.data.volumes.blocks import read_async
 from his4mae_jax.data.volumes.volume import chunks_of, open_volume
 from his4mae_jax.errors import UserError
@@ -20,8 +20,8 @@ DATA = np.random.default_rng(0).integers(1, 200, (8, 9, 10)).astype(np.uint8)
 
 @pytest.fixture(autouse=True)
 def _short_retries(monkeypatch):
-    monkeypatch.setattr(kvstore, "ATTEMPTS", 3)  # the first and two more
-    monkeypatch.setattr(kvstore, "FIRST_DELAY", "0.01s")
+    monkeypatch.setattr(location, "ATTEMPTS", 3)  # the first and two more
+    monkeypatch.setattr(location, "FIRST_DELAY", "0.01s")
     for variable in ("HIS4MAE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "HIS4MAE_S3_CREDENTIALS"):
         monkeypatch.delenv(variable, raising=False)
 

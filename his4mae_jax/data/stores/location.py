@@ -21,7 +21,7 @@ from typing import Any
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats.units import brief
+from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 
 ATTEMPTS = 5  # of a request

@@ -1,33 +1,33 @@
-"""The multiscales metadata of OME-Zarr (0.1 to 0.5): its levels, their axes and voxel sizes."""
+"""Read the multiscales metadata of OME-Zarr (0.1 to 0.5): levels, axes and voxel sizes."""
 
 from typing import Any
 
 import numpy as np
 
-from his4mae_jax.data.formats.levels import Level
-from his4mae_jax.data.formats.units import brief
+from his4mae_jax.data.stores.levels import Level
+from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 
 
 def multiscales(attributes: dict[str, Any]) -> Any:
-    """The multiscales of OME-Zarr 0.5 (under "ome") or 0.4 (at the top); None where there are none."""
+    """Returns the multiscales of OME-Zarr 0.5 (under "ome") or 0.4 (at the top level); None if there are none."""
     ome = attributes.get("ome")
     return (ome if isinstance(ome, dict) else attributes).get("multiscales")
 
 
 def ome_levels(name: str, attributes: dict[str, Any]) -> tuple[list[Level], list[str] | None]:
-    """The levels of the first image of a group, and its axes.
+    """Returns the levels and axes of the first image of a group.
 
     Args:
       name: of the group, for messages.
-      attributes: with multiscales.
+      attributes: of the group, with multiscales.
 
     Returns:
-      (levels from the finest, axis names or None where the metadata have none). A level's scale is None where
-      z, y and x are not all there, or no transformation has a scale.
+      (levels from the finest, axis names or None if the metadata has none). A level's scale is None unless z, y and x
+      are all there and a transformation has a scale.
 
     Raises:
-      UserError: metadata that are not as OME-Zarr has them.
+      UserError: the metadata does not follow OME-Zarr.
     """
     try:
         image = multiscales(attributes)[0]
@@ -47,7 +47,7 @@ def ome_levels(name: str, attributes: dict[str, Any]) -> tuple[list[Level], list
             else:
                 level = Level(dataset["path"])
             levels.append(level)
-        levels[0].path.strip("/")  # there is one, and it has a path
+        levels[0].path.strip("/")  # fails unless there is a level with a path
         return levels, names or None
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.formats.kvstore import context
+from his4mae_jax.data.stores.location import context
 
 # A page holds a whole plane, so a box that is small but deep needs many pages, and its neighbours need them again.
 PAGE_CACHE_BYTES = 256 << 20
 
 
-def virtual(
+def virtual_array(
     read: Callable[[tuple[slice, ...]], np.ndarray],
     shape: Sequence[int],
     dtype: np.dtype,

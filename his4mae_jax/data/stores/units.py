@@ -1,4 +1,4 @@
-"""What the readers of all file formats share: voxel sizes, units, and one line for an error."""
+"""Voxel sizes and their units, and library errors in one line."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from his4mae_jax.errors import UserError
 
 Triple = tuple[float, float, float]
 
-# Length of a unit in nm, by its name in OME-Zarr, OME-XML or ImageJ, in lower case.
+# Length of a unit in nm, by its lower-case name in OME-Zarr, OME-XML or ImageJ.
 NM = {
     "picometer": 1e-3, "angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "centimeter": 1e7,
     "meter": 1e9, "inch": 2.54e7, "pm": 1e-3, "å": 0.1, "nm": 1.0, "um": 1e3, "µm": 1e3, "\u03bcm": 1e3,
@@ -20,7 +20,15 @@ NM = {
 
 
 def triple(value: float | Sequence[float], name: str) -> Triple:
-    """One number or three, as three; UserError unless positive and finite."""
+    """Returns a voxel size as three numbers.
+
+    Args:
+      value: one number, or (z, y, x).
+      name: of the volume, for messages.
+
+    Raises:
+      UserError: not one or three positive, finite numbers.
+    """
     try:
         size = tuple(float(v) for v in np.broadcast_to(np.asarray(value, float), (3,)))
     except (TypeError, ValueError):
@@ -34,7 +42,7 @@ def triple(value: float | Sequence[float], name: str) -> Triple:
 
 
 def brief(error: Exception) -> str:
-    """The telling part of a library's message: one line, without TensorStore's spec, path and status."""
+    """Shortens a library's error message to one line, without TensorStore's spec, path and status."""
     whole = str(error)
     text = re.sub(r'Error reading local file "[^"]*": ', "", whole.split(" [")[0])
     code = re.search(r"\[HTTP code (\d+)\]", whole)

@@ -1,4 +1,4 @@
-"""The resolutions that a multiscale volume is stored at, and the choice of one of them."""
+"""The levels (resolutions) of a multiscale volume, and which one to open."""
 
 import dataclasses
 import math
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats.units import NM, Triple
+from his4mae_jax.data.stores.units import NM, Triple
 
-TOLERANCE = 0.01  # a voxel within 1 % of the size asked for has that size
+TOLERANCE = 0.01  # voxel sizes within 1 % of each other count as equal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,8 +17,8 @@ class Level:
 
     Attributes:
       path: of its array, relative to the group; empty: the volume itself.
-      scale: edges of a voxel (z, y, x) in the metadata's own units; None where it names none.
-      units: of `scale`, as the metadata spell them; None where they name none.
+      scale: edge lengths (z, y, x) of a voxel in the metadata's units; None if it has none.
+      units: of `scale` (z, y, x), as the metadata spells them; None if it has none.
     """
 
     path: str
@@ -27,7 +27,7 @@ class Level:
 
     @property
     def size_nm(self) -> Triple | None:
-        """Voxel size in nm, as the metadata say it (maybe not positive); None unless with units that are known."""
+        """Voxel size in nm as stored (maybe not positive); None unless all units are known."""
         nm = [NM.get(str(u).strip().lower()) for u in self.units]
         if self.scale is None or not all(nm):
             return None
@@ -35,19 +35,19 @@ class Level:
 
     @property
     def unknown_units(self) -> tuple[str, ...]:
-        """Units that the metadata name and nobody here knows."""
+        """Units in the metadata that are not in `units.NM`."""
         return tuple(sorted({str(u) for u in self.units if u and str(u).strip().lower() not in NM}))
 
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """What the reader of a format hands on.
+    """What the reader of a format returns.
 
     Attributes:
       array: in the order z, y, x.
-      voxel_size_nm: None where it neither is given nor in the metadata with known units.
-      factors: edges of its voxels over those of level 0 (z, y, x).
-      unknown_units: as `Level.unknown_units`.
+      voxel_size_nm: (z, y, x); None if it was not given and the metadata has none in known units.
+      factors: voxel size (z, y, x) over that of level 0.
+      unknown_units: see `Level.unknown_units`.
     """
 
     array: ts.TensorStore
@@ -57,41 +57,41 @@ class Opened:
 
 
 @dataclasses.dataclass(frozen=True)
-class Wanted:
-    """What `open_volume` is asked for, as the readers of formats need it.
+class OpenOptions:
+    """The arguments of `open_volume` that the readers of formats need.
 
     Attributes:
-      given: voxel size of level 0 in nm, which goes before the metadata's; or None.
-      target_nm: voxel size that a level is chosen for; None: level 0.
+      voxel_size_nm: of level 0, overrides the metadata's; or None.
+      target_nm: voxel size to choose a level by; None: level 0.
       missing_chunks: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
       cache_bytes: decoded chunks kept in memory.
     """
 
-    given: Triple | None = None
+    voxel_size_nm: Triple | None = None
     target_nm: Triple | None = None
     missing_chunks: str = "fill"
     cache_bytes: int = 32 << 20
 
 
-def choose(levels: Sequence[Level], wanted: Wanted) -> tuple[Level, Triple | None, Triple]:
-    """Picks the coarsest level whose voxels are, on every axis, no larger than the target's.
+def choose(levels: Sequence[Level], options: OpenOptions) -> tuple[Level, Triple | None, Triple]:
+    """Picks the coarsest level whose voxels are no larger than the target on any axis.
 
-    Level 0 where none is so fine, where no target is asked for, or where sizes are not known.
+    That is level 0 if no level is fine enough, without a target, and if voxel sizes are unknown.
 
     Args:
       levels: from the finest.
-      wanted: with `given`, the other levels' sizes follow from their scales.
+      options: if it has a voxel size, the other levels' sizes follow from their scales.
 
     Returns:
-      (level, its voxel size in nm or None, its voxel's edges over those of level 0).
+      (level, its voxel size in nm or None, its voxel size over that of level 0).
     """
     sizes = [level.size_nm for level in levels]
-    if wanted.given:
-        sizes = [_times(wanted.given, _factors(level, levels[0])) for level in levels]
-        sizes[0] = wanted.given
+    if options.voxel_size_nm:
+        sizes = [_times(options.voxel_size_nm, _factors(level, levels[0])) for level in levels]
+        sizes[0] = options.voxel_size_nm
     best = 0
-    if wanted.target_nm and all(sizes):
-        limit = [t * (1 + TOLERANCE) for t in wanted.target_nm]
+    if options.target_nm and all(sizes):
+        limit = [t * (1 + TOLERANCE) for t in options.target_nm]
         fine = [i for i, size in enumerate(sizes) if all(s <= m for s, m in zip(size, limit, strict=True))]
         best = max(fine, key=lambda i: math.prod(sizes[i]), default=0)
     return levels[best], sizes[best], _factors(levels[best], levels[0]) or (1.0, 1.0, 1.0)

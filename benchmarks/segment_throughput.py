@@ -31,13 +31,15 @@ from segment_memory import write_noise
 from train_throughput import load
 
 from his4mae_jax.cli.memory import return_freed_memory, set_malloc
+from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres
 from his4mae_jax.config import get_default
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import open_volume
-from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.expand_stride import token_weights
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices.cpu_devices import share_cores
 from his4mae_jax.training.step.flop import flop_per_image
@@ -60,12 +62,9 @@ def configured(args, axes):
     return config
 
 
-def make_segmenter(config, params):
-    s = config.segment
-    return Segmenter(
-        METHODS[config.method].build(config), params, Contrast(0, 255), axes=s.axes, stride=s.stride,
-        edge_weight=s.edge_weight, smooth=s.smooth, batch=s.batch_fovs, tile=s.tile, overhang=s.overhang,
-    )  # fmt: skip
+def make_encoder(config, params):
+    s, models = config.segment, METHODS[config.method].build(config)
+    return VolumeEncoder(models, params, Contrast(0, 255), Coverage.from_settings(models, s, s.axes), s.batch_fovs)
 
 
 def write_labels(folder, shape, pieces):
@@ -80,22 +79,22 @@ def write_labels(folder, shape, pieces):
         future.result()
 
 
-def ours(config, segmenter, path, folder):
+def ours(config, encoder, path, folder):
     """Fit, then label and write: `(seconds of the fit, seconds of the labels, centres)`."""
     return_freed_memory()
     began = time.perf_counter()
     volume = open_volume(path)
-    centres, _ = fit_centres(config, segmenter, volume, [config.segment.clusters], config.segment.fraction, None)
+    fit = fit_centres(config, encoder, volume, [config.segment.clusters], config.segment.fraction, None)
     fitted = time.perf_counter()
-    label_ours(config, segmenter, path, folder, centres)
-    return fitted - began, time.perf_counter() - fitted, centres
+    label_ours(config, encoder, path, folder, fit.centres)
+    return fitted - began, time.perf_counter() - fitted, fit.centres
 
 
-def label_ours(config, segmenter, path, folder, centres):
+def label_ours(config, encoder, path, folder, centres):
     return_freed_memory()
     volume, C = open_volume(path), config.segment.clusters
-    tiles = segmenter.label_tiles(volume.shape, 1, C, block=tuple(config.segment.block))
-    pieces = ((tile.write, labels[C]) for tile, labels, _ in segmenter.label(volume, centres, tiles))
+    tiles = encoder.coverage.label_tiles(volume.shape, 1, C, block=tuple(config.segment.block))
+    pieces = ((tile.write, labels[C]) for tile, labels, _ in encoder.label(volume, linear_scores(centres), tiles))
     write_labels(folder, volume.shape, pieces)
 
 
@@ -110,8 +109,10 @@ def make_theirs(config, params, centres, mode):
     step.load({**params, "decoder": params["decoder"]})
     s = config.segment
     edge = token_weights(config.model.fov // config.model.patch_size, s.edge_weight)
-    weights, offset = centres[s.clusters].linear()
-    labeller = torch_peer.Labeller(step, weights, offset, edge, s.stride, s.batch_fovs or PEER_BATCH)
+    linear = centres[s.clusters].linear()
+    labeller = torch_peer.Labeller(
+        step, linear.weights_CxD, linear.offset_C, edge, s.stride, s.batch_fovs or PEER_BATCH
+    )
 
     def label(path, folder):
         set_malloc(PEER_MALLOC)
@@ -149,8 +150,8 @@ def measure(args, axes, path, folder, shape, told):
     config = configured(args, axes)
     models = METHODS[config.method].build(config)
     params = jax.jit(lambda: METHODS[config.method].init_params(jax.random.key(0), models))()
-    segmenter = make_segmenter(config, params["encoder"])
-    fovs, voxels = segmenter.count_fovs(shape), math.prod(shape)
+    encoder = make_encoder(config, params["encoder"])
+    fovs, voxels = encoder.coverage.count_fovs(shape), math.prod(shape)
     rows = []
 
     def row(who, fit, label):
@@ -160,9 +161,9 @@ def measure(args, axes, path, folder, shape, told):
                      "tflops": fovs / label * flop_per_image(config)["encode"] / 1e12})  # fmt: skip
         told(rows[-1])
 
-    cold_fit, cold_label, centres = ours(config, segmenter, path, folder / "ours")
+    cold_fit, cold_label, centres = ours(config, encoder, path, folder / "ours")
     row("ours, cold", cold_fit, cold_label)
-    names = {"ours": lambda: label_ours(config, segmenter, path, folder / "ours", centres)}
+    names = {"ours": lambda: label_ours(config, encoder, path, folder / "ours", centres)}
     for mode in args.peer if axes == "z" else ():
         label = make_theirs(config, jax.device_get(params), centres, mode)
         label(path, folder / "theirs")  # compiles
@@ -174,7 +175,7 @@ def measure(args, axes, path, folder, shape, told):
     for _ in range(args.rounds):
         for name, run in names.items():
             taken[name].append(seconds(run))
-    fit = statistics.median(ours(config, segmenter, path, folder / "ours")[0] for _ in range(min(args.rounds, 2)))
+    fit = statistics.median(ours(config, encoder, path, folder / "ours")[0] for _ in range(min(args.rounds, 2)))
     for name, times in taken.items():
         row(name, fit if name == "ours" else None, statistics.median(times))
     return rows

@@ -126,3 +126,56 @@ def metrics():
             {"step": step, "dsc": {"one_to_one": {"nucleus": step / 400, "mean": step / 500}}} for step in (200, 100)
         ],
     }
+
+
+class Memory:
+    """A volume in memory that remembers the largest box read."""
+
+    def __init__(self, array):
+        self.array, self.largest = array, 0
+        self.shape, self.dtype, self.name, self.voxel_size_nm = array.shape, array.dtype, "memory", (10.0,) * 3
+
+    def read(self, slices):
+        box = self.array[slices]
+        self.largest = max(self.largest, box.size)
+        return box
+
+
+@pytest.fixture
+def memory():
+    """The class `Memory`."""
+    return Memory
+
+
+@pytest.fixture
+def blobs():
+    """Function: a volume of smooth noise in memory."""
+
+    def make(shape, seed=0):
+        noise = scipy.ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
+        return Memory(np.uint8(127 + 90 * noise / np.abs(noise).max()))
+
+    return make
+
+
+@pytest.fixture
+def make_encoder(tiny):
+    """Function: a `VolumeEncoder` of a small random encoder; keywords are those of `Coverage`, and `batch_fovs`."""
+    from his4mae_jax.data.volumes.contrast import Contrast
+    from his4mae_jax.inference.coverage import Coverage
+    from his4mae_jax.inference.volume_encoder import VolumeEncoder
+    from his4mae_jax.pretext import his4mae
+
+    models = his4mae.build(tiny)
+    params = jax.jit(lambda: his4mae.init_params(jax.random.key(0), models)["encoder"])()
+    params = jax.tree.map(lambda x: x * 3.0, params)  # tokens that differ clearly
+
+    def make(*, models=models, params=params, batch_fovs=None, padding=(), **changes):
+        if batch_fovs is None:
+            batch_fovs = 64 if changes.get("inference") == "cover" else 8
+        coverage = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.0, tile=1000), **changes}
+        return VolumeEncoder(
+            models, params, Contrast(0, 255), Coverage.of_models(models, **coverage), batch_fovs, padding
+        )  # fmt: skip
+
+    return make

@@ -1,62 +1,141 @@
-"""Cluster centres of a segmentation: fitted on a sample of its volume, read from the codebook, or from a file."""
+"""Cluster centres of a segmentation: fitted on a sample of its volume, or read from the codebook."""
 
+import dataclasses
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.clustering import clusters
+from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.sampling import sample
+from his4mae_jax.clustering.whitening import noise_whitening
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.volumes.labels import Inside
-from his4mae_jax.errors import UserError
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference.volume_encoder import EncodedTile, VolumeEncoder
 from his4mae_jax.models.codebook import nearest_code
 from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.progress import Log, say
 from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.optimizer import make_optimizer
 
 
-def fit_mask(config, labels):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fit:
+    """Centres of several numbers of clusters, fitted on one sample.
+
+    Attributes:
+      centres: by the number of labels.
+      voxels: in the sample.
+      encoded: see `sampling.Sample`.
+    """
+
+    centres: dict[int, Centres]
+    voxels: int = 0
+    encoded: EncodedTile | None = None
+
+
+def fit_mask(config: ml_collections.ConfigDict, labels: VolumeLike | None) -> VolumeLike | None:
     """The label volume outside whose cell no voxel is sampled for a fit, or None."""
     if labels is None or not config.segment.within_mask:
         return None
     return Inside(labels, config.segment.mask_margin)
 
 
-def fit_centres(config, segmenter, volume, sizes, fraction, mask, codes_KxD=None, inside=None):
-    """`({C: Centres}, voxels sampled)`: one sample of the volume, one k-means for each C.
+def fit_centres(
+    config: ml_collections.ConfigDict,
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    sizes: Sequence[int],
+    fraction: float,
+    mask: VolumeLike | None,
+    codes_KxD: np.ndarray | None = None,
+    inside: Box | None = None,
+    log: Log = say,
+) -> Fit:
+    """The centres of a run: `fit_clusters` by its settings; classes of a supervised method are not fitted.
 
-    `inside` (slices) is the part of the volume to sample. With `codes_KxD` (`segment.centres =
-    "codebook"`) the codes are grouped instead, by how often they are nearest in the sample. Supervised
-    methods give classes: nothing is fitted.
+    Args:
+      config: `segment` and `seed` of it count.
+      encoder: bound to the volume's grey levels.
+      volume: to sample.
+      sizes: numbers of clusters.
+      fraction: of the voxels that is sampled.
+      mask: see `fit_mask`.
+      codes_KxD: the codebook where `segment.centres` is "codebook".
+      inside: the part of the volume to sample; None: all of it.
+      log: prints a line of progress.
     """
-    s = config.segment
     if config.method in SUPERVISED:
         eye = np.eye(sizes[0], dtype=np.float32)  # |z - e_c|^2 is least where z_c is largest
-        return {sizes[0]: centre_files.Centres(eye, eye)}, 0
-    features, noises = segmenter.sample(
-        volume, fraction, s.fit_tiles, config.seed, mask, inside=inside, most=s.fit_voxels,
-        noise=s.metric == "whitened",
+        return Fit({sizes[0]: Centres(eye, eye)})
+    return fit_clusters(
+        encoder, volume, sizes, config.segment, seed=config.seed, fraction=fraction, mask=mask, codes_KxD=codes_KxD,
+        inside=inside, log=log,
     )  # fmt: skip
+
+
+def fit_clusters(
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    sizes: Sequence[int],
+    segment: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    fraction: float | None = None,
+    mask: VolumeLike | None = None,
+    codes_KxD: np.ndarray | None = None,
+    inside: Box | None = None,
+    log: Log = say,
+) -> Fit:
+    """One sample of the volume, and on it one k-means for each number of clusters.
+
+    Args:
+      encoder: bound to the volume's grey levels.
+      volume: to sample.
+      sizes: numbers of clusters.
+      segment: settings with the keys of `config.segment`: fraction, fit_tiles, fit_voxels, metric and restarts.
+      seed: of the sample and of k-means.
+      fraction: of the voxels that is sampled; None: `segment["fraction"]`.
+      mask: label volume; voxels of `IGNORE` are not sampled.
+      codes_KxD: group these codes instead, by how often they are nearest in the sample.
+      inside: the part of the volume to sample; None: all of it.
+      log: prints a line of progress.
+
+    Raises:
+      UserError: fewer voxels were sampled than there are clusters, or no code is in use.
+    """
+    whitened, restarts = segment["metric"] == "whitened", segment["restarts"]
+    sampled = sample(
+        encoder, volume, segment["fraction"] if fraction is None else fraction, segment["fit_tiles"], seed, mask,
+        inside=inside, most=segment["fit_voxels"], noise=whitened, log=log,
+    )  # fmt: skip
+    features = sampled.features_MxD
     if codes_KxD is not None:
         usage_K = np.bincount(nearest_code(features, codes_KxD), minlength=len(codes_KxD))
-        return {
-            size: centre_files.from_codes(codes_KxD, usage_K, size, s.restarts, config.seed) for size in sizes
-        }, len(features)
-    white = centre_files.noise_whitening(features, *noises) if s.metric == "whitened" and noises else None
-    # C centres span C - 1 directions at most: further ones would only add noise to distances.
-    centres = {
-        size: centre_files.fit(features, size, s.restarts, config.seed)
-        if white is None
-        else centre_files.fit(features, size, s.restarts, config.seed, white[:, :size], mixture=True)
-        for size in sizes
-    }
-    return centres, len(features)
+        centres = {size: clusters.from_codes(codes_KxD, usage_K, size, restarts, seed, log=log) for size in sizes}
+    elif whitened and sampled.noises:
+        # C centres span C - 1 directions at most: further ones would only add noise to distances.
+        white = noise_whitening(features, *sampled.noises)
+        centres = {
+            size: clusters.from_features(features, size, restarts, seed, white[:, :size], mixture=True, log=log)
+            for size in sizes
+        }
+    else:
+        centres = {size: clusters.from_features(features, size, restarts, seed, log=log) for size in sizes}
+    return Fit(centres, len(features), sampled.encoded)
 
 
-def read_codes(config, checkpoints, step):
-    """The codebook of one checkpoint, `(K, D)`."""
+def read_codes(config: ml_collections.ConfigDict, checkpoints: Checkpoints, step: int) -> np.ndarray | None:
+    """The codebook of one checkpoint, `(K, D)`; None unless `segment.centres` is "codebook"."""
+    if config.segment.centres != "codebook":
+        return None
     trained = ml_collections.ConfigDict(checkpoints.about(step)["config"])
     models = METHODS[trained.method].build(trained)
     like = jax.eval_shape(lambda: states.create(trained, models, make_optimizer(trained)))
@@ -64,30 +143,10 @@ def read_codes(config, checkpoints, step):
     return np.asarray(state.params["codebook"]["codes"])
 
 
-def encoder_digest(params):
-    """A text that tells one encoder's parameters from any others."""
+def encoder_digest(params: Any) -> str:
+    """A hash that differs between encoders with different parameters."""
     digest = hashlib.sha256()
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         digest.update(jax.tree_util.keystr(path).encode())
         digest.update(np.asarray(x).tobytes())
     return digest.hexdigest()
-
-
-def load_centres(path, sizes, digest):
-    """`{C: Centres}` of a file that another segmentation left, for the same encoder's features.
-
-    Raises `UserError` when it was fitted on another encoder's, or lacks a number of clusters.
-    """
-    found, facts = centre_files.load(path)
-    if facts.get("encoder_digest") != digest:
-        raise UserError(
-            f"{path}: these centres were fitted on features of another checkpoint or encoder, which mean something "
-            "else; give those of this training, or leave segment.centres_file empty"
-        )
-    missing = sorted(set(sizes) - set(found))
-    if missing:
-        raise UserError(
-            f"{path}: no centres of {', '.join(map(str, missing))} clusters (there are {', '.join(map(str, found))}); "
-            "set segment.clusters and evaluate.clusters accordingly"
-        )
-    return {size: found[size] for size in sizes}

@@ -1,62 +1,118 @@
-"""What cluster centres are fitted on: features at random voxels, and how much tokens vary for themselves alone."""
+"""The sample that cluster centres are fitted on: features at random voxels, and how much tokens vary by themselves."""
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference.tiling import Tile
+from his4mae_jax.inference.volume_encoder import EncodedTile, VolumeEncoder, advance_to
+from his4mae_jax.progress import Log, progress, say
 
-NOISE_POINTS = 30_000  # places at most where noise is measured: covariances need no more
+NOISE_POINTS = 30_000  # points at most where noise is measured: covariances need no more
 
 
-def sample(segmenter, volume, fraction, max_tiles, seed, mask=None, *, inside=None, most=None, noise=True):
-    """What the fit of centres needs: `(features (M, D), noises)`.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sample:
+    """Features of random voxels of a volume.
 
-    Features are those at a random `fraction` of the voxels (at most `most` of them), stratified over
-    tiles: at most `max_tiles` tiles are encoded, drawn at random, with more voxels of each where
-    not all are. Noises are arrays `(N, D)` for `centres.noise_whitening`, not smoothed:
-    differences between places one patch apart, and with several axes what each differs
-    from their mean; none are measured without `noise`. `mask` (a label volume) leaves voxels of
-    255 out of all. The same seed gives the same sample.
+    Attributes:
+      features_MxD: float32.
+      noises: arrays `(N, D)` for `whitening.noise_whitening`: differences between lattice points one patch apart and,
+        with several axes, what each axis differs by from their mean. Not smoothed.
+      encoded: the lattices of the volume where one tile holds all of it, for `VolumeEncoder.label`; else None.
+    """
+
+    features_MxD: np.ndarray
+    noises: list[np.ndarray]
+    encoded: EncodedTile | None = None
+
+
+def sample(
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    fraction: float,
+    max_tiles: int,
+    seed: int,
+    mask: VolumeLike | None = None,
+    *,
+    inside: Box | None = None,
+    most: int | None = None,
+    noise: bool = True,
+    log: Log = say,
+) -> Sample:
+    """Encodes random voxels of a volume; the same seed gives the same sample.
+
+    The sample is stratified over tiles: at most `max_tiles` tiles are encoded, drawn at random, with more voxels of
+    each where not all are.
+
+    Args:
+      encoder: bound to the volume's grey levels.
+      volume: to sample.
+      fraction: of the voxels.
+      max_tiles: tiles encoded at most.
+      seed: of the random tiles and voxels.
+      mask: label volume; voxels of `IGNORE` are left out.
+      inside: the part of the volume to sample; None: all of it.
+      most: voxels at most.
+      noise: whether noises are measured.
+      log: prints a line of progress.
     """
     rng = np.random.default_rng(seed)
-    tiling = segmenter.fit_tiles(volume.shape, inside=inside)
-    chosen = [tiling[i] for i in sorted(rng.permutation(len(tiling))[:max_tiles])]
+    tiling = encoder.coverage.fit_tiles(volume.shape, inside=inside)
+    tiles = [tiling[i] for i in sorted(rng.permutation(len(tiling))[:max_tiles])]
     voxels = math.prod(volume.shape if inside is None else [s.stop - s.start for s in inside])
     wanted = min(fraction * voxels, most or math.inf)
-    share = min(1.0, wanted / sum(math.prod(tile.shape) for tile in chosen))
-    nothing = np.zeros((0, segmenter.models.encoder.embed_dim), np.float32)
-    features, steps, views = [nothing], [nothing], [nothing]
-    for tile in chosen:
-        # With replacement: for so small a share it is the same, and needs no permutation.
-        count = max(1, round(share * math.prod(tile.shape)))
-        index = np.stack([rng.integers(0, n, count) for n in tile.shape], axis=1)
-        if mask is not None:
-            known = mask.read(tile.write) != IGNORE
-            index = index[known[tuple(index.T)]]
-        empty = padding_mask(volume, tile.write, segmenter.padding)
-        if empty is not None:
-            index = index[~empty[tuple(index.T)]]
-        if not len(index):
-            continue
-        noisy = index[: NOISE_POINTS // len(chosen) + 1] if noise else index[:0]
-        if segmenter.cover:
-            found = _cover_sample(segmenter, volume, tile, index, noisy)
-        else:
-            found = _expand_sample(segmenter, volume, tile, index, noisy, hold=len(tiling) == 1)
-        for total, part in zip((features, steps, views), found, strict=True):
-            total += part
+    size = sum(math.prod(tile.shape) for tile in tiles)
+    density = min(1.0, wanted / size)
+    nothing = np.zeros((0, encoder.coverage.dim), np.float32)
+    features, steps, views, encoded = [nothing], [nothing], [nothing], None
+    with progress("fit: encoding the sample", size, unit="voxels", log=log) as bar:
+        bar.note("compiling")
+        for tile in tiles:
+            done = advance_to(bar, math.prod(tile.shape))
+            index_Mx3 = _voxels(rng, density, tile, volume, mask, encoder.padding)
+            if len(index_Mx3):
+                noisy_Nx3 = index_Mx3[: NOISE_POINTS // len(tiles) + 1] if noise else index_Mx3[:0]
+                if encoder.coverage.cover:
+                    parts = _cover_sample(encoder, volume, tile, index_Mx3, noisy_Nx3, done)
+                else:
+                    *parts, means = _expand_sample(encoder, volume, tile, index_Mx3, noisy_Nx3, done)
+                    if len(tiling) == 1:  # so small a volume need not be encoded again to be labelled
+                        encoded = EncodedTile(volume, tile.write, means)
+                for total, part in zip((features, steps, views), parts, strict=True):
+                    total += part
+            done(1.0)
     noises = [np.concatenate(n) for n in (steps, views)]
-    return np.concatenate(features), [n for n in noises if len(n)]
+    return Sample(np.concatenate(features), [n for n in noises if len(n)], encoded)
 
 
-def _expand_sample(segmenter, volume, tile, index_Mx3, noisy_Nx3, hold):
-    """`sample` of one tile, by its lattices: features, and at `noisy` voxels steps and views."""
-    found = segmenter.lattices(volume, tile)
-    means = [sum(by_axis) / len(by_axis) for by_axis in found]
-    if hold:  # so small a volume need not be encoded again to be labelled
-        segmenter.held = (volume, tile.write, means)
+def _voxels(rng, density, tile, volume, mask, padding):
+    """Random voxels of a tile, relative to the first it writes, `(M, 3)`: inside the mask and outside padding."""
+    # With replacement: at so low a density it is the same, and needs no permutation.
+    count = max(1, round(density * math.prod(tile.shape)))
+    index_Mx3 = np.stack([rng.integers(0, n, count) for n in tile.shape], axis=1)
+    if mask is not None:
+        index_Mx3 = index_Mx3[(mask.read(tile.write) != IGNORE)[tuple(index_Mx3.T)]]
+    empty = padding_mask(volume, tile.write, padding)
+    return index_Mx3 if empty is None else index_Mx3[~empty[tuple(index_Mx3.T)]]
+
+
+def _expand_sample(
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    tile: Tile,
+    index_Mx3: np.ndarray,
+    noisy_Nx3: np.ndarray,
+    done: Callable[[float], None],
+):
+    """Features from a tile's lattices, differences and views at the `noisy` voxels, and the mean lattices."""
+    lattices = encoder.lattices(volume, tile, done)
+    means = [sum(by_axis) / len(by_axis) for by_axis in lattices]
     grid, mean = tile.grids[0], means[0]
     point = np.stack([axis.lower[n] for axis, n in zip(grid, noisy_Nx3.T, strict=True)], axis=1)
     steps = []
@@ -64,23 +120,34 @@ def _expand_sample(segmenter, volume, tile, index_Mx3, noisy_Nx3, hold):
         ahead = point + max(round(plan.scale), 1) * (np.arange(3) == axis)
         there = ahead[:, axis] < plan.points
         steps.append(mean[tuple(ahead[there].T)] - mean[tuple(point[there].T)])
-    by_axis = [lattice[tuple(point.T)] for lattice in found[0]]
-    return [segmenter.at_voxels(means, tile, index_Mx3)], steps, _views(by_axis)
+    by_axis = [lattice[tuple(point.T)] for lattice in lattices[0]]
+    return [encoder.expand_at(means, tile, index_Mx3)], steps, _views(by_axis), means
 
 
-def _cover_sample(segmenter, volume, tile, index_Mx3, noisy_Nx3):
-    """`sample` of one tile, by the fields of view of its voxels and, of the first N, of those one patch on."""
+def _cover_sample(
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    tile: Tile,
+    index_Mx3: np.ndarray,
+    noisy_Nx3: np.ndarray,
+    done: Callable[[float], None],
+):
+    """Features from the fields of view of single voxels and, at the first N, of those one patch ahead."""
     box, grid = volume.read(tile.read), tile.grids[0]
-    by_axis = segmenter.features_at(box, grid, index_Mx3)
+    total = len(index_Mx3) + 3 * len(noisy_Nx3)
+    finished = len(index_Mx3) / total
+    by_axis = encoder.cover_features(box, tile, index_Mx3, lambda fraction: done(finished * fraction))
     features, steps = np.mean(by_axis, axis=0), []
     for axis, plan in enumerate(grid):
-        ahead = noisy_Nx3 + segmenter.patch * (np.arange(3) == axis)
+        ahead = noisy_Nx3 + encoder.coverage.patch * (np.arange(3) == axis)
         there = ahead[:, axis] < plan.points
         here = features[: len(noisy_Nx3)][there]
-        steps.append(np.mean(segmenter.features_at(box, grid, ahead[there]), axis=0) - here)
+        steps.append(np.mean(encoder.cover_features(box, tile, ahead[there]), axis=0) - here)
+        finished += len(noisy_Nx3) / total
+        done(finished)
     return [features], steps, _views([view[: len(noisy_Nx3)] for view in by_axis])
 
 
 def _views(by_axis):
-    """What the features of each of several axes differ by from their mean at the same places."""
+    """What the features of each of several axes differ by from their mean at the same points."""
     return [view - np.mean(by_axis, axis=0) for view in by_axis] if len(by_axis) > 1 else []

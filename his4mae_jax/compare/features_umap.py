@@ -58,25 +58,25 @@ def _hidden(module):
         del sys.modules[module]
 
 
-def annotated_features(segmenter, image, labels, *, count=VOXELS, max_tiles, seed):
+def annotated_features(encoder, image, labels, *, count=VOXELS, max_tiles, seed):
     """Features, as they are clustered, of random voxels inside the annotation.
 
     Every annotated voxel of the tiles encoded is as likely as any other; these are drawn as in
-    `Segmenter.sample`, but only among tiles with annotation.
+    `clustering.sampling.sample`, but only among tiles with annotation.
 
     Args:
-      segmenter: a `Segmenter`.
+      encoder: a `VolumeEncoder`.
       image: the volume (z, y, x).
       labels: label volume of the same shape, class ids and `IGNORE`.
       count: voxels at most.
       max_tiles: at most so many tiles are encoded.
-      seed: the same gives the same voxels, for every segmenter with the same tiles.
+      seed: the same gives the same voxels, for every encoder with the same tiles.
 
     Returns:
       features `(M, D)` float32 and class ids `(M,)`; M is 0 without annotation.
     """
     rng = np.random.default_rng(seed)
-    all_tiles = segmenter.fit_tiles(image.shape)
+    all_tiles = encoder.coverage.fit_tiles(image.shape)
     chosen, sizes = [], []
     for i in rng.permutation(len(all_tiles)):
         annotated = np.count_nonzero(labels.read(all_tiles[i].write) != IGNORE)
@@ -88,13 +88,13 @@ def annotated_features(segmenter, image, labels, *, count=VOXELS, max_tiles, see
     ends, total = np.cumsum(sizes), sum(sizes)
     picked = np.sort(rng.choice(total, min(count, total), replace=False)) if total else np.zeros(0, int)
     of_tile = np.searchsorted(ends, picked, side="right")
-    features, classes = [np.zeros((0, segmenter.models.encoder.embed_dim), np.float32)], [np.zeros(0, np.uint8)]
+    features, classes = [np.zeros((0, encoder.coverage.dim), np.float32)], [np.zeros(0, np.uint8)]
     for i, tile in enumerate(chosen):
         block = labels.read(tile.write)
         where = np.flatnonzero(block != IGNORE)[picked[of_tile == i] - (ends[i] - sizes[i])]
         if len(where):
             index_Mx3 = np.stack(np.unravel_index(where, block.shape), axis=1)
-            features.append(segmenter.features(image, tile, index_Mx3))
+            features.append(encoder.features_at(image, tile, index_Mx3))
             classes.append(block.ravel()[where])
     return np.concatenate(features), np.concatenate(classes)
 

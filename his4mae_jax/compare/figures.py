@@ -19,7 +19,8 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.figures import curves, style
 from his4mae_jax.files import writing
-from his4mae_jax.output.label_volume import label_path, make_segmenter, need_checkpoint, segmented
+from his4mae_jax.inference.trained import volume_encoder
+from his4mae_jax.output.label_volume import label_path, need_checkpoint, segmented
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 # Settings that say which voxels are scored; runs that share them can be shown side by side.
@@ -250,10 +251,10 @@ def _features(finished):
     test = datasets.target(config, folder, need_labels=True)
     checkpoints = Checkpoints(folder, config)
     try:
-        segmenter = make_segmenter(config, checkpoints, step, test.image)
+        encoder = volume_encoder(config, checkpoints, step, test.image)
         # The voxels are the same for all rows and seeds.
         found = features_umap.annotated_features(
-            segmenter, test.image, test.labels, max_tiles=config.segment.fit_tiles, seed=0
+            encoder, test.image, test.labels, max_tiles=config.segment.fit_tiles, seed=0
         )
     finally:
         checkpoints.close()

@@ -7,6 +7,7 @@ import time
 import numpy as np
 
 from his4mae_jax import files
+from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.ome_zarr import write as ome_zarr
@@ -17,11 +18,11 @@ from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.evaluation.classical import cluster_classical
+from his4mae_jax.inference.trained import volume_encoder
 from his4mae_jax.output.label_volume import (
     headline,
     label_path,
     label_sizes,
-    make_segmenter,
     need_checkpoint,
     segmented,
 )
@@ -104,17 +105,15 @@ def dsc_curve(config, test, workdir, log, scored):
         if step == scored[0] and image.shape == test.image.shape:
             curve.append({"step": step, "dsc": scored[1]})
             continue
-        segmenter = make_segmenter(config, checkpoints, step, test.image)
-        if segmenter.check_size(image.shape):
-            log(f"evaluate: no curve: evaluate.curve_box is smaller than the field of view of {segmenter.fov}")
+        encoder = volume_encoder(config, checkpoints, step, test.image)
+        if encoder.coverage.axis_too_small(image.shape):
+            log(f"evaluate: no curve: evaluate.curve_box is smaller than the field of view of {encoder.coverage.fov}")
             break
         # A tenth of the box's voxels at most: small boxes hold few thousandths.
         fraction = min(0.1, max(config.segment.fraction, 5000 / np.prod(image.shape)))
-        codes_KxD = read_codes(config, checkpoints, step) if config.segment.centres == "codebook" else None
-        centres, _ = fit_centres(config, segmenter, image, [clusters], fraction, mask, codes_KxD)
-        found = np.empty(image.shape, np.uint8)
-        for tile, blocks, _ in segmenter.label(image, centres):
-            found[tile.write] = blocks[clusters]
+        codes_KxD = read_codes(config, checkpoints, step)
+        fit = fit_centres(config, encoder, image, [clusters], fraction, mask, codes_KxD, log=log)
+        found = encoder.labels(image, linear_scores(fit.centres), encoded=fit.encoded)[clusters]
         confusion = dice.confusion(_Array(found, image), labels, clusters, len(test.class_names))
         curve.append({"step": int(step), "dsc": _score(confusion, test.class_names, config.method in SUPERVISED)})
         log(f"evaluate: step {step}: mean DSC {curve[-1]['dsc']['one_to_one']['mean']:.3f} in a box of {image.shape}")

@@ -1,25 +1,27 @@
 """Cover-stride inference (MAESTER, Xie et al. 2023): a token for every pixel, by pixel shifts.
 
-At each of patch x patch pixel shifts, fields of view cover a slice so that every token of the
-shifted grid is among the central tokens of exactly one of them, and only those are kept. Each
-is written at the middle of its patch: pixel p of an axis gets the token whose patch begins at
-p - patch // 2. For an odd patch that is the pixel in its middle. For an even one the middle
-lies between two pixels, and the later one is taken: its centre is half a pixel after the middle.
+At each of patch x patch pixel shifts, fields of view cover a slice so that every token of the shifted lattice is among
+the central tokens of exactly one of them; only those are kept. Each is written at the middle of its patch: pixel p of
+an axis gets the token whose patch begins at p - patch // 2. For an odd patch that is the pixel in its middle. For an
+even one the middle lies between two pixels, and the later one is taken, half a pixel after the middle.
 
-MAESTER's release writes each token 2 to 3 pixels after its middle and pads with black; only the
-aligned way is offered here, and the border is a mirror (`expand_stride.reflect`).
+MAESTER's release writes each token 2 to 3 pixels after its middle and pads with black. Here tokens are aligned, and
+the border is a mirror (`expand_stride.reflect`).
 """
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.inference.expand_stride import cut_and_encode, reflect
+from his4mae_jax.inference.expand_stride import Images, cut_and_encode, reflect
 
 
-def central_tokens(tokens):
-    """`(first, number)` of the tokens kept along a side of a field of view of `tokens`.
+def central_tokens(tokens: int) -> tuple[int, int]:
+    """(first, number) of the tokens kept along a side of a field of view of `tokens`.
 
     A quarter of them, as in MAESTER (4 of 16), and one more where a quarter has no middle.
     """
@@ -28,18 +30,17 @@ def central_tokens(tokens):
     return (tokens - number) // 2, number
 
 
-def block_size(fov, patch):
-    """Pixels along a side that the fields of view of one place fill, over all shifts."""
+def block_size(fov: int, patch: int) -> int:
+    """Pixels along a side that the kept tokens of one field of view and all its pixel shifts fill."""
     return central_tokens(fov // patch)[1] * patch
 
 
-def count_fovs(shape, fov, patch, axes):
+def count_fovs(shape: Sequence[int], fov: int, patch: int, axes: str) -> int:
     """Fields of view to encode for a volume (z, y, x): all voxels, sliced across each of `axes`.
 
-    Only those are counted (and encoded) that give a pixel inside the slice. A slice of
-    545 x 1082 takes 140 x 272 = 38,080 at a field of view of 80 and patch 5. MAESTER's release
-    takes 142 x 287 = 40,754: its blocks of 20 pixels lie 19 apart, so that neighbours share one.
-    Tiles whose sides are multiples of `block_size` repeat none.
+    Only those that give a pixel inside the slice are counted (and encoded). A slice of 545 x 1082 takes
+    140 x 272 = 38,080 at a field of view of 80 and patch 5. MAESTER's release takes 142 x 287 = 40,754: its blocks of
+    20 pixels lie 19 apart and overlap by one. Tiles whose sides are multiples of `block_size` encode none twice.
     """
     kept = central_tokens(fov // patch)[1]
 
@@ -54,59 +55,80 @@ def count_fovs(shape, fov, patch, axes):
 
 @dataclasses.dataclass(frozen=True)
 class CoverTile:
-    """One axis of a tile; its lattice is every voxel written. The counterpart of `AxisTile`."""
+    """One axis of a tile; its lattice is every voxel written. The counterpart of `expand_stride.AxisTile`.
 
-    write: tuple[int, int]  # voxels of the volume that this tile labels
-    pixels: np.ndarray  # padded pixel -> voxel of the volume (reflection at its border)
-    origins: np.ndarray  # first padded pixel of each field of view
-    place: np.ndarray  # written voxel -> number of its field of view * tokens kept + which of them
+    Attributes:
+      write: voxels of the volume that this tile labels, (start, stop).
+      pixels: voxel of the volume for each padded pixel (mirrored at the volume's border).
+      origins: first padded pixel of each field of view.
+      token: for each written voxel its token, as field of view * tokens kept + which of them.
+    """
+
+    write: tuple[int, int]
+    pixels: np.ndarray
+    origins: np.ndarray
+    token: np.ndarray
 
     @property
-    def points(self):
+    def points(self) -> int:
+        """Number of lattice points."""
         return self.write[1] - self.write[0]
 
     @property
-    def slices(self):
-        """Voxel of the volume at each lattice point: where slices are cut."""
+    def first(self) -> int:
+        """Index of the first lattice point in the lattice of the whole axis."""
+        return self.write[0]
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Where each lattice point lies, in voxels of the volume (float)."""
+        return self.slices.astype(np.float64)
+
+    @property
+    def slices(self) -> np.ndarray:
+        """Voxel of the volume where the slice of each lattice point is cut."""
         return np.arange(*self.write)
 
     @property
-    def read(self):
-        """Voxels of the volume that it reads, `(start, stop)`."""
-        # Slices across this axis are cut at the voxels written, which a reflection need not read.
+    def read(self) -> tuple[int, int]:
+        """Voxels of the volume that it reads, (start, stop)."""
+        # Slices across this axis are cut at the written voxels; mirrored pixels need not include all of them.
         return min(int(self.pixels.min()), self.write[0]), max(int(self.pixels.max()) + 1, self.write[1])
 
     @property
-    def lower(self):
-        """Lattice point of each written voxel ..."""
+    def lower(self) -> np.ndarray:
+        """Lattice point of each written voxel."""
         return np.arange(self.points)
 
     @property
-    def fraction(self):
-        """... and the share of the point above it: none."""
+    def fraction(self) -> np.ndarray:
+        """Weight of the lattice point above each written voxel: 0."""
         return np.zeros(self.points, np.float32)
 
-    def moved(self, by):
-        """The same, of an axis that begins at voxel `by` of a longer one."""
+    def moved(self, by: int) -> Self:
+        """The same tile of an axis that begins at voxel `by` of a longer one."""
         return dataclasses.replace(self, write=(self.write[0] + by, self.write[1] + by), pixels=self.pixels + by)
 
     @property
-    def scale(self):
-        """Lattice points a voxel."""
+    def scale(self) -> float:
+        """See `AxisTile.scale`; there is no smoothing here that would use it."""
         return 1
 
-    def arrays(self, begin):
-        """What `token_grid` needs, voxels counted from `begin`: a dict of arrays."""
+    def arrays(self, begin: int) -> dict[str, np.ndarray]:
+        """The arrays that `token_grid` takes, with voxels counted from `begin`."""
         return {
-            "pixels": self.pixels - begin, "origins": self.origins, "place": self.place,
+            "pixels": self.pixels - begin, "origins": self.origins, "token": self.token,
             "slices": self.slices - begin, "lower": self.lower, "fraction": self.fraction,
         }  # fmt: skip
 
 
-def axis_tile(length, write, fov, patch):
-    """Plan one axis for the voxels `write = (start, stop)` of an axis `length` long.
+def axis_tile(length: int, write: tuple[int, int], fov: int, patch: int) -> CoverTile:
+    """Plans one axis of a tile. The fields of view are those of the whole axis: tiles agree with the untiled result.
 
-    The fields of view are those of the whole axis, so tiles agree with the untiled result.
+    Args:
+      length: of the axis in voxels.
+      write: voxels to label, (start, stop).
+      fov, patch: sides of a field of view and of a patch in pixels.
     """
     first, kept = central_tokens(fov // patch)
     token, shift = np.divmod(np.arange(*write), patch)
@@ -116,34 +138,51 @@ def axis_tile(length, write, fov, patch):
     begins, number = np.unique(block * kept * patch + shift - first * patch - patch // 2, return_inverse=True)
     start = int(begins[0])
     pixels = reflect(np.arange(start, begins[-1] + fov), length)
-    return CoverTile(write=write, pixels=pixels, origins=begins - start, place=number * kept + within)
+    return CoverTile(write=write, pixels=pixels, origins=begins - start, token=number * kept + within)
 
 
-def token_grid(project, slices_SxHxW, rows, cols, *, fov, patch, batch):
-    """The kept tokens of S equal slices, at their pixels: `(S, rows' points, columns' points, F)`.
+def token_grid(
+    project: Images,
+    slices_SxHxW: jax.Array,
+    rows: Mapping[str, jax.Array],
+    cols: Mapping[str, jax.Array],
+    *,
+    fov: int,
+    patch: int,
+    batch: int,
+) -> jax.Array:
+    """The kept tokens of S slices at their pixels, `(S, points of rows, points of cols, F)` float32.
 
-    `project` maps images `(B, fov, fov)` to `(B, g, g, F)`: tokens themselves, or their C
-    scores. `rows` and `cols` are `CoverTile.arrays`, `slices` what the tiles say to read.
+    Arguments are those of `expand_stride.token_grid`, with `CoverTile.arrays` for rows and columns.
     """
     first, kept = central_tokens(fov // patch)
     keep = slice(first, first + kept)
     values = cut_and_encode(lambda x: project(x)[:, keep, keep], slices_SxHxW, rows, cols, fov=fov, batch=batch)
     S, R, C, _, _, F = values.shape
     values = values.swapaxes(2, 3).reshape(S, R * kept, C * kept, F)
-    return values[:, rows["place"]][:, :, cols["place"]].astype(jnp.float32)
+    return values[:, rows["token"]][:, :, cols["token"]].astype(jnp.float32)
 
 
-def fovs_at(box_ZxYxX, tiles, axis, index_Mx3, fov, patch):
-    """The fields of view, across `axis`, whose tokens `token_grid` puts at M voxels.
+def fovs_at(
+    box_ZxYxX: np.ndarray, tiles: Sequence[CoverTile], axis: int, index_Mx3: np.ndarray, fov: int, patch: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The fields of view of slices across `axis` whose tokens `token_grid` puts at M voxels.
 
-    `box` is what the tiles read, `index` is relative to what they write. Returns `(M, fov, fov)`
-    pixels and `(M, 2)`, the row and column of each voxel's token in its field of view.
+    Args:
+      box_ZxYxX: the box that the tiles read.
+      tiles: of the axes z, y, x.
+      axis: 0, 1 or 2.
+      index_Mx3: voxels, relative to the first that the tiles write.
+      fov, patch: sides of a field of view and of a patch in pixels.
+
+    Returns:
+      `(M, fov, fov)` pixels and `(M, 2)`, the row and column of each voxel's token in its field of view.
     """
     first, kept = central_tokens(fov // patch)
     pixels, token = [], []
     for i, tile in enumerate(tiles):
         if i != axis:
-            number, within = np.divmod(tile.place[index_Mx3[:, i]], kept)
+            number, within = np.divmod(tile.token[index_Mx3[:, i]], kept)
             pixels.append(tile.pixels[tile.origins[number][:, None] + np.arange(fov)] - tile.read[0])
             token.append(first + within)
     rows, cols = pixels
@@ -152,16 +191,37 @@ def fovs_at(box_ZxYxX, tiles, axis, index_Mx3, fov, patch):
     return box[across[:, None, None], rows[:, :, None], cols[:, None, :]], np.stack(token, axis=1)
 
 
-def tokens_at(encode, box_ZxYxX, tiles, axis, index_Mx3, *, fov, patch, batch, dim):
-    """Tokens of `dim` features that `token_grid` puts at M voxels, from slices across `axis`, on the host: `(M, D)`.
+def tokens_at(
+    encode: Callable[[np.ndarray, np.ndarray], jax.Array],
+    box_ZxYxX: np.ndarray,
+    tiles: Sequence[CoverTile],
+    axis: int,
+    index_Mx3: np.ndarray,
+    *,
+    fov: int,
+    patch: int,
+    batch: int,
+    dim: int,
+    done: Callable[[float], None] = lambda fraction: None,
+) -> np.ndarray:
+    """The tokens that `token_grid` puts at M voxels; only the fields of view of these voxels are cut and encoded.
 
-    `encode` maps fields of view `(batch, fov, fov)` and, in each, the row and column of one
-    token to these tokens. Only the fields of view of the M voxels are cut and encoded.
+    Args:
+      encode: fields of view `(batch, fov, fov)` and in each the row and column of one token, `(batch, 2)`, to these
+        tokens, `(batch, dim)`.
+      box_ZxYxX, tiles, axis, index_Mx3, fov, patch: see `fovs_at`.
+      batch: fields of view in a dispatch.
+      dim: features of a token, D.
+      done: called with the fraction that is finished, after each dispatch.
+
+    Returns:
+      `(M, D)` float32, on the host.
     """
     # Whole batches, filled up with the first voxel: one shape is compiled.
     full_Nx3 = np.concatenate([index_Mx3, np.zeros((-len(index_Mx3) % batch, 3), int)])
-    found = [np.zeros((0, dim), np.float32)]
+    tokens = [np.zeros((0, dim), np.float32)]
     for i in range(0, len(full_Nx3), batch):
         fovs, token_Bx2 = fovs_at(box_ZxYxX, tiles, axis, full_Nx3[i : i + batch], fov, patch)
-        found.append(np.asarray(encode(fovs, token_Bx2), np.float32))
-    return np.concatenate(found)[: len(index_Mx3)]
+        tokens.append(np.asarray(encode(fovs, token_Bx2), np.float32))
+        done((i + batch) / len(full_Nx3))
+    return np.concatenate(tokens)[: len(index_Mx3)]

@@ -1,31 +1,42 @@
-"""Loops whose rounds are shared by the devices of this host."""
+"""Loops inside jit whose rounds are divided among the devices of this host."""
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from his4mae_jax.inference.encode import in_batches
 
 
-def split_map(mesh, fn, xs):
-    """`jax.lax.map(fn, xs)` under jit, its rounds cut into equal parts, one for each device of `mesh`.
+def split_map(mesh: Mesh, fn: Callable[..., Any], xs: jax.Array, *shared: jax.Array) -> Any:
+    """`fn(x, *shared)` for each x of `xs` under jit, in rounds that the devices of `mesh` divide equally.
 
-    Every round is computed as one device alone would, though the compiler may take sums in another order. What `fn`
-    closes over lies on all devices. Where rounds do not divide, the last is computed anew to fill up.
+    Every round is computed as one device alone would, though the compiler may take sums in another order. Where the
+    rounds do not divide evenly, the last is computed again to fill up.
+
+    Args:
+      mesh: the devices.
+      fn: a function of one x; what it closes over is replicated.
+      xs: one x a round, along the first axis.
+      shared: arrays that every round takes whole. Arrays that are sharded over `mesh`, replicated or not, are passed
+        here, not closed over, if they are indexed.
     """
     if mesh.size == 1:
-        return jax.lax.map(fn, xs)
+        return jax.lax.map(lambda x: fn(x, *shared), xs)
     rounds = len(xs)
     xs = jnp.concatenate([xs, jnp.repeat(xs[-1:], -rounds % mesh.size, axis=0)])
-    share = PartitionSpec(mesh.axis_names)
+    split = PartitionSpec(mesh.axis_names)
     mapped = jax.shard_map(
-        lambda part: jax.lax.map(fn, part), mesh=mesh, in_specs=share, out_specs=share, check_vma=False
-    )
-    return jax.tree.map(lambda x: x[:rounds], mapped(xs))
+        lambda part, *shared: jax.lax.map(lambda x: fn(x, *shared), part),
+        mesh=mesh, in_specs=(split, *[PartitionSpec()] * len(shared)), out_specs=split, check_vma=False,
+    )  # fmt: skip
+    return jax.tree.map(lambda x: x[:rounds], mapped(xs, *shared))
 
 
-def split_batches(mesh, fn, x_BxS, batch):
-    """`in_batches(fn, x, batch)`, its rows shared out equally among the devices of `mesh` (B: a multiple)."""
+def split_batches(mesh: Mesh, fn: Callable[[jax.Array], jax.Array], x_BxS: jax.Array, batch: int) -> jax.Array:
+    """`in_batches(fn, x, batch)`, its rows divided equally among the devices of `mesh` (B is a multiple of them)."""
     parts = x_BxS.reshape(mesh.size, -1, *x_BxS.shape[1:])
     out = split_map(mesh, lambda part: in_batches(fn, part, batch), parts)
     return out.reshape(-1, *out.shape[2:])

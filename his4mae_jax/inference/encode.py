@@ -1,5 +1,8 @@
 """The encoder at inference: unmasked fields of view to tokens."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -14,12 +17,15 @@ SYMMETRIES = {
 }
 
 
-def make_encode(models, symmetries=1):
-    """`encode(params, images_BxFxF) -> tokens (B, g, g, D)`, g tokens a side, cls left out.
+def make_encode(models: Any, symmetries: int = 1) -> Callable[[Any, jax.Array], jax.Array]:
+    """Makes `encode(params, images_BxFxF) -> tokens (B, g, g, D)`: g tokens a side, without the cls token.
 
-    Images are float32 in [0, 1]; params are those of the student's encoder or the teacher's. Tokens are
-    the mean over `symmetries` (1, 2, 4 or 8) of the field of view, each turned back: 2 are the image and
-    its mirror image, 4 both flips, 8 those transposed as well.
+    Images are float32 in [0, 1]; params are those of the student's encoder or the teacher's.
+
+    Args:
+      models: of any pretext method: `encoder` and `patch_size`.
+      symmetries: tokens are the mean over so many symmetries of the field of view, each turned back: 1 (the image
+        alone), 2 (and its mirror image), 4 (both flips) or 8 (those and their transposes).
     """
 
     def once(params, images_BxFxF):
@@ -44,7 +50,7 @@ def make_encode(models, symmetries=1):
 
 
 def _turn(x, turn):
-    """Transposed, then rows and columns reversed, where `turn` says so; axes 1 and 2 are the square's."""
+    """Transposes, then reverses rows and columns, where `turn` says so; axes 1 and 2 are the square's."""
     x = jnp.where(turn[0], jnp.swapaxes(x, 1, 2), x)
     x = jnp.where(turn[1], x[:, ::-1], x)
     return jnp.where(turn[2], x[:, :, ::-1], x)
@@ -57,11 +63,11 @@ def _turn_back(x, turn):
     return jnp.where(turn[0], jnp.swapaxes(x, 1, 2), x)
 
 
-def in_batches(fn, x_BxS, batch):
-    """Apply `fn` to exactly `batch` rows at a time inside jit, so that memory is set by `batch`.
+def in_batches(fn: Callable[[jax.Array], jax.Array], x_BxS: jax.Array, batch: int) -> jax.Array:
+    """Applies `fn` to exactly `batch` rows at a time inside jit, so that memory is set by `batch`.
 
-    The last batch is filled up with its last row, and what that gives is dropped: the encoder is compiled
-    for one shape, and a field of view gives the same tokens to the last bit in whatever tile it lies.
+    The last batch is filled up with its last row, whose extra results are dropped: the encoder is compiled for one
+    shape, and a field of view gives the same tokens to the last bit in whatever tile it lies.
     """
     rows = len(x_BxS)
     filled = jnp.concatenate([x_BxS, jnp.repeat(x_BxS[-1:], -rows % batch, axis=0)])

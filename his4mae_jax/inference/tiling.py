@@ -1,19 +1,25 @@
-"""How a volume is cut into tiles: what each reads and writes, as arrays of one shape for all tiles.
+"""How a volume is cut into tiles: what each reads and writes, as arrays of one set of shapes for all tiles.
 
-Tiles begin and end at multiples of the output's chunks, whatever part of the volume is segmented:
-no two of them write to one chunk.
+Tiles begin and end at multiples of the output's chunks, whatever part of the volume is segmented: no two of them write
+to one chunk.
 """
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
-from his4mae_jax.inference.expand_stride import smoothing_matrix
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference.cover_stride import CoverTile
+from his4mae_jax.inference.expand_stride import AxisTile
+from his4mae_jax.inference.lattice import smoothing_matrix
+
+Plan = AxisTile | CoverTile  # of one axis of a tile
 
 
-def spans(start, stop, side, block):
-    """`(start, stop)` of the tiles along one axis: of one length, at most `side` voxels (or one `block`).
+def spans(start: int, stop: int, side: int, block: int) -> list[tuple[int, int]]:
+    """(start, stop) of the tiles along one axis: of one length, at most `side` voxels (or one `block`).
 
     Tiles begin at multiples of `block`, but for the first, which begins at `start`.
     """
@@ -21,8 +27,7 @@ def spans(start, stop, side, block):
     number = math.ceil((stop - start) / most)
     length = math.ceil((stop - start) / number / block) * block
     first = start // block * block
-    starts = range(first, stop, length)
-    return [(max(a, start), min(a + length, stop)) for a in starts]
+    return [(max(a, start), min(a + length, stop)) for a in range(first, stop, length)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,97 +35,97 @@ class Tile:
     """One piece of a volume.
 
     Attributes:
-      number: among the tiles of its volume.
-      grids: for each shift of the token grid, `AxisTile`s or `CoverTile`s (z, y, x).
+      number: index among the tiles of its volume.
+      grids: for each shift of the token lattice, the plans of the axes (z, y, x).
       sizes: for each of these, the length that every array is filled up to.
-      read_shape: the shape (z, y, x) that what is read is filled up to.
+      read_shape: the shape (z, y, x) that the box that is read is filled up to.
       smooth: sigma, in tokens, of the Gaussian over the lattice.
     """
 
     number: int
-    grids: tuple
-    sizes: tuple
+    grids: tuple[tuple[Plan, Plan, Plan], ...]
+    sizes: tuple[tuple[dict[str, int], ...], ...]
     read_shape: tuple[int, int, int]
     smooth: float
 
     @property
-    def write(self):
-        """The box that is labelled, slices (z, y, x)."""
+    def write(self) -> Box:
+        """The box that is labelled."""
         return tuple(slice(*axis.write) for axis in self.grids[0])
 
     @property
-    def shape(self):
-        """Of what is labelled."""
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of the box that is labelled."""
         return tuple(s.stop - s.start for s in self.write)
 
     @property
-    def read(self):
-        """The box that is read, slices (z, y, x)."""
+    def read(self) -> Box:
+        """The box that is read."""
         return tuple(slice(*_read(axes)) for axes in zip(*self.grids, strict=True))
 
-    def box(self, volume):
-        """What is read of `volume`, `read_shape`: beyond its own box, which no pixel lies in, zeros."""
-        found = volume.read(self.read)
-        if found.shape == self.read_shape:
-            return found
-        out = np.zeros(self.read_shape, found.dtype)
-        out[tuple(slice(n) for n in found.shape)] = found
+    def box(self, volume: VolumeLike) -> np.ndarray:
+        """Reads the tile's box of `volume`, filled up with zeros to `read_shape`; no result depends on these."""
+        raw = volume.read(self.read)
+        if raw.shape == self.read_shape:
+            return raw
+        out = np.zeros(self.read_shape, raw.dtype)
+        out[tuple(slice(n) for n in raw.shape)] = raw
         return out
 
-    def arrays(self):
-        """For each shift and axis what `expand_stride` (or `cover_stride`) needs, filled up to `sizes`."""
+    def arrays(self) -> tuple[tuple[dict[str, np.ndarray], ...], ...]:
+        """For each shift and axis the arrays of its plan (`AxisTile.arrays`), filled up to `sizes`."""
         begin = [s.start for s in self.read]
         return tuple(
-            tuple(self._filled(*what) for what in zip(grid, sizes, begin, strict=True))
+            tuple(self._filled(*axis) for axis in zip(grid, sizes, begin, strict=True))
             for grid, sizes in zip(self.grids, self.sizes, strict=True)
         )
 
-    def _filled(self, axis, sizes, begin):
-        arrays = axis.arrays(begin)
-        # The last of each again: what it gives is written nowhere.
+    def _filled(self, plan: Plan, sizes: dict[str, int], begin: int) -> dict[str, np.ndarray]:
+        arrays = plan.arrays(begin)
+        # Filled with the last entry again: what it gives is written nowhere.
         out = {k: np.concatenate([v, np.repeat(v[-1:], sizes[k] - len(v), axis=0)]) for k, v in arrays.items()}
         if self.smooth:
             out["smooth"] = np.zeros((sizes["slices"],) * 2, np.float32)
-            out["smooth"][: axis.points, : axis.points] = smoothing_matrix(axis, self.smooth)
+            out["smooth"][: plan.points, : plan.points] = smoothing_matrix(plan, self.smooth)
         return out
 
 
-def _read(axes):
-    """What tiles of one axis read together, `(start, stop)`."""
-    starts, stops = zip(*(axis.read for axis in axes), strict=True)
-    return min(starts), max(stops)
+class Tiling(Sequence[Tile]):
+    """The tiles of one volume in z, y, x order, each made when it is indexed."""
 
-
-class Tiling:
-    """The tiles of one volume, made when asked for: `len(tiling)`, `tiling[i]`, in z, y, x order."""
-
-    def __init__(self, spans_3, make, shifts, smooth):
-        """`spans_3` are the tiles' spans along z, y, x; `make(axis, write, shift)` plans one of them."""
-        self._axes = [
-            [[make(axis, write, shift) for write in found] for axis, found in enumerate(spans_3)] for shift in shifts
-        ]
-        self._smooth, self._counts = smooth, [len(found) for found in spans_3]
-        self._sizes = tuple(tuple(_longest(tiles) for tiles in axes) for axes in self._axes)
+    def __init__(self, plans: Sequence[Sequence[Sequence[Plan]]], smooth: float):
+        """Args:
+        plans: for each shift of the token lattice and each axis (z, y, x) the plans of the tiles along that axis.
+        smooth: sigma, in tokens, of the Gaussian over the lattice.
+        """
+        self._plans, self._smooth, self._counts = plans, smooth, [len(along) for along in plans[0]]
+        self._sizes = tuple(tuple(_longest(along) for along in axes) for axes in plans)
         self.read_shape = tuple(
             max(stop - start for start, stop in map(_read, zip(*shifts_of_axis, strict=True)))
-            for shifts_of_axis in zip(*self._axes, strict=True)
+            for shifts_of_axis in zip(*plans, strict=True)
         )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return math.prod(self._counts)
 
-    def __getitem__(self, number):
+    def __getitem__(self, number: int) -> Tile:
         if not 0 <= number < len(self):
             raise IndexError(number)
         at = np.unravel_index(number, self._counts)
-        grids = tuple(tuple(tiles[i] for tiles, i in zip(axes, at, strict=True)) for axes in self._axes)
+        grids = tuple(tuple(along[i] for along, i in zip(axes, at, strict=True)) for axes in self._plans)
         return Tile(int(number), grids, self._sizes, self.read_shape, self._smooth)
 
 
-def _longest(tiles):
-    """The length of each array of `arrays` where it is longest."""
+def _read(plans: Sequence[Plan]) -> tuple[int, int]:
+    """The voxels that plans of one axis read together, (start, stop)."""
+    starts, stops = zip(*(plan.read for plan in plans), strict=True)
+    return min(starts), max(stops)
+
+
+def _longest(plans: Sequence[Plan]) -> dict[str, int]:
+    """The length of each of a plan's arrays where it is longest."""
     sizes = {}
-    for tile in tiles:
-        for key, value in tile.arrays(0).items():
+    for plan in plans:
+        for key, value in plan.arrays(0).items():
             sizes[key] = max(sizes.get(key, 0), len(value))
     return sizes

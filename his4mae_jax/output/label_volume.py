@@ -1,6 +1,7 @@
 """The segment stage: checkpoint and volume in, centres and OME-Zarr label volumes out."""
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import math
@@ -10,25 +11,22 @@ import shutil
 import time
 
 import jax
-import ml_collections
 import numpy as np
-import tqdm
 
 from his4mae_jax import files
 from his4mae_jax.clustering import centres as centre_files
-from his4mae_jax.clustering.fit import encoder_digest, fit_centres, fit_mask, load_centres, read_codes
+from his4mae_jax.clustering.fit import Fit, encoder_digest, fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.volumes.anisotropy import coarse_axis, in_plane_nm, size_text, slice_axes
-from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast
+from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
+from his4mae_jax.data.volumes.contrast import content_box
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.errors import UserError
-from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.trained import volume_encoder
 from his4mae_jax.output import outputs
 from his4mae_jax.output.job import Job, clean_locks
-from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.progress import progress
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 # Settings of `segment` that say what is made of the labels, not what the labels are.
@@ -62,30 +60,6 @@ def need_checkpoint(workdir):
         raise UserError(f"{folder}: no checkpoint to segment with; run --mode=train (or all) with this --workdir first")
 
 
-def make_segmenter(config, checkpoints, step, volume):
-    """A `Segmenter` with the encoder of one checkpoint, as it was trained."""
-    about = checkpoints.about(step)
-    trained = ml_collections.ConfigDict(about["config"])
-    method = METHODS[trained.method]
-    models = method.build(trained)
-    like = jax.eval_shape(lambda: method.init_params(jax.random.key(0), models)["encoder"])
-    everywhere = meshes.replicated(meshes.make_local_mesh())
-    params, _ = checkpoints.restore_encoder(step, config.segment.encoder, like, everywhere)
-    contrast = estimate_contrast(
-        volume, percentiles=tuple(trained.data.contrast_percentiles), invert=trained.data.invert, seed=config.seed
-    )
-    finest = min(volume.voxel_size_nm)
-    isotropic = coarse_axis(volume) is None
-    return Segmenter(
-        models, params, contrast, axes=slice_axes(volume, config.segment.axes, "segment.axes"),
-        stride=config.segment.stride, edge_weight=config.segment.edge_weight, smooth=config.segment.smooth,
-        batch=config.segment.batch_fovs, tile=config.segment.tile, overhang=config.segment.overhang,
-        inference=config.segment.inference, expansion=config.segment.expansion,
-        symmetries=config.segment.symmetries, shifts=config.segment.shifts,
-        spacing=(1.0,) * 3 if isotropic else tuple(size / finest for size in volume.voxel_size_nm),
-    )  # fmt: skip
-
-
 def check_voxel_size(volume, trained_nm):
     """The model knows organelles at the voxel size, within slices, that it was trained at."""
     if abs(in_plane_nm(volume) / trained_nm - 1) > 0.01:
@@ -95,15 +69,15 @@ def check_voxel_size(volume, trained_nm):
         )
 
 
-def check_size(segmenter, volume, inside):
+def check_size(encoder, volume, inside):
     """Slices across every axis used must hold a field of view, in the box that is not padding."""
     shape = tuple(s.stop - s.start for s in inside)
-    bad = segmenter.check_size(shape)
+    bad = encoder.coverage.axis_too_small(shape)
     if bad:
         raise UserError(
             f"{volume.name}: {'x'.join(map(str, shape))} voxels (z, y, x) at {size_text(volume)}: slices across {bad} "
-            f"are smaller than the field of view of {segmenter.fov}; segment a larger volume or leave that axis out of "
-            "segment.axes"
+            f"are smaller than the field of view of {encoder.coverage.fov}; segment a larger volume or leave that axis "
+            "out of segment.axes"
         )
 
 
@@ -168,45 +142,45 @@ def publish(job, paths, workdir, facts, log):
     log(f"segment: labels in {next(iter(paths.values()))} after {facts['seconds']:.1f} s")
 
 
-def what_is_segmented(config, segmenter, volume, inside, mask, step, sizes):
+def what_is_segmented(config, encoder, volume, inside, mask, step, sizes):
     """All that the labels depend on, as JSON."""
     settings = {k: v for k, v in config.segment.to_dict().items() if k not in OF_OUTPUTS}
     if settings["centres_file"]:
         settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
     what = {
         "step": step, "volume": str(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
-        "voxel_size_nm": volume.voxel_size_nm, "contrast": segmenter.contrast.to_json(),
-        "inside": [[s.start, s.stop] for s in inside], "padding": segmenter.padding, "clusters": sizes,
-        "mask": None if mask is None else str(mask.name), "seed": config.seed, "slices": segmenter.axes,
+        "voxel_size_nm": volume.voxel_size_nm, "contrast": encoder.contrast.to_json(),
+        "inside": [[s.start, s.stop] for s in inside], "padding": encoder.padding, "clusters": sizes,
+        "mask": None if mask is None else str(mask.name), "seed": config.seed, "slices": encoder.coverage.axes,
         "settings": settings,
     }  # fmt: skip
     return json.loads(json.dumps(what))
 
 
-def centres_of(config, checkpoints, segmenter, volume, inside, mask, sizes, job, log):
-    """`{C: Centres}` of a job: those it has, or those of `segment.centres_file`, or new ones, which it then has."""
+def centres_of(config, checkpoints, encoder, volume, inside, mask, sizes, job, log):
+    """The `Fit` of a job: that it has, or that of `segment.centres_file`, or a new one, which it then has."""
     path, s = job.folder / "centres.npz", config.segment
     if path.exists():
         log("segment: going on; centres are there")
-        return centre_files.load(path)[0]
-    began, voxels, digest = time.perf_counter(), 0, encoder_digest(segmenter.params)
+        return Fit(centre_files.load(path)[0])
+    began, digest = time.perf_counter(), encoder_digest(encoder.params)
     if s.centres_file:
-        centres = load_centres(s.centres_file, sizes, digest)
+        fit = Fit(centre_files.load_for(s.centres_file, sizes, digest))
         log(f"segment: centres of {', '.join(map(str, sizes))} clusters from {s.centres_file}")
     else:
         step = job_step(checkpoints)
-        codes_KxD = read_codes(config, checkpoints, step) if s.centres == "codebook" else None
-        centres, voxels = fit_centres(config, segmenter, volume, sizes, s.fraction, mask, codes_KxD, inside)
+        codes_KxD = read_codes(config, checkpoints, step)
+        fit = fit_centres(config, encoder, volume, sizes, s.fraction, mask, codes_KxD, inside, log)
         log(
             f"segment: classes of method {config.method}, no clusters" if config.method in SUPERVISED
-            else f"segment: centres of {', '.join(map(str, sizes))} clusters from {voxels:,} voxels"
+            else f"segment: centres of {', '.join(map(str, sizes))} clusters from {fit.voxels:,} voxels"
         )  # fmt: skip
     centre_files.save(
-        path, centres, encoder=s.encoder, step=job_step(checkpoints), volume=str(volume.name), seed=config.seed,
-        voxels=voxels, contrast=segmenter.contrast.to_json(), encoder_digest=digest,
+        path, fit.centres, encoder=s.encoder, step=job_step(checkpoints), volume=str(volume.name), seed=config.seed,
+        voxels=fit.voxels, contrast=encoder.contrast.to_json(), encoder_digest=digest,
         seconds=time.perf_counter() - began,
     )  # fmt: skip
-    return centres
+    return fit
 
 
 def job_step(checkpoints):
@@ -214,8 +188,9 @@ def job_step(checkpoints):
     return checkpoints.steps()[-1]
 
 
-def write_tiles(config, job, segmenter, volume, centres, tiling, arrays, log):
+def write_tiles(config, job, encoder, volume, fit, tiling, arrays, log):
     """Label, and write, every tile that no other process does; returns when all are done."""
+    clusterings = centre_files.linear_scores(fit.centres)
     of = headline(config) if config.segment.probabilities else None
     claims, behind, began = {}, [], time.perf_counter()
 
@@ -234,17 +209,17 @@ def write_tiles(config, job, segmenter, volume, centres, tiling, arrays, log):
     if 0 < len(missing) < len(tiling):
         log(f"segment: going on; {len(tiling) - len(missing)} of {len(tiling)} tiles are done")
     voxels = sum(math.prod(tiling[n].shape) for n in missing)
-    with tqdm.tqdm(total=voxels, unit="voxel", unit_scale=True, desc="segment", mininterval=1.0) as bar:
+    with progress("segment", voxels, unit="voxels", log=log) as bar:
+        how = {"probabilities_of": of, "encoded": fit.encoded, "bar": bar}
         while job.missing(len(tiling)):
             share = jax.process_index() / jax.process_count()
             tiles = (tiling[n] for n in job.claim(len(tiling), claims, share))
-            for tile, labels, shares in segmenter.label(volume, centres, tiles, probabilities_of=of):
+            for tile, labels, shares in encoder.label(volume, clusterings, tiles, **how):
                 written()
                 futures = [arrays[size][tile.write].write(found) for size, found in labels.items()]
                 if shares is not None:
                     futures.append(arrays["probabilities"][(slice(None), *tile.write)].write(shares))
                 behind.append((tile.number, futures))
-                bar.update(math.prod(tile.shape))
             if not behind:
                 job.pause()  # for others
             written()
@@ -261,18 +236,18 @@ def segment(config, test, workdir, log):
     step = job_step(checkpoints)
     volume, s = test.image, config.segment
     check_voxel_size(volume, checkpoints.about(step)["voxel_size_nm"])
-    segmenter = make_segmenter(config, checkpoints, step, volume)
+    encoder = volume_encoder(config, checkpoints, step, volume)
     inside = content_box(volume)
-    check_size(segmenter, volume, inside)
-    segmenter.padding = padding_values(volume, inside)
+    check_size(encoder, volume, inside)
+    encoder = dataclasses.replace(encoder, padding=padding_values(volume, inside))
     sizes, mask = label_sizes(config), fit_mask(config, test.labels)
     paths = _outputs(config, workdir, sizes)
-    what = what_is_segmented(config, segmenter, volume, inside, mask, step, sizes)
+    what = what_is_segmented(config, encoder, volume, inside, mask, step, sizes)
     done = _facts(workdir)
     if done.get("what") == what and all(p.exists() for p in paths.values()):
         log(f"segment: {next(iter(paths.values()))} is there, of this checkpoint, volume and settings")
     else:
-        done = _segment(config, checkpoints, segmenter, test, inside, mask, paths, what, workdir, log)
+        done = _segment(config, checkpoints, encoder, test, inside, mask, paths, what, workdir, log)
     checkpoints.close()
     if done is not None:
         names = label_names(config, headline(config), test.class_names)
@@ -286,33 +261,33 @@ def segment(config, test, workdir, log):
     return 0.0
 
 
-def _segment(config, checkpoints, segmenter, test, inside, mask, paths, what, workdir, log):
+def _segment(config, checkpoints, encoder, test, inside, mask, paths, what, workdir, log):
     """One `Job` from start to end; the facts of segment.json, or None where another process published it."""
     s, volume, sizes = config.segment, test.image, what["clusters"]
     shape = tuple(i.stop - i.start for i in inside)
-    fovs = segmenter.count_fovs(shape)
+    fovs = encoder.coverage.count_fovs(shape)
     how = f"at stride {s.stride} across" if s.inference == "expand" else "at every pixel across"
     log(
         f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {size_text(volume)}, "
-        f"{fovs:,} fields of view {how} {segmenter.axes}; {s.encoder} of step {what['step']}"
+        f"{fovs:,} fields of view {how} {encoder.coverage.axes}; {s.encoder} of step {what['step']}"
     )
     with files.writing(workdir), contextlib.closing(Job(workdir, what)) as job:
         with job.alone():
             if job.published:
                 return None
-            centres = centres_of(config, checkpoints, segmenter, volume, inside, mask, sizes, job, log)
-            maps = sum(len(c.centres_CxM) for c in centres.values())
+            fit = centres_of(config, checkpoints, encoder, volume, inside, mask, sizes, job, log)
+            maps = sum(len(c.centres_CxM) for c in fit.centres.values())
             written = len(sizes) + (headline(config) if s.probabilities else 0)
-            tiling = segmenter.label_tiles(volume.shape, written, maps, inside=inside, block=tuple(s.block))
+            tiling = encoder.coverage.label_tiles(volume.shape, written, maps, inside=inside, block=tuple(s.block))
             missing = job.missing(len(tiling))
             arrays = open_outputs(config, job, volume, paths, test.class_names) if missing else {}
-        need = segmenter.memory_bytes(volume, written, maps)
+        need = encoder.memory_bytes(volume, written, maps)
         log(
             f"segment: {len(tiling)} tiles, at most about {need / 2**30:.1f} GiB of arrays at once (set by "
             "segment.tile and segment.batch_fovs)"
         )
         if missing:
-            write_tiles(config, job, segmenter, volume, centres, tiling, arrays, log)
+            write_tiles(config, job, encoder, volume, fit, tiling, arrays, log)
         with job.alone():
             if job.published:
                 log("segment: another process has published the labels")

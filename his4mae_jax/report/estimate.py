@@ -15,8 +15,9 @@ import numpy as np
 from his4mae_jax.config import total_steps
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.encode import make_encode
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import label_volume
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
@@ -29,8 +30,6 @@ from his4mae_jax.training.step.step import compile_steps
 
 SECONDS = 2.0  # of each measurement, about; at least one run
 IMAGES = 32  # of a measured step, about, where a batch is taken in parts: time grows with their number
-# Settings that the driver takes under the names they have in config.segment.
-_SAME = ("stride", "edge_weight", "smooth", "tile", "overhang", "inference", "expansion", "symmetries", "shifts")
 _NEWEST = 3  # checkpoints kept besides train.keep_checkpoints
 
 
@@ -105,24 +104,22 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
       bytes_per_s: at which the volume was read.
 
     Returns a dict of `fovs`, `fovs_per_s`, `encode_seconds`, `read_seconds`, `seconds` (the larger of the two),
-    `memory_bytes` (the driver's own bound, `Segmenter.memory_bytes`) and `label_bytes` (of all label volumes and
+    `memory_bytes` (`VolumeEncoder.memory_bytes`) and `label_bytes` (of all label volumes and
     probabilities before compression, which often leaves a twentieth of labels).
     """
     s, method = config.segment, METHODS[config.method]
     models = method.build(config)
     params = jax.jit(lambda: method.init_params(jax.random.key(0), models)["encoder"])()
-    segmenter = Segmenter(
-        models, params, Contrast(0, 1), axes=axes, batch=s.batch_fovs,
-        **{key: s[key] for key in _SAME},
-    )  # fmt: skip
-    images = segmenter.batch
+    coverage = Coverage.from_settings(models, s, axes)
+    encoder = VolumeEncoder(models, params, Contrast(0, 1), coverage, s.batch_fovs)
+    images = encoder.batch
 
     noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
     encode = jax.jit(make_encode(models)).lower(params, noise).compile()
     seconds, _ = _measure(encode, lambda: encode(params, noise))
     sizes = label_volume.label_sizes(config)
     written = len(sizes) + (label_volume.headline(config) if s.probabilities else 0)
-    fovs = segmenter.count_fovs(tuple(b.stop - b.start for b in box))
+    fovs = coverage.count_fovs(tuple(b.stop - b.start for b in box))
     encode_s, read_s = fovs * seconds / images, n_bytes(volume) / bytes_per_s
     return {
         "fovs": int(fovs),
@@ -130,7 +127,7 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
         "encode_seconds": encode_s,
         "read_seconds": read_s,
         "seconds": max(encode_s, read_s),
-        "memory_bytes": int(segmenter.memory_bytes(volume, written, sum(sizes))),
+        "memory_bytes": int(encoder.memory_bytes(volume, written, sum(sizes))),
         "label_bytes": written * math.prod(volume.shape),
     }
 

@@ -1,5 +1,6 @@
 """Features of annotated voxels: the right ones at the right voxels; their map by UMAP; a package that is missing."""
 
+import functools
 import importlib.util
 import sys
 
@@ -8,51 +9,35 @@ import numpy as np
 import pytest
 
 from his4mae_jax.compare import features_umap
-from his4mae_jax.data.volumes.contrast import Contrast
-from his4mae_jax.inference.driver import Segmenter
 from his4mae_jax.pretext import maester
 
 
-class Memory:
-    name, voxel_size_nm = "memory", (10.0,) * 3
-
-    def __init__(self, array):
-        self.array, self.shape, self.dtype = array, array.shape, array.dtype
-
-    def read(self, slices):
-        return self.array[slices]
-
-
 @pytest.fixture
-def make(tiny):
+def make(tiny, make_encoder):
     tiny.method = "maester"
     models = maester.build(tiny)
     params = jax.jit(lambda: maester.init_params(jax.random.key(0), models)["encoder"])()
 
-    def segmenter(**changes):
-        settings = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.0, batch=8, tile=1000), **changes}
-        return Segmenter(models, params, Contrast(0, 255), **settings)
-
-    return segmenter
+    return functools.partial(make_encoder, models=models, params=params, batch_fovs=8)
 
 
 @pytest.fixture
-def volumes():
+def volumes(memory):
     """An image, and 40 annotated voxels, each of a class of its own: the class tells the voxel."""
     rng, shape = np.random.default_rng(0), (25, 27, 33)
     labels = np.full(shape, 255, np.uint8)
     labels.ravel()[rng.choice(labels.size, 40, replace=False)] = np.arange(40)
-    return Memory(rng.integers(0, 256, shape).astype(np.uint8)), Memory(labels)
+    return memory(rng.integers(0, 256, shape).astype(np.uint8)), memory(labels)
 
 
 @pytest.mark.parametrize("how", [dict(axes="zyx", smooth=0.7), dict(inference="cover")], ids=str)
 def test_features_are_those_that_are_clustered(make, volumes, how):
     image, labels = volumes
     whole = make(**how)
-    (tile,) = whole.tiles(image.shape)
+    (tile,) = whole.coverage.tiles(image.shape)
     everywhere = np.stack(np.meshgrid(*(np.arange(n) for n in image.shape), indexing="ij"), -1)
     if "smooth" in how:
-        expected = whole.features(image, tile, everywhere.reshape(-1, 3)).reshape(*image.shape, -1)
+        expected = whole.features_at(image, tile, everywhere.reshape(-1, 3)).reshape(*image.shape, -1)
     else:
         expected = whole.lattices(image, tile)[0][0]
     at = {int(labels.array[tuple(v)]): expected[tuple(v)] for v in np.argwhere(labels.array != 255)}
@@ -61,20 +46,20 @@ def test_features_are_those_that_are_clustered(make, volumes, how):
     np.testing.assert_allclose(features, np.stack([at[c] for c in classes]), atol=1e-4)
 
 
-def test_voxels_are_seeded_few_and_in_few_tiles(make, volumes):
+def test_voxels_are_seeded_few_and_in_few_tiles(make, volumes, memory):
     image, labels = volumes
-    segmenter = make(tile=20)
+    encoder = make(tile=20)
 
     def classes(**how):
-        return features_umap.annotated_features(segmenter, image, labels, **how)[1].tolist()
+        return features_umap.annotated_features(encoder, image, labels, **how)[1].tolist()
 
     assert len(classes(count=10, max_tiles=99, seed=0)) == 10
     assert classes(count=10, max_tiles=99, seed=0) == classes(count=10, max_tiles=99, seed=0)
     assert classes(count=10, max_tiles=99, seed=0) != classes(count=10, max_tiles=99, seed=1)
     one = np.argwhere(np.isin(labels.array, classes(max_tiles=1, seed=0)))
     assert 0 < len(one) < 40 and len(np.unique(one // (5, 40, 40), axis=0)) == 1
-    empty = Memory(np.full(labels.shape, 255, np.uint8))
-    features, none = features_umap.annotated_features(segmenter, image, empty, max_tiles=9, seed=0)
+    empty = memory(np.full(labels.shape, 255, np.uint8))
+    features, none = features_umap.annotated_features(encoder, image, empty, max_tiles=9, seed=0)
     assert features.shape == (0, 8) and none.shape == (0,)
 
 

@@ -6,10 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.sampling import sample
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.inference import cover_stride as cs
-from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.coverage import Coverage
+from his4mae_jax.inference.score_maps import LinearScores
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 
 
 class Memory:
@@ -20,20 +22,20 @@ class Memory:
         return self.array[slices]
 
 
-def segmenter(tokens_of, dim, fov, patch, **changes):
+def make(tokens_of, dim, fov, patch, **changes):
     """With a stand-in encoder: `tokens_of` maps patches (B, N, P) to tokens (B, N, dim)."""
     encoder = types.SimpleNamespace(
         grid=(fov // patch, fov // patch), embed_dim=dim, apply=lambda params, patches: tokens_of(patches)
     )
     models = types.SimpleNamespace(encoder=encoder, patch_size=patch)
-    settings = {**dict(axes="z", stride=10, edge_weight=1.0, smooth=0.0, batch=32, tile=1000), **changes}
-    return Segmenter(models, {}, Contrast(0, 255), inference="cover", **settings)
+    coverage = Coverage.of_models(models, inference="cover", **{**dict(axes="z", tile=1000), **changes})
+    return VolumeEncoder(models, {}, Contrast(0, 255), coverage, batch_fovs=32)
 
 
-def label(segmenter, volume, centres):
+def label(encoder, volume, centres):
     out, size = np.full(volume.shape, 255, np.uint8), len(centres)
-    centres = Centres(centres, np.eye(centres.shape[1], dtype=np.float32))
-    for tile, labels, _ in segmenter.label(volume, {size: centres}):
+    scores = LinearScores(-2 * centres, (centres**2).sum(1))
+    for tile, labels, _ in encoder.label(volume, {size: scores}):
         assert (out[tile.write] == 255).all()  # no voxel is written twice
         out[tile.write] = labels[size]
     return out
@@ -69,7 +71,7 @@ def test_labels_are_those_of_the_patch_around_each_pixel(axes, fov, patch):
     features = np.mean(features, axis=0)
     centres = np.quantile(features.reshape(-1, 2), [0.1, 0.35, 0.6, 0.9], axis=0).astype(np.float32)
     distance = ((features[..., None, :] - centres) ** 2).sum(-1)
-    found = label(segmenter(mean_and_square, 2, fov, patch, axes=axes), volume, centres)
+    found = label(make(mean_and_square, 2, fov, patch, axes=axes), volume, centres)
     clear = np.sort(distance, axis=-1)
     clear = clear[..., 1] - clear[..., 0] > 1e-4  # not within rounding of a tie
     assert clear.mean() > 0.98 and len(np.unique(found)) == 4
@@ -78,13 +80,14 @@ def test_labels_are_those_of_the_patch_around_each_pixel(axes, fov, patch):
 
 def test_features_of_the_fit_are_aligned_too():
     volume = noise((17, 19, 23))
-    made = segmenter(mean_and_square, 2, 20, 5, axes="zyx")
-    (tile,) = made.tiles(volume.shape)
+    made = make(mean_and_square, 2, 20, 5, axes="zyx")
+    (tile,) = made.coverage.tiles(volume.shape)
     index = np.random.default_rng(1).integers(0, volume.shape, (100, 3))
-    for axis, found in enumerate(made.features_at(volume.array, tile.grids[0], index)):
+    for axis, found in enumerate(made.cover_features(volume.array, tile, index)):
         m = centred_means(volume, axis, 5)[tuple(index.T)]
         np.testing.assert_allclose(found, np.stack([m, 3 * m**2], -1), atol=1e-5)
-    features, (steps, views) = made.sample(volume, 0.1, 1, seed=0)
+    sampled = sample(made, volume, 0.1, 1, seed=0)
+    features, (steps, views) = sampled.features_MxD, sampled.noises
     assert len(features) == len(views) // 3 and features.shape[1] == 2
     assert 0.5 * 3 * len(features) < len(steps) < 3 * len(features)  # not across the border
 
@@ -101,8 +104,8 @@ def test_only_central_tokens_of_the_middle_of_a_field_of_view_are_kept():
         return jnp.stack([place, jnp.broadcast_to(patches.mean((1, 2))[:, None], (B, N))], axis=-1)
 
     volume = noise((1, 33, 47))
-    made = segmenter(place_and_mean, 2, 40, 5)
-    (tile,) = made.tiles(volume.shape)
+    made = make(place_and_mean, 2, 40, 5)
+    (tile,) = made.coverage.tiles(volume.shape)
     found = made.lattices(volume, tile)[0][0][0]
     padded = np.pad(volume.array[0] / 255, 32, mode="reflect")
     for r, c in ((0, 0), (4, 9), (5, 10), (16, 23), (32, 46), (31, 3)):
@@ -121,15 +124,15 @@ def test_counts_are_the_fields_of_view_encoded(fov, axes):
     shape = (43, 51, 60)
     counts = set()
     for tile in (1000, 3 * cs.block_size(fov, 5)):
-        made = segmenter(mean_and_square, 2, fov, 5, axes=axes)
+        made = make(mean_and_square, 2, fov, 5, axes=axes)
         total = 0
-        tiling = made.tiles(shape, tile)
-        for (grid,) in (tiling[i].grids for i in range(len(tiling))):
+        tiling = made.coverage.tiles(shape, tile)
+        for (grid,) in (tile.grids for tile in tiling):
             for axis in ("zyx".index(a) for a in axes):
                 rows, cols = (grid[i] for i in range(3) if i != axis)
                 total += len(grid[axis].slices) * len(rows.origins) * len(cols.origins)
         counts.add(total)
-    assert counts == {made.count_fovs(shape)}
+    assert counts == {made.coverage.count_fovs(shape)}
 
 
 def test_count_beside_the_releases_on_a_slice_of_the_papers_volume():
@@ -144,7 +147,7 @@ def test_plans_of_parts_are_those_of_the_whole(write):
     whole, part = (cs.axis_tile(60, w, 40, 5) for w in ((0, 60), write))
 
     def views(tile):
-        number, within = np.divmod(tile.place, 2)
+        number, within = np.divmod(tile.token, 2)
         return np.c_[tile.pixels[tile.origins[number][:, None] + np.arange(40)], within]
 
     np.testing.assert_array_equal(views(part), views(whole)[slice(*write)])

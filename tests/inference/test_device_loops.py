@@ -14,8 +14,10 @@ import jax, numpy as np
 from his4mae_jax.config import get_default
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.pretext import his4mae
-from his4mae_jax.clustering import centres as files
-from his4mae_jax.inference import driver
+from his4mae_jax.clustering.sampling import sample
+from his4mae_jax.inference.coverage import Coverage
+from his4mae_jax.inference.score_maps import LinearScores
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 
 class Memory:
     name, dtype, voxel_size_nm = "memory", np.dtype("uint8"), (10.0,) * 3
@@ -31,15 +33,15 @@ models = his4mae.build(c)
 params = jax.jit(lambda: his4mae.init_params(jax.random.key(0), models)["encoder"])()
 params = jax.tree.map(lambda x: 3 * x, params)
 
-def found(**changes):
-    settings = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.7, batch=6, tile=30), **changes}
-    segmenter = driver.Segmenter(models, params, Contrast(0, 255), **settings)
-    features = segmenter.sample(Memory(), 0.01, 2, 0)[0]
+def found(batch=6, **changes):
+    coverage = {**dict(axes="z", stride=10, edge_weight=0.25, smooth=0.7, tile=30), **changes}
+    encoder = VolumeEncoder(models, params, Contrast(0, 255), Coverage.of_models(models, **coverage), batch)
+    features = sample(encoder, Memory(), 0.01, 2, 0).features_MxD
     where, spread = np.round(features.mean(0), 1), np.round(features.std(0), 1)  # the same for one and three
     some = where + spread * np.random.default_rng(1).normal(size=(10, 8)).astype(np.float32)
-    centres = {n: files.Centres(some[-n:], np.eye(8, dtype=np.float32)) for n in (4, 6)}
-    found = segmenter.label(Memory(), centres, probabilities_of=4)
-    return [features, *(x for _, labels, shares in found for x in (labels[4], labels[6], shares))]
+    scores = {n: LinearScores(-2 * some[-n:], (some[-n:] ** 2).sum(1)) for n in (4, 6)}
+    tiles = encoder.label(Memory(), scores, probabilities_of=4)
+    return [features, *(x for _, labels, posterior in tiles for x in (labels[4], labels[6], posterior))]
 
 ways = ({}, {"axes": "zyx"}, {"axes": "zy", "shifts": 2, "symmetries": 2, "batch": 7},
         {"inference": "cover", "smooth": 0.0}, {"inference": "cover", "smooth": 0.0, "batch": 8})

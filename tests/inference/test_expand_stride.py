@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from his4mae_jax.inference import expand_stride as es
+from his4mae_jax.inference import lattice, score_maps
 from his4mae_jax.inference.encode import in_batches
 
 FOV, PATCH = 20, 5
@@ -121,7 +122,7 @@ def tiles_of(shape, stride, edge_weight=0.25):
 
 def in_plane(grid, rows, cols):
     """Expansion of slices taken at every voxel."""
-    return np.asarray(es.expand(grid, (es.dense_tile(len(grid), (0, len(grid))), rows, cols)))
+    return np.asarray(lattice.expand(grid, (es.dense_tile(len(grid), (0, len(grid))), rows, cols)))
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (33, 47), (18, 52)])
@@ -148,13 +149,15 @@ def test_score_maps_give_the_labels_of_full_features(H, W, stride, clusters, edg
     centres = rng.normal(size=(clusters, 6)).astype(np.float32)
     rows, cols = tiles_of((H, W), stride, edge_weight)
     linear = (-2 * centres, (centres**2).sum(1))
-    project = lambda x: es.scores(random_encoder()(x), *linear)  # noqa: E731
+    project = lambda x: score_maps.scores(random_encoder()(x), *linear)  # noqa: E731
     along = es.dense_tile(1, (0, 1)), rows, cols
 
     @jax.jit
     def both(image):
-        maps = es.expand(token_grid(project, image, rows, cols), along)
-        return es.nearest(maps, (clusters,))[0, 0], es.expand(token_grid(random_encoder(), image, rows, cols), along)[0]
+        maps = lattice.expand(token_grid(project, image, rows, cols), along)
+        return score_maps.nearest(maps, (clusters,))[0, 0], lattice.expand(
+            token_grid(random_encoder(), image, rows, cols), along
+        )[0]
 
     found, features = (np.asarray(x) for x in both(image))
     distance = ((features[:, :, None] - centres) ** 2).sum(-1)
@@ -168,7 +171,7 @@ def test_score_maps_give_the_labels_of_full_features(H, W, stride, clusters, edg
 def test_several_clusterings_are_told_apart():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(2, 3, 4, 8)).astype(np.float32)
-    both = np.asarray(es.nearest(maps, (3, 5)))
+    both = np.asarray(score_maps.nearest(maps, (3, 5)))
     np.testing.assert_array_equal(both[0], maps[..., :3].argmin(-1))
     np.testing.assert_array_equal(both[1], maps[..., 3:].argmin(-1))
 
@@ -177,7 +180,7 @@ def test_labels_are_those_of_the_groups():
     """Also of more centres than uint8 holds: their numbers must not wrap before they are grouped."""
     maps = np.random.default_rng(0).normal(size=(20, 30, 40, 305)).astype(np.float32)
     group = (np.arange(300) * 7 % 251).astype(np.uint8)
-    both = np.asarray(es.nearest(maps, (300, 5), [jax.numpy.asarray(group), None]))
+    both = np.asarray(score_maps.nearest(maps, (300, 5), [jax.numpy.asarray(group), None]))
     assert both.dtype == np.uint8
     np.testing.assert_array_equal(both[0], group[maps[..., :300].argmin(-1)])
     np.testing.assert_array_equal(both[1], maps[..., 300:].argmin(-1))
@@ -195,7 +198,7 @@ def test_nearest_expansion_repeats_each_token_over_its_patch(length):
         first = np.arange(length)[slice(*write)] // PATCH - tile.lower - tile.fraction.astype(int)
         assert (first == first[0]).all()  # where the lattice kept begins on the whole axis
         kept = grid[first[0] : first[0] + tile.points]
-        np.testing.assert_array_equal(es.expand(kept, (tile, plane, plane)), want[slice(*write)])
+        np.testing.assert_array_equal(lattice.expand(kept, (tile, plane, plane)), want[slice(*write)])
 
 
 @pytest.mark.parametrize("expansion", ["linear", "nearest"])
@@ -206,15 +209,15 @@ def test_features_at_voxels_are_those_of_the_expansion(expansion):
     grid = rng.normal(size=(*(t.points for t in tiles), 6)).astype(np.float32)
     index = np.stack([rng.integers(0, n, 200) for n in shape], axis=1)
     index[:2] = [(0, 0, 0), (20, 32, 46)]
-    full = np.asarray(es.expand(grid, tiles))
-    np.testing.assert_allclose(es.at_voxels(grid, tiles, index), full[tuple(index.T)], atol=1e-5)
+    full = np.asarray(lattice.expand(grid, tiles))
+    np.testing.assert_allclose(lattice.at_voxels(grid, tiles, index), full[tuple(index.T)], atol=1e-5)
 
 
 def test_smoothing_is_a_gaussian_and_linear():
     rng = np.random.default_rng(0)
     tiles = tiles_of((40, 45, 50), 10)
     grid = rng.normal(size=(*(t.points for t in tiles), 2)).astype(np.float32)
-    smoothed = es.smooth(grid, [es.smoothing_matrix(t, 0.8) for t in tiles])
+    smoothed = lattice.smooth(grid, [lattice.smoothing_matrix(t, 0.8) for t in tiles])
     want = scipy.ndimage.gaussian_filter(grid, (0.8, 0.8, 0.8, 0), mode="reflect", radius=(3, 3, 3, 0))
     np.testing.assert_allclose(smoothed, want, atol=1e-5)
 

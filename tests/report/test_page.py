@@ -21,7 +21,7 @@ def segmented(tmp_path):
         array = ome_zarr.create(tmp_path / f"{name}.ome.zarr", shape, np.uint8, 10)
         array.write(rng.integers(0, high, shape).astype(np.uint8)).result()
     contrast = {"low": 0.0, "high": 255.0, "invert": False}
-    fitted = centres.fit(rng.random((20, 3), np.float32), 2, restarts=1, seed=0)
+    fitted = centres.Centres(rng.random((2, 3), np.float32), np.eye(3, dtype=np.float32))
     centres.save(tmp_path / "centres.npz", {2: fitted}, contrast=contrast)
     (tmp_path / "train.jsonl").touch()
     test = datasets.Target(open_volume(tmp_path / "image.ome.zarr"), None, ())

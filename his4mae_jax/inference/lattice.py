@@ -1,0 +1,74 @@
+"""Operations on a token lattice: Gaussian smoothing, linear expansion to voxels, values at single voxels."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.ndimage
+
+
+class LatticeAxis(Protocol):
+    """One axis of a tile: see `expand_stride.AxisTile`, which has these attributes, as `cover_stride.CoverTile`."""
+
+    @property
+    def points(self) -> int: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def lower(self) -> np.ndarray: ...
+    @property
+    def fraction(self) -> np.ndarray: ...
+
+
+def smoothing_matrix(tile: LatticeAxis, sigma: float) -> np.ndarray:
+    """Gaussian of `sigma` tokens along one axis of the lattice, `(points, points)`.
+
+    The volume's border is a mirror. Within `smoothing_halo` of a tile's inner border values
+    are not those of the whole volume; they are never written.
+    """
+    eye = np.eye(tile.points, dtype=np.float32)
+    radius = int(np.ceil(smoothing_halo(sigma) * tile.scale))
+    return scipy.ndimage.gaussian_filter1d(eye, sigma * tile.scale, axis=0, mode="reflect", radius=radius)
+
+
+def smoothing_halo(sigma: float) -> int:
+    """Reach in tokens of a Gaussian of `sigma` tokens, which is cut off there."""
+    return int(np.ceil(3 * sigma))
+
+
+def smooth(grid_ZxYxXxF: jax.Array, matrices: Sequence[jax.Array]) -> jax.Array:
+    """Applies one smoothing matrix along each of the three axes."""
+    z, y, x = matrices
+    grid = jnp.einsum("az,zyxf->ayxf", z, grid_ZxYxXxF, precision="highest")
+    grid = jnp.einsum("ay,zyxf->zaxf", y, grid, precision="highest")
+    return jnp.einsum("ax,zyxf->zyaf", x, grid, precision="highest")
+
+
+def along(x: jax.Array, lower: jax.Array, fraction: jax.Array, axis: int) -> jax.Array:
+    """Linear interpolation between neighbouring lattice points along one axis."""
+    upper = jnp.minimum(lower + 1, x.shape[axis] - 1)
+    fraction = fraction.reshape([-1 if a == axis else 1 for a in range(x.ndim)])
+    return jnp.take(x, lower, axis) * (1 - fraction) + jnp.take(x, upper, axis) * fraction
+
+
+def expand(grid_ZxYxXxF: jax.Array, tiles: Sequence[LatticeAxis]) -> jax.Array:
+    """Linear expansion of a lattice to the voxels that tiles (z, y, x) write: `(z, y, x, F)`."""
+    for axis, tile in enumerate(tiles):
+        grid_ZxYxXxF = along(grid_ZxYxXxF, tile.lower, tile.fraction, axis)
+    return grid_ZxYxXxF
+
+
+def at_voxels(grid_ZxYxXxF: np.ndarray, tiles: Sequence[LatticeAxis], index_Mx3: np.ndarray) -> np.ndarray:
+    """What `expand` gives at M of the written voxels (relative to the first), on the host: `(M, F)`."""
+    total = 0.0
+    for corner in np.ndindex(2, 2, 2):
+        where, weight = [], np.ones(len(index_Mx3), np.float32)
+        for axis, up in enumerate(corner):
+            tile = tiles[axis]
+            lower, fraction = tile.lower[index_Mx3[:, axis]], tile.fraction[index_Mx3[:, axis]]
+            where.append(np.minimum(lower + up, tile.points - 1))
+            weight = weight * (fraction if up else 1 - fraction)
+        total = total + weight[:, None] * grid_ZxYxXxF[tuple(where)]
+    return total

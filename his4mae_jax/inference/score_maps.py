@@ -1,0 +1,86 @@
+"""Score maps: distances to cluster centres up to a term that all centres share, linear in the features.
+
+|z - c|^2 - |z|^2 = |c|^2 - 2 z.c. Averages over fields of view and linear expansion to voxels commute with a linear
+map, so tokens become C scores first, and C maps are expanded to voxels in place of D features.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearScores:
+    """One clustering as scores `offset + z . weights`; the centre with the smallest score is the nearest.
+
+    Attributes:
+      weights_CxD: float32.
+      offset_C: float32.
+      group_C: label of each centre (integers), where several centres share one; None: the centre's own number.
+      variance: of features within a cluster, per direction: `exp(-score / (2 variance))` is in proportion to a
+        centre's probability.
+    """
+
+    weights_CxD: np.ndarray
+    offset_C: np.ndarray
+    group_C: np.ndarray | None = None
+    variance: float = 1.0
+
+
+def scores(features: jax.Array, weights_CxD: jax.Array, offset_C: jax.Array) -> jax.Array:
+    """Scores of features `(..., D)` for each centre, `(..., C)`."""
+    # "highest": labels must not depend on how a backend rounds a matmul.
+    return offset_C + jnp.einsum("...d,cd->...c", features.astype(jnp.float32), weights_CxD, precision="highest")
+
+
+def nearest(maps: jax.Array, sizes: Sequence[int], groups: Sequence[jax.Array | None] | None = None) -> jax.Array:
+    """Labels of several clusterings from their stacked score maps.
+
+    Args:
+      maps: `(..., sum(sizes))`.
+      sizes: number of centres of each clustering.
+      groups: for each clustering the label of each centre (uint8), or None: the centre's own number.
+
+    Returns:
+      `(len(sizes), ...)` uint8.
+    """
+    labels = []
+    parts = jnp.split(maps, np.cumsum(sizes)[:-1], axis=-1)
+    for part, group in zip(parts, groups or [None] * len(sizes), strict=True):
+        centre = jnp.argmin(part, axis=-1)
+        labels.append(centre.astype(jnp.uint8) if group is None else group[centre])
+    return jnp.stack(labels)
+
+
+def probabilities(
+    maps: jax.Array,
+    sizes: Sequence[int],
+    groups: Sequence[jax.Array | None],
+    clustering: int,
+    labels: int,
+    variance: float | jax.Array,
+) -> jax.Array:
+    """Softmax of the scores of one clustering.
+
+    With squared distances d to the centres it is that of -d / (2 variance): the posterior of a mixture of equal
+    spheres. Centres that share a label add up.
+
+    Args:
+      maps: stacked score maps, `(..., sum(sizes))`.
+      sizes: number of centres of each clustering.
+      groups: see `nearest`.
+      clustering: index of the clustering.
+      labels: number of its labels, L.
+      variance: see `LinearScores`.
+
+    Returns:
+      `(L, ...)` uint8, 255 for probability 1.
+    """
+    part = jnp.split(maps, np.cumsum(sizes)[:-1], axis=-1)[clustering]
+    posterior = jnp.moveaxis(jax.nn.softmax(-part / (2.0 * variance), axis=-1), -1, 0)
+    if groups[clustering] is not None:
+        posterior = jax.ops.segment_sum(posterior, groups[clustering].astype(jnp.int32), num_segments=labels)
+    return jnp.round(255.0 * posterior).astype(jnp.uint8)

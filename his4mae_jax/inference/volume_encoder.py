@@ -1,0 +1,285 @@
+"""An encoder bound to its parameters, to a volume's grey levels and to a coverage: features and labels of volumes."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from his4mae_jax.data.volumes.blocks import in_order
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.padding import padding_mask
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference import cover_stride as cs
+from his4mae_jax.inference.coverage import Coverage
+from his4mae_jax.inference.lattice import at_voxels, smooth, smoothing_matrix
+from his4mae_jax.inference.score_maps import LinearScores
+from his4mae_jax.inference.tile_computation import Done, StackedScores, TileComputation
+from his4mae_jax.inference.tiling import Plan, Tile
+from his4mae_jax.models.kernels.batches import fovs_at_once
+from his4mae_jax.progress import Progress
+
+COVER_FOVS = 32  # fields of view of a dispatch on a device where cover-stride encodes single voxels, or one batch
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedTile:
+    """Lattices of features that were computed for the fit, so that the same tile need not be encoded again.
+
+    Attributes:
+      volume: the volume object.
+      write: box of the tile.
+      lattices: for each shift, the mean over axes before smoothing, `(z, y, x, D)`.
+    """
+
+    volume: VolumeLike
+    write: Box
+    lattices: Sequence[np.ndarray]
+
+    def holds(self, volume: VolumeLike, tile: Tile) -> bool:
+        """Whether these are the lattices of `tile` of `volume`."""
+        return self.volume is volume and self.write == tile.write
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VolumeEncoder:
+    """Features, score maps and labels of volumes by one trained encoder.
+
+    A tile goes from raw voxels to labels on the devices of this host, which share its slices. While a tile is computed
+    the next is read. The memory that is used depends on the tiles, whatever the volume's size.
+
+    Attributes:
+      models: of any pretext method: `encoder` and `patch_size`.
+      params: of the student's encoder or the teacher's.
+      contrast: window of grey levels of the volumes.
+      coverage: where fields of view lie, and how volumes are cut into tiles.
+      batch_fovs: fields of view that a device encodes at once; 0: what is quickest (`fovs_at_once`).
+      padding: grey levels of constant regions that are neither sampled nor labelled (`data.padding`).
+    """
+
+    models: Any
+    params: Any
+    contrast: Contrast
+    coverage: Coverage
+    batch_fovs: int = 0
+    padding: tuple[float, ...] = ()
+
+    @functools.cached_property
+    def batch(self) -> int:
+        """Fields of view that a device encodes at once."""
+        return self.batch_fovs or fovs_at_once(self.models)
+
+    @functools.cached_property
+    def _computation(self) -> TileComputation:
+        return TileComputation(self.models, self.coverage, self.batch)
+
+    def memory_bytes(self, volume: VolumeLike, outputs: int, maps: int) -> int:
+        """Bytes at most of the largest arrays while `volume` is fitted and labelled.
+
+        Args:
+          volume: to segment.
+          outputs: bytes written for each voxel.
+          maps: number of score maps.
+        """
+        tokens, dim = (self.coverage.fov // self.coverage.patch) ** 2, self.coverage.dim
+        encoder = 4 * self.batch * tokens * (16 * dim + 2 * tokens)
+        parameters = sum(x.nbytes for x in jax.tree.leaves(self.params))
+        return parameters + encoder + self.coverage.array_bytes(volume.shape, volume.dtype.itemsize, outputs, maps)
+
+    # Features.
+
+    def lattices(
+        self, volume: VolumeLike, tile: Tile, done: Done = lambda fraction: None
+    ) -> list[list[np.ndarray]]:  # fmt: skip
+        """The lattices of features of a tile before smoothing, `(z, y, x, D)` each: for each shift, by axis.
+
+        Args:
+          volume: to read.
+          tile: of `coverage.tiles` of the volume's shape.
+          done: called with the fraction of the tile that is encoded, now and then.
+        """
+        filled = self._computation.features(self.params, tile.box(volume), tile.arrays(), self.contrast, done)
+        return [
+            [x[tuple(slice(axis.points) for axis in grid)] for x in by_axis]
+            for by_axis, grid in zip(filled, tile.grids, strict=True)
+        ]
+
+    def features_at(self, volume: VolumeLike, tile: Tile, index_Mx3: np.ndarray) -> np.ndarray:
+        """Features, as they are clustered, at M voxels relative to the first that a tile writes: `(M, D)`."""
+        if self.coverage.cover:
+            return np.mean(self.cover_features(volume.read(tile.read), tile, index_Mx3), axis=0)
+        means = [np.mean(by_axis, axis=0) for by_axis in self.lattices(volume, tile)]
+        return self.expand_at(means, tile, index_Mx3)
+
+    def expand_at(self, means: Sequence[np.ndarray], tile: Tile, index_Mx3: np.ndarray) -> np.ndarray:
+        """Features at M voxels `(M, D)` from a tile's lattices, those of each shift averaged over axes."""
+        total = 0.0
+        for mean, grid in zip(means, tile.grids, strict=True):
+            total = total + at_voxels(self._smoothed(mean, grid), grid, index_Mx3)
+        return total / len(means)
+
+    def cover_features(
+        self, box: np.ndarray, tile: Tile, index_Mx3: np.ndarray, done: Done = lambda fraction: None
+    ) -> list[np.ndarray]:
+        """Cover-stride features at M voxels of a tile by encoding only their fields of view, one a voxel and axis.
+
+        Args:
+          box: the box that the tile reads.
+          tile: of `coverage.tiles`.
+          index_Mx3: voxels relative to the first that the tile writes.
+          done: called with the fraction that is encoded, now and then.
+
+        Returns:
+          For each of `axes` an array `(M, D)`.
+        """
+        axes, computation = self.coverage.axes, self._computation
+        size = dict(
+            fov=self.coverage.fov, patch=self.coverage.patch, dim=self.coverage.dim,
+            batch=computation.mesh.size * self.batch * max(1, COVER_FOVS // self.batch),
+        )  # fmt: skip
+
+        def encode(fovs, token_Bx2):
+            return computation.tokens(self.params, fovs, self.contrast, token_Bx2)
+
+        return [
+            cs.tokens_at(
+                encode, box, tile.grids[0], "zyx".index(axis), index_Mx3, **size,
+                done=lambda fraction, number=number: done((number + fraction) / len(axes)),
+            )
+            for number, axis in enumerate(axes)
+        ]  # fmt: skip
+
+    def features(
+        self, volume: VolumeLike, *, bar: Progress | None = None
+    ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]]:  # fmt: skip
+        """The token lattice of a whole volume that fits in memory, averaged over axes and smoothed.
+
+        With several shifts of the lattice it is that of the first. By `lattice.along` (or any linear interpolation)
+        it gives what is clustered at every voxel.
+
+        Args:
+          volume: to encode; no smaller than a field of view within slices.
+          bar: advanced by the voxels that are encoded.
+
+        Returns:
+          (features, positions): `(z, y, x, D)` float32, and for each axis (z, y, x) where its lattice points lie, in
+          voxels (float). The last point may lie up to half a patch beyond the volume's border.
+        """
+        tiling = self.coverage.feature_tiles(volume.shape)
+        shape = [plan.first + _needed(plan).stop for plan in tiling[len(tiling) - 1].grids[0]]
+        out, positions = np.empty((*shape, self.coverage.dim), np.float32), [np.empty(n) for n in shape]
+        for tile in tiling:
+            grid, done = tile.grids[0], advance_to(bar, math.prod(tile.shape))
+            mean = self._smoothed(np.mean(self.lattices(volume, tile, done)[0], axis=0), grid)
+            needed = [_needed(plan) for plan in grid]
+            at = [slice(plan.first + s.start, plan.first + s.stop) for plan, s in zip(grid, needed, strict=True)]
+            out[tuple(at)] = mean[tuple(needed)]
+            for axis, plan in enumerate(grid):
+                positions[axis][at[axis]] = plan.positions[needed[axis]]
+        return out, tuple(positions)
+
+    def _smoothed(self, mean: np.ndarray, grid) -> np.ndarray:
+        if not self.coverage.smooth:
+            return mean
+        return np.asarray(jax.jit(smooth)(mean, [smoothing_matrix(axis, self.coverage.smooth) for axis in grid]))
+
+    # Labels.
+
+    def labels(
+        self,
+        volume: VolumeLike,
+        clusterings: Mapping[int, LinearScores],
+        *,
+        encoded: EncodedTile | None = None,
+        bar: Progress | None = None,
+    ) -> dict[int, np.ndarray]:
+        """Labels of a whole volume that fits in memory, uint8 `(z, y, x)` by number of labels; see `label`."""
+        out = {size: np.empty(volume.shape, np.uint8) for size in clusterings}
+        for tile, labels, _ in self.label(volume, clusterings, encoded=encoded, bar=bar):
+            for size, block in labels.items():
+                out[size][tile.write] = block
+        return out
+
+    def label(
+        self,
+        volume: VolumeLike,
+        clusterings: Mapping[int, LinearScores],
+        tiles: Sequence[Tile] | None = None,
+        *,
+        probabilities_of: int | None = None,
+        encoded: EncodedTile | None = None,
+        bar: Progress | None = None,
+    ) -> Iterator[tuple[Tile, dict[int, np.ndarray], np.ndarray | None]]:
+        """Labels a volume tile by tile.
+
+        Args:
+          volume: to label.
+          clusterings: by number of labels.
+          tiles: of `coverage.label_tiles` (or an iterator over some of them); None: all.
+          probabilities_of: the clustering (number of labels) whose probabilities are wanted.
+          encoded: a tile that has been encoded before.
+          bar: advanced by the voxels that are labelled, also within a tile.
+
+        Yields:
+          (tile, {number of labels: labels}, probabilities) in the order of `tiles`. Labels are uint8 of the tile's
+          shape, `IGNORE` in padding; probabilities uint8 `(labels, z, y, x)`, 255 for 1, or None.
+        """
+        stacked = StackedScores.of(clusterings, probabilities_of)
+        if tiles is None:
+            tiles = self.coverage.label_tiles(volume.shape, len(stacked.counts), sum(stacked.counts))
+        if bar is not None:
+            bar.note("compiling")
+
+        def read(tile):
+            empty = padding_mask(volume, tile.write, self.padding)
+            if (empty is not None and empty.all()) or (encoded is not None and encoded.holds(volume, tile)):
+                return tile, empty, None, tile.arrays()
+            return tile, empty, tile.box(volume), tile.arrays()
+
+        for tile, empty, box, arrays in in_order(read, tiles, workers=1):
+            done = advance_to(bar, math.prod(tile.shape))
+            if empty is not None and empty.all():
+                nothing = np.full(tile.shape, IGNORE, np.uint8)
+                labels = [nothing] * len(clusterings)
+                posterior = probabilities_of and np.zeros((probabilities_of, *tile.shape), np.uint8)
+            else:
+                if box is None:
+                    lattices = [_filled(x, sizes) for x, sizes in zip(encoded.lattices, tile.sizes, strict=True)]
+                    filled = self._computation.labels_of_features(lattices, arrays, stacked)
+                else:
+                    filled = self._computation.labels(self.params, box, arrays, self.contrast, stacked, done)
+                inside = tuple(slice(n) for n in tile.shape)
+                labels, posterior = (None if x is None else np.asarray(x)[(slice(None), *inside)] for x in filled)
+                if empty is not None:
+                    labels = np.where(empty, np.uint8(IGNORE), labels)
+                    posterior = None if posterior is None else np.where(empty, np.uint8(0), posterior)
+            done(1.0)
+            yield tile, dict(zip(clusterings, labels, strict=True)), posterior
+
+
+def _needed(plan: Plan) -> slice:
+    """The lattice points that the written voxels of a tile lie between: not those of the halo."""
+    return slice(int(plan.lower[0]), min(int(plan.lower[-1]) + 2, plan.points))
+
+
+def advance_to(bar: Progress | None, units: float) -> Done:
+    """A function that is called with the fraction done of `units` of a bar, and advances it by what is new."""
+    reported = 0.0
+
+    def done(fraction: float) -> None:
+        nonlocal reported
+        if bar is not None:
+            bar.note("")
+            bar.advance(units * fraction - reported)
+            reported = units * fraction
+
+    return done
+
+
+def _filled(lattice: np.ndarray, sizes: Sequence[dict[str, int]]) -> np.ndarray:
+    """A lattice filled up with zeros to the sizes that all tiles have in common."""
+    return np.pad(lattice, [(0, s["slices"] - n) for s, n in zip(sizes, lattice.shape, strict=False)] + [(0, 0)])

@@ -11,11 +11,11 @@ and the histograms of all four overlap: grey values alone do not tell the classe
 does. Lengths are physical (nm) and converted to voxels once per structure; grey values run from 0
 (dark, heavily stained) to 1 (bright).
 
-`phantom_layout` places the structures, `phantom_organelles` draws them, `_acquire` here images
-the drawing.
+`layout` places the structures, `organelles` draws them, `_acquire` here turns the drawing into an image.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -27,6 +27,7 @@ from his4mae_jax.data.phantom.layout import (
     place_granules,
     place_mitochondria,
 )
+from his4mae_jax.data.phantom.noise import smooth_noise
 from his4mae_jax.data.phantom.organelles import (
     CLASSES,
     UNRECOGNIZED,
@@ -37,7 +38,6 @@ from his4mae_jax.data.phantom.organelles import (
     draw_nucleus,
     draw_plasma_membrane,
 )
-from his4mae_jax.data.phantom.random import smooth_noise
 from his4mae_jax.data.volumes.labels import IGNORE
 
 __all__ = ("CLASSES", "Phantom", "make_phantom")
@@ -50,14 +50,10 @@ _MIN_SIDE_NM = 1024.0  # a smaller box has no room for one organelle of each cla
 class Phantom:
     """One synthetic volume.
 
-    Attributes
-    ----------
-    image_ZxYxX : np.ndarray
-        Grey values, uint8; membranes and dense material are dark.
-    labels_ZxYxX : np.ndarray
-        uint8: index into `CLASSES`, or `IGNORE` for voxels outside the cell (not scored).
-    voxel_size_nm : float
-        Edge length of the (isotropic) voxel in nm.
+    Attributes:
+      image_ZxYxX: grey values, uint8; membranes and dense material are dark.
+      labels_ZxYxX: uint8 index into `CLASSES`, or `IGNORE` for voxels outside the cell (not scored).
+      voxel_size_nm: edge length of the (isotropic) voxel in nm.
     """
 
     image_ZxYxX: np.ndarray
@@ -65,24 +61,21 @@ class Phantom:
     voxel_size_nm: float
 
 
-def make_phantom(shape=(256, 256, 256), seed=0, voxel_size_nm=16.0) -> Phantom:
-    """Draw one beta cell.
+def make_phantom(shape: Sequence[int] = (256, 256, 256), seed: int = 0, voxel_size_nm: float = 16.0) -> Phantom:
+    """Draws one beta cell.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Voxels along Z, Y and X; at least 64 (and 1024 nm) each. Organelles keep their real size,
-        so a smaller box holds fewer of them; cell and nucleus scale with the box down to a cell
-        2.5 um across, of which a box smaller than that holds one corner.
-    seed : int
-        The same seed, shape and voxel size give the same volume, whatever NumPy's global state.
-    voxel_size_nm : float
-        Edge length of a voxel in nm.
+    Args:
+      shape: voxels along z, y and x; at least 64 (and 1024 nm) each. Organelles keep their real size, so a smaller box
+        holds fewer of them; cell and nucleus scale with the box down to a cell 2.5 um across, of which a box smaller
+        than that holds one corner.
+      seed: the same seed, shape and voxel size give the same volume, whatever NumPy's global state.
+      voxel_size_nm: edge length of a voxel in nm.
 
-    Returns
-    -------
-    Phantom
-        Image, labels and voxel size.
+    Returns:
+      Image, labels and voxel size.
+
+    Raises:
+      ValueError: the box is too small.
     """
     shape = tuple(int(side) for side in shape)
     if len(shape) != 3 or min(shape) < _MIN_SIDE:
@@ -117,8 +110,8 @@ def make_phantom(shape=(256, 256, 256), seed=0, voxel_size_nm=16.0) -> Phantom:
     return Phantom(_acquire(streams[7], image_ZxYxX), labels_ZxYxX, float(voxel_size_nm))
 
 
-def _acquire(rng, image_ZxYxX):
-    """What the microscope adds: blur, drift, shading, curtains and shot noise; returns uint8.
+def _acquire(rng: np.random.Generator, image_ZxYxX: np.ndarray) -> np.ndarray:
+    """Adds the microscope's blur, drift, shading, curtains and shot noise to a drawing; returns uint8.
 
     Z is the milling direction (one slice per milled face); curtains run along Y, the direction of
     the ion beam, and fade in and out along it.

@@ -1,27 +1,44 @@
 """Where the phantom's structures lie: cell and nucleus as distances, organelles as spheres.
 
-Everything is in voxels but what is named in nm. Organelles keep clear of each other, of the
-nucleus and of the plasma membrane; what no longer fits into a crowded cell is left out.
+Lengths are in voxels, except those whose name ends in `nm`. Organelles keep clear of each other, of the nucleus and
+of the plasma membrane; those that no longer fit into a crowded cell are left out.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.spatial.distance import cdist
 from scipy.special import gamma
 
-from his4mae_jax.data.phantom.random import random_frame, smooth_noise
+from his4mae_jax.data.phantom.noise import random_frame, smooth_noise
 
 _GAP_NM = 34.0  # cytosol left free between any two organelles
+Golgi = tuple[np.ndarray, np.ndarray, float]  # centre (3,), axes (3, 3) one per row, radius of the disc
+Path = tuple[np.ndarray, float]  # centre line (points, 3), radius
+
 _BALL = 4 / 3 * np.pi  # volume of the unit ball
 _CELL_POWER = 2.6  # superellipsoid exponent of the cell: between a ball (2) and a box
 _SMALLEST_HALF_NM = 1250.0  # half axis of the cell in a box that cannot hold all of it
 _NUCLEUS_FRACTION, _MITOCHONDRIA_FRACTION, _GRANULE_FRACTION = 0.165, 0.12, 0.165  # of the cell
 
 
-def _blob_distance(rng, shape, centre_3, half_3, power, lobes):
+def _blob_distance(
+    rng: np.random.Generator,
+    shape: Sequence[int],
+    centre_3: np.ndarray,
+    half_3: np.ndarray,
+    power: float,
+    lobes: float,
+) -> np.ndarray:
     """Signed distance (voxels, negative inside) to a superellipsoid with an uneven surface.
 
-    `half_3` are the half axes in voxels, `power` 2 is an ellipsoid and more is boxier, `lobes` is
-    the relative height of the unevenness.
+    Args:
+      rng: source of the unevenness.
+      shape: of the box.
+      centre_3: in voxels.
+      half_3: half axes in voxels.
+      power: 2 is an ellipsoid, more is boxier.
+      lobes: height of the unevenness relative to the half axes.
     """
     step = 4  # the surface is smooth: every fourth voxel and linear interpolation are enough
     axes = [np.arange(0, side + step, step, dtype=np.float32) for side in shape]
@@ -36,8 +53,10 @@ def _blob_distance(rng, shape, centre_3, half_3, power, lobes):
     return field
 
 
-def cell_distance(rng, shape, voxel_size_nm):
-    """Signed distance to the plasma membrane (voxels, negative inside), the centre and half axes.
+def cell_distance(
+    rng: np.random.Generator, shape: Sequence[int], voxel_size_nm: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Signed distance to the plasma membrane (voxels, negative inside), the cell's centre and its half axes.
 
     The cell is cut by one face of the box per axis and stays clear of the opposite face and of the
     corners. In a box too small for a whole cell it is a corner of a cell of the smallest size.
@@ -50,7 +69,9 @@ def cell_distance(rng, shape, voxel_size_nm):
     return _blob_distance(rng, shape, centre_3, half_3, _CELL_POWER, 0.025), centre_3, half_3
 
 
-def nucleus_distance(rng, shape, cell_centre_3, cell_half_3):
+def nucleus_distance(
+    rng: np.random.Generator, shape: Sequence[int], cell_centre_3: np.ndarray, cell_half_3: np.ndarray
+) -> np.ndarray:
     """Signed distance to the outer nuclear membrane (voxels, negative inside)."""
     power = _CELL_POWER
     cell_volume = 8 * np.prod(cell_half_3) * gamma(1 + 1 / power) ** 3 / gamma(1 + 3 / power)
@@ -63,7 +84,14 @@ def nucleus_distance(rng, shape, cell_centre_3, cell_half_3):
     return _blob_distance(rng, shape, centre_3, half_3, 2.0, 0.06)
 
 
-def _is_free(point_Nx3, radius, cell_ZxYxX, nucleus_ZxYxX, taken_Nx4, gap):
+def _is_free(
+    point_Nx3: np.ndarray,
+    radius: float,
+    cell_ZxYxX: np.ndarray,
+    nucleus_ZxYxX: np.ndarray,
+    taken_Nx4: np.ndarray,
+    gap: float,
+) -> np.ndarray:
     """Which spheres of `radius` keep `gap` voxels from cell border, nucleus and `taken_Nx4`.
 
     `taken_Nx4` holds spheres as z, y, x, radius in voxels. Centres must lie in the box.
@@ -78,8 +106,10 @@ def _is_free(point_Nx3, radius, cell_ZxYxX, nucleus_ZxYxX, taken_Nx4, gap):
     return free_N
 
 
-def place_golgi(rng, cell_ZxYxX, nucleus_ZxYxX, voxel_size_nm):
-    """Up to two Golgi stacks as (centre, axes, disc radius), and the spheres they occupy."""
+def place_golgi(
+    rng: np.random.Generator, cell_ZxYxX: np.ndarray, nucleus_ZxYxX: np.ndarray, voxel_size_nm: float
+) -> tuple[list[Golgi], np.ndarray]:
+    """Places up to two Golgi stacks; returns them, and the spheres (n, 4) that they occupy: z, y, x, radius."""
     shape = cell_ZxYxX.shape
     radius = min(400 / voxel_size_nm, 0.12 * min(shape))
     thick = 200 / voxel_size_nm
@@ -101,15 +131,17 @@ def place_golgi(rng, cell_ZxYxX, nucleus_ZxYxX, voxel_size_nm):
     return golgis, taken
 
 
-def place_mitochondria(rng, cell_ZxYxX, nucleus_ZxYxX, taken_Nx4, voxel_size_nm):
-    """Bent tubes, 350-500 nm thick and 1-3 um long, that touch nothing.
+def place_mitochondria(
+    rng: np.random.Generator,
+    cell_ZxYxX: np.ndarray,
+    nucleus_ZxYxX: np.ndarray,
+    taken_Nx4: np.ndarray,
+    voxel_size_nm: float,
+) -> tuple[list[Path], np.ndarray]:
+    """Places bent tubes, 350-500 nm thick and 1-3 um long, that touch nothing.
 
-    Returns
-    -------
-    paths : list of (np.ndarray, float)
-        Centre line (points x 3, every 3 voxels) and radius of each, in voxels.
-    path_Nx4 : np.ndarray
-        All of them as spheres z, y, x, radius.
+    Returns:
+      The centre line (a point every 3 voxels) and radius of each, and all of them as spheres (n, 4): z, y, x, radius.
     """
     shape = np.array(cell_ZxYxX.shape)
     target = _MITOCHONDRIA_FRACTION * np.sum(cell_ZxYxX < 0)
@@ -146,11 +178,17 @@ def place_mitochondria(rng, cell_ZxYxX, nucleus_ZxYxX, taken_Nx4, voxel_size_nm)
     return paths, np.concatenate(spheres)
 
 
-def place_granules(rng, cell_ZxYxX, nucleus_ZxYxX, taken_Nx4, voxel_size_nm):
-    """Granules of 280-380 nm as spheres (n, 4): z, y, x, radius in voxels.
+def place_granules(
+    rng: np.random.Generator,
+    cell_ZxYxX: np.ndarray,
+    nucleus_ZxYxX: np.ndarray,
+    taken_Nx4: np.ndarray,
+    voxel_size_nm: float,
+) -> np.ndarray:
+    """Places granules of 280-380 nm; returns spheres (n, 4): z, y, x, radius.
 
-    Random positions are pushed apart, and out of what is already there, before those that still
-    touch something are dropped: drawing and rejecting alone stops at half the wanted density.
+    Random positions are pushed apart, and out of the structures placed before, until few overlap; those that still do
+    are dropped. Drawing and rejecting alone stops at half the wanted density.
     """
     high_3 = np.array(cell_ZxYxX.shape) - 1e-3
     gap = _GAP_NM / voxel_size_nm
@@ -180,7 +218,7 @@ def place_granules(rng, cell_ZxYxX, nucleus_ZxYxX, taken_Nx4, voxel_size_nm):
             push_Nx3[:, axis] += np.maximum(short_N, 0) * (ahead - behind) / 4
         point_Nx3 = point_Nx3 + 1.4 * push_Nx3  # more than needed, which converges faster
 
-    # Small ones drawn at random fill what the dropped ones leave, which matters in a small box.
+    # Small ones drawn at random fill the space that the dropped ones leave, which matters in a small box.
     extra_Kx3 = start_Nx3[rng.integers(len(start_Nx3), size=800)]
     point_Nx3 = np.clip(np.concatenate([point_Nx3, extra_Kx3]), 0, high_3)
     radius_N = np.append(radius_N, rng.uniform(140, 160, 800) / voxel_size_nm)

@@ -1,13 +1,16 @@
 """Drawing of the phantom's structures: grey values from 0 (dark) to 1 (bright), and labels.
 
 Organelles are drawn into image and labels; the cytoplasm (cytosol, endoplasmic reticulum, Golgi
-stacks, plasma membrane) into an image of its own, which fills what they leave free.
+stacks, plasma membrane) into an image of its own, which fills the space that they leave free.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
 
-from his4mae_jax.data.phantom.random import random_frame, smooth_noise
+from his4mae_jax.data.phantom.layout import Golgi, Path
+from his4mae_jax.data.phantom.noise import random_frame, smooth_noise
 
 CLASSES = ("unrecognized", "nucleus", "mitochondria", "granules")
 UNRECOGNIZED, NUCLEUS, MITOCHONDRIA, GRANULES = range(4)
@@ -16,17 +19,17 @@ _MEMBRANE_NM = 11.0  # standard deviation of a stained membrane's dark line
 _REACH_NM = 96.0  # distances to organelles are only needed this far out
 
 
-def _line(distance, width):
+def _line(distance: np.ndarray, width: float) -> np.ndarray:
     """Profile of a membrane: 1 on the surface, a Gaussian of `width` voxels across it."""
     return np.exp(-0.5 * np.square(distance / np.float32(width)))
 
 
-def _soft_step(value, width):
+def _soft_step(value: np.ndarray, width: float) -> np.ndarray:
     """0 for very negative values, 1 for very positive ones, with a ramp of `width`."""
     return np.clip(0.5 + value / np.float32(width), 0, 1)
 
 
-def _window(shape, low_3, high_3):
+def _window(shape: Sequence[int], low_3: np.ndarray, high_3: np.ndarray) -> tuple[tuple[slice, ...], list[np.ndarray]]:
     """Slices of the box from `low_3` to `high_3` (voxels), cut to `shape`, and open coordinates."""
     low_3 = np.clip(np.floor(low_3).astype(int), 0, shape)
     high_3 = np.clip(np.ceil(high_3).astype(int) + 1, low_3, shape)
@@ -34,8 +37,14 @@ def _window(shape, low_3, high_3):
     return window, np.ogrid[window]
 
 
-def draw_nucleus(rng, image_ZxYxX, labels_ZxYxX, nucleus_ZxYxX, voxel_size_nm):
-    """Chromatin, nucleolus and the envelope with its pores; labelled up to the outer membrane."""
+def draw_nucleus(
+    rng: np.random.Generator,
+    image_ZxYxX: np.ndarray,
+    labels_ZxYxX: np.ndarray,
+    nucleus_ZxYxX: np.ndarray,
+    voxel_size_nm: float,
+) -> None:
+    """Draws chromatin, nucleolus and the envelope with its pores; labelled up to the outer membrane."""
     window = ndimage.find_objects((nucleus_ZxYxX <= 0).view(np.uint8))[0]
     depth = -nucleus_ZxYxX[window] * np.float32(voxel_size_nm)  # nm below the surface
     shape = depth.shape
@@ -65,8 +74,18 @@ def draw_nucleus(rng, image_ZxYxX, labels_ZxYxX, nucleus_ZxYxX, voxel_size_nm):
     labels_ZxYxX[window][within] = NUCLEUS
 
 
-def draw_mitochondria(rng, image_ZxYxX, labels_ZxYxX, room_ZxYxX, paths, voxel_size_nm):
-    """Tubes with two membranes, a dark matrix and lamellar cristae across the tube."""
+def draw_mitochondria(
+    rng: np.random.Generator,
+    image_ZxYxX: np.ndarray,
+    labels_ZxYxX: np.ndarray,
+    room_ZxYxX: np.ndarray,
+    paths: Sequence[Path],
+    voxel_size_nm: float,
+) -> None:
+    """Draws tubes with two membranes, a dark matrix and lamellar cristae across the tube.
+
+    `room_ZxYxX`, the distance to the nearest organelle or membrane, is updated.
+    """
     reach = _REACH_NM / voxel_size_nm
     for path_Nx3, radius in paths:
         margin = radius + reach
@@ -114,8 +133,15 @@ def draw_mitochondria(rng, image_ZxYxX, labels_ZxYxX, room_ZxYxX, paths, voxel_s
         room_ZxYxX[window] = np.minimum(room_ZxYxX[window], away - np.float32(radius))
 
 
-def draw_granules(rng, image_ZxYxX, labels_ZxYxX, room_ZxYxX, granule_Nx4, voxel_size_nm):
-    """Insulin granules: an eccentric dense core of varying size in a bright halo."""
+def draw_granules(
+    rng: np.random.Generator,
+    image_ZxYxX: np.ndarray,
+    labels_ZxYxX: np.ndarray,
+    room_ZxYxX: np.ndarray,
+    granule_Nx4: np.ndarray,
+    voxel_size_nm: float,
+) -> None:
+    """Draws insulin granules: an eccentric dense core of varying size in a bright halo."""
     reach = _REACH_NM / voxel_size_nm
     for granule_4 in granule_Nx4:
         centre_3, radius = granule_4[:3], granule_4[3]
@@ -140,8 +166,10 @@ def draw_granules(rng, image_ZxYxX, labels_ZxYxX, room_ZxYxX, granule_Nx4, voxel
         room_ZxYxX[window] = np.minimum(room_ZxYxX[window], away - np.float32(radius))
 
 
-def draw_cytoplasm(rng, nucleus_ZxYxX, room_ZxYxX, voxel_size_nm):
-    """Grey values of cytosol with ribosomes and the endoplasmic reticulum, in the whole box.
+def draw_cytoplasm(
+    rng: np.random.Generator, nucleus_ZxYxX: np.ndarray, room_ZxYxX: np.ndarray, voxel_size_nm: float
+) -> np.ndarray:
+    """Returns grey values of cytosol with ribosomes and the endoplasmic reticulum, in the whole box.
 
     The sheets are level sets of the warped distance to the nucleus: parallel to each other, roughly
     concentric with the nucleus, interrupted at random, and kept off the organelles.
@@ -164,8 +192,10 @@ def draw_cytoplasm(rng, nucleus_ZxYxX, room_ZxYxX, voxel_size_nm):
     return grey
 
 
-def draw_golgi(rng, cytoplasm_ZxYxX, room_ZxYxX, golgi, voxel_size_nm):
-    """Five bowed, parallel cisternae and the vesicles around their rim, into the cytoplasm."""
+def draw_golgi(
+    rng: np.random.Generator, cytoplasm_ZxYxX: np.ndarray, room_ZxYxX: np.ndarray, golgi: Golgi, voxel_size_nm: float
+) -> None:
+    """Draws five bowed, parallel cisternae and the vesicles around their rim, into the cytoplasm."""
     centre_3, frame_3x3, radius = golgi
     margin = radius + 20
     window, grids = _window(cytoplasm_ZxYxX.shape, centre_3 - margin, centre_3 + margin)
@@ -190,8 +220,8 @@ def draw_golgi(rng, cytoplasm_ZxYxX, room_ZxYxX, golgi, voxel_size_nm):
         cytoplasm_ZxYxX[local] -= ring * (room_ZxYxX[local] > vesicle)
 
 
-def draw_plasma_membrane(cytoplasm_ZxYxX, cell_ZxYxX, voxel_size_nm):
-    """The cell's own membrane, a bright extracellular gap, and the neighbour's membrane."""
+def draw_plasma_membrane(cytoplasm_ZxYxX: np.ndarray, cell_ZxYxX: np.ndarray, voxel_size_nm: float) -> None:
+    """Draws the cell's own membrane, a bright extracellular gap, and the neighbour's membrane."""
     outward = cell_ZxYxX * np.float32(voxel_size_nm)  # nm, negative inside
     cytoplasm_ZxYxX += 0.22 * _line(outward - 40, 16)
     for at_nm in (-9, 88):

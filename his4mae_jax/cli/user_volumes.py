@@ -52,7 +52,7 @@ class Labels:
 def look(spec: str, voxel_size_nm: Sequence[float] | None) -> Found:
     """Open a volume and sample its grey levels; `UserError` where it cannot be used."""
     from his4mae_jax.data.volumes.anisotropy import coarse_axis, size_text
-    from his4mae_jax.data.volumes.contrast import sample_content, window
+    from his4mae_jax.data.volumes.contrast import contrast_between, sample_content
 
     try:
         volume = open_volume(spec, voxel_size_nm)
@@ -62,7 +62,7 @@ def look(spec: str, voxel_size_nm: Sequence[float] | None) -> Found:
             raise UserError(f"{spec}: its metadata have no voxel size; give it in nm as --voxel-size=Z,Y,X") from None
         raise
     values = sample_content(volume)
-    contrast = window(volume, values, (0.1, 99.9))
+    contrast = contrast_between(volume, values, (0.1, 99.9))
     text = (
         f"{_shape(volume.shape)} voxels (z, y, x) of {size_text(volume).removesuffix(' (z, y, x)')}, "
         f"{volume.dtype.name}, grey levels {values.min():g} to {values.max():g}"

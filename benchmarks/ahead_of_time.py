@@ -1,21 +1,20 @@
-r"""Compiles the training step and the encoder for accelerators that are not there, and reads the programs.
+r"""Compiles the training step and the encoder for accelerators that are not attached, and analyses the programs.
 
     pip install "jax[cuda13]"        # for h100 and h200; "jax[tpu]" for TPUs. No accelerator is needed
     python benchmarks/ahead_of_time.py --targets h100 h200 h200:1x1x8 --json runs/ahead_of_time.json
     python benchmarks/ahead_of_time.py --targets v5e:2x4 v5p:2x2x2
 
-Shows that the programs compile there, and tells for one device: temporary memory, what crosses between devices, on
-GPUs kernels and the bytes that they move, and what a step takes at least: its bytes at the full bandwidth of the
-memory, its FLOP (`flop_per_image`) at the chip's dense bfloat16 rate, as their makers state them. Nothing is run:
-these are bounds, not measurements, and matrix products are not tuned as they would be on the device. A GPU's topology
-is slices x hosts x devices of each ("h200:1x8x8": 8 hosts of 8), a TPU's that of its slice. --batch is that of one
-device. --text keeps the programs.
+Shows that the programs compile, and prints for one device: temporary memory; collectives; on GPUs the kernels and the
+bytes that they move; and a lower bound for the time of a step, from its bytes at the full memory bandwidth and its FLOP
+(`flop_per_image`) at the chip's dense bfloat16 rate, both as the makers state them. Nothing is run: these are bounds,
+not measurements, and matmuls are not autotuned as they would be on the device. A GPU's topology is slices x hosts x
+devices per host ("h200:1x8x8": 8 hosts of 8), a TPU's that of its slice. --batch is per device. --text keeps the
+programs' text.
 """
 
 import argparse
 import collections
 import contextlib
-import json
 import os
 import pathlib
 import re
@@ -32,6 +31,7 @@ import jax.numpy as jnp
 from encode_and_step import MODELS
 from jax.experimental import topologies
 from program import collectives, kernels
+from reporting import add_json_option, write_json
 
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.models.kernels.backend import tracing_for
@@ -61,28 +61,30 @@ GPUS = {
     "h200": HOPPER.format(bandwidth=4800000000000, memory=150754820096, name="NVIDIA H200"),
 }
 CUDNN = 91200  # of the HOPPER description
-TOP = 12  # groups of kernels that are told
+TOP = 12  # groups of kernels that are printed
 
 
 def devices_of(target):
-    """Compile-only devices of "h200", "h200:1x1x8" or "v5e:2x4"."""
+    """Return the compile-only devices of a target such as "h200", "h200:1x1x8" or "v5e:2x4"."""
     chip, _, shape = target.partition(":")
     if chip not in PEAKS:
         raise SystemExit(f"--targets {target}: choose among {', '.join(PEAKS)}, with a topology as in h200:1x1x8")
     try:
         if chip in GPUS:
-            found = topologies.get_topology_desc(platform="cuda", target_config=GPUS[chip], topology=shape or "1x1x1")
+            topology = topologies.get_topology_desc(
+                platform="cuda", target_config=GPUS[chip], topology=shape or "1x1x1"
+            )
         else:
-            found = topologies.get_topology_desc(platform="tpu", topology_name=target)
+            topology = topologies.get_topology_desc(platform="tpu", topology_name=target)
     except (NotImplementedError, RuntimeError) as e:
         extra = "cuda13" if chip in GPUS else "tpu"
         raise SystemExit(f'--targets {target}: {e}; pip install "jax[{extra}]" brings its compiler') from e
-    return found.devices
+    return topology.devices
 
 
 @contextlib.contextmanager
 def as_hopper():
-    """JAX asks a device that is there before it lowers attention to cuDNN; have it take the answers for Hopper."""
+    """Lower attention to cuDNN as on Hopper: JAX would query the attached device for what it supports."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     answers = {
@@ -97,7 +99,7 @@ def as_hopper():
 
 
 def programs(config, devices):
-    """`{"step": ..., "encode": ...}`, compiled for a mesh of the devices."""
+    """Compile `{"step": ..., "encode": ...}` for a mesh of the devices."""
     mesh = jax.sharding.Mesh(devices, ("data",))
     models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
     state = jax.eval_shape(lambda: states.create(config, models, optimizer))
@@ -111,37 +113,37 @@ def programs(config, devices):
         return {"step": step.compile(), "encode": encode.compile()}
 
 
-def groups(found):
-    """`[(bytes, kernels, kind, op)]` of kernels alike in the blocks of a network, the most bytes first."""
+def groups(program):
+    """Sum up kernels that are alike in all blocks: `[(bytes, kernels, kind, op)]`, the most bytes first."""
     totals = collections.defaultdict(lambda: [0, 0])
-    for kernel in found:
+    for kernel in program:
         op = re.sub(r"block\d+/", "block/", re.sub(r"^jit\(\w+\)/", "", kernel.op))
         entry = totals[kernel.kind, op]
         entry[0], entry[1] = entry[0] + kernel.bytes, entry[1] + 1
     return sorted(((*entry, *key) for key, entry in totals.items()), reverse=True)
 
 
-def told(target, what, compiled, flop, batch, microbatch):
-    """A row about one program, printed; `flop` and `batch` are those of one device.
+def analyse(target, what, compiled, flop, batch, microbatch):
+    """Print and return a row about one program; `flop` and `batch` are per device.
 
-    A step in parts (`microbatch`) is a loop, whose kernels stand in the text once: they are not counted then.
+    With a microbatch the step is a loop, whose kernels occur in the text only once: then they are not counted.
     """
     chip = target.partition(":")[0]
     tflops, tbytes = PEAKS[chip]
     text, memory = compiled.as_text(), compiled.memory_analysis()
     row = {"target": target, "what": what, "temporary_gbytes": memory.temp_size_in_bytes / 1e9}
     row |= {"ms_of_flop": flop / tflops / 1e9, "collectives": collectives(text)}
-    # A TPU's program copies parts to the chip while others are computed: not to be read like this.
+    # A TPU's program overlaps its copies to on-chip memory with computation, which this count does not model.
     if chip in GPUS and not microbatch:
-        found = kernels(text)
-        moved = sum(k.bytes for k in found)
-        row |= {"kernels": len(found), "gbytes": moved / 1e9, "ms_of_bytes": moved / tbytes / 1e9}
-        row["groups"] = groups(found)[:TOP]
+        program = kernels(text)
+        moved = sum(k.bytes for k in program)
+        row |= {"kernels": len(program), "gbytes": moved / 1e9, "ms_of_bytes": moved / tbytes / 1e9}
+        row["groups"] = groups(program)[:TOP]
     if not microbatch:
         row["most_per_s"] = 1e3 * batch / max(row.get("ms_of_bytes", 0.0), row["ms_of_flop"])
     cells = (("kernels", 7, ","), ("gbytes", 8, ".2f"), ("temporary_gbytes", 8, ".2f"), ("ms_of_bytes", 9, ".2f"),
              ("ms_of_flop", 8, ".2f"), ("most_per_s", 11, ",.0f"))  # fmt: skip
-    texts = [f"{row[key]:>{width}{how}}" if key in row else f"{'-':>{width}}" for key, width, how in cells]
+    texts = [f"{row[key]:>{width}{form}}" if key in row else f"{'-':>{width}}" for key, width, form in cells]
     print(f"{target:<12} {what:<7} {' '.join(texts)}", flush=True)
     return row
 
@@ -152,13 +154,13 @@ def main():
     parser.add_argument("--model", choices=MODELS, default="full")
     parser.add_argument("--method", choices=sorted(METHODS), default="his4mae")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    parser.add_argument("--batch", type=int, default=256, help="of one device")
-    parser.add_argument("--microbatch", type=int, default=0, help="train.microbatch; kernels are not told then")
-    parser.add_argument("--text", type=pathlib.Path, help="folder for the programs' text")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    parser.add_argument("--batch", type=int, default=256, help="per device")
+    parser.add_argument("--microbatch", type=int, default=0, help="train.microbatch; kernels are then not counted")
+    parser.add_argument("--text", type=pathlib.Path, help="folder for the text of the programs")
+    add_json_option(parser)
     args = parser.parse_args()
     targets = {target: devices_of(target) for target in args.targets}
-    print(f"jax {jax.__version__}, {args.model} model, {args.method}, {args.dtype}, batch {args.batch} a device")
+    print(f"jax {jax.__version__}, {args.model} model, {args.method}, {args.dtype}, batch {args.batch} per device")
     columns = ("kernels", 7), ("GB", 8), ("temp GB", 8), ("ms bytes", 9), ("ms FLOP", 8), ("at most /s", 11)
     print(f"{'target':<12} {'program':<7} " + " ".join(f"{name:>{width}}" for name, width in columns))
     rows = []
@@ -169,20 +171,18 @@ def main():
         config.train.steps, config.codebook.start = 10**6, 0.0
         flop = flop_per_image(config)
         for what, compiled in programs(config, devices).items():
-            rows.append(told(target, what, compiled, flop[what] * args.batch, args.batch, args.microbatch))
+            rows.append(analyse(target, what, compiled, flop[what] * args.batch, args.batch, args.microbatch))
             if args.text:
                 args.text.mkdir(parents=True, exist_ok=True)
                 (args.text / f"{target.replace(':', '_')}_{what}.txt").write_text(compiled.as_text())
     for row in rows:
-        print(f"\n{row['target']}, {row['what']}: where the bytes go, and what crosses between devices")
+        print(f"\n{row['target']}, {row['what']}: bytes by kind of kernel, and collectives")
         for moved, count, kind, op in row.get("groups", ()):
             print(f"{moved / 1e9:8.2f} GB {count:>5} x {kind:<28.28} {op[-80:]}")
         for kind, (count, moved) in row["collectives"].items():
             print(f"{moved / 1e9:8.3f} GB {count:>5} x {kind}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        about = {"jax": jax.__version__, "model": args.model, "method": args.method, "dtype": args.dtype}
-        args.json.write_text(json.dumps({**about, "batch": args.batch, "rows": rows}, indent=2) + "\n")
+    about = {"jax": jax.__version__, "model": args.model, "method": args.method, "dtype": args.dtype}
+    write_json(args.json, {**about, "batch": args.batch, "rows": rows})
     return 0
 
 

@@ -2,16 +2,14 @@ r"""Speed of the training step (images/s) and of encoding (fields of view/s), wh
 
     python benchmarks/encode_and_step.py --json runs/speed.json
 
-Models: "demo" is that of configs/demo.py, "full" the default of his4mae_jax/config.py (encoder
+Models: "demo" is that of configs/demo.py, "full" the default configuration (encoder
 192 x 14, decoder 128 x 7 x 8 heads). A training step is the whole of training.step: crops to
 fields of view, masking, student, teacher, decoder, gradients, optimiser, EMA and codebook.
-Encoding is the student on unmasked fields of view. Batches are random and lie on the device
-already, so reading volumes is not measured. Compilation is timed apart.
+Encoding is the student on unmasked fields of view. Batches are random and already on the device,
+so reading volumes is not measured. Compilation is timed separately.
 """
 
 import argparse
-import json
-import os
 import pathlib
 import runpy
 import statistics
@@ -19,6 +17,7 @@ import time
 
 import jax
 import numpy as np
+from reporting import add_json_option, machine, one_line, options, write_json
 
 from his4mae_jax.config import get_default
 from his4mae_jax.inference.encode import make_encode
@@ -34,13 +33,13 @@ MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"
 
 
 def compiled(function, *args):
-    """`(compiled function, seconds)`: tracing and compilation, none of the run."""
+    """Compile a jitted function: `(compiled function, seconds of tracing and compilation)`."""
     began = time.perf_counter()
     return function.lower(*args).compile(), time.perf_counter() - began
 
 
 def median_seconds(call, repeats, calls):
-    """Median over `repeats` of the seconds one call takes, each from `calls` calls in a row."""
+    """Return the median over `repeats` of the seconds per call, each measured over `calls` calls in a row."""
     jax.block_until_ready(call())  # the first run allocates
     seconds = []
     for _ in range(repeats):
@@ -53,7 +52,7 @@ def median_seconds(call, repeats, calls):
 
 
 def measure(config, repeats, calls):
-    """Two rows, of the step and of encoding: dicts of what, rate_per_s, seconds, compile_seconds."""
+    """Return two rows, of the step and of encoding: dicts of what, rate_per_s, seconds, compile_seconds."""
     mesh, batch_size = meshes.make_mesh(), config.train.batch_size
     everywhere, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
     models, optimizer = his4mae.build(config), make_optimizer(config)
@@ -68,7 +67,7 @@ def measure(config, repeats, calls):
     step, step_compile = compiled(compile_steps(config, models, optimizer, mesh)[0], state, batch)
 
     def one_step():
-        nonlocal state  # the step donates its state: each call must go on from the last
+        nonlocal state  # the step donates its state: each call continues from the last
         state, metrics = step(state, batch)
         return state, metrics
 
@@ -82,12 +81,12 @@ def main():
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--batch", type=int, default=32, help="images, or fields of view, at once")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="compute dtype")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of which the median is told")
+    parser.add_argument("--repeats", type=int, default=5, help="measurements, of which the median is printed")
     parser.add_argument("--calls", type=int, default=3, help="calls in a row that make one measurement")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    add_json_option(parser)
     args = parser.parse_args()
-    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    print(f"{where}, {os.cpu_count()} CPU cores, jax {jax.__version__}, batch {args.batch}, {args.dtype}")
+    about = machine()
+    print(f"{one_line(about)}, batch {args.batch}, {args.dtype}")
     print(f"{'model':<6} {'what':<7} {'per second':>11} {'ms a call':>10} {'compile s':>10}")
     rows = []
     for name in args.models:
@@ -97,11 +96,7 @@ def main():
             rows.append({"model": name, **row})
             numbers = row["rate_per_s"], 1e3 * row["seconds"], row["compile_seconds"]
             print("{:<6} {:<7} {:>11.1f} {:>10.1f} {:>10.1f}".format(name, row["what"], *numbers), flush=True)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        settings = {key: getattr(args, key) for key in ("batch", "dtype", "repeats", "calls")}
-        about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__}
-        args.json.write_text(json.dumps({**about, **settings, "rows": rows}, indent=2) + "\n")
+    write_json(args.json, {**about, **options(args, "models"), "rows": rows})
 
 
 if __name__ == "__main__":

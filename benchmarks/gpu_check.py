@@ -1,19 +1,18 @@
-"""Does this device compute what a CPU computes? Losses, gradients and tokens, float32 and bfloat16.
+"""Compares losses, gradients and tokens of this device with those of a CPU, in float32 and bfloat16.
 
     python benchmarks/gpu_check.py
 
-The paper's model on eight random fields of view, the same parameters and masks on both. Matrix products of
-float32 are made in full precision here, so that they can be held to 1e-4; bfloat16 to 5 %. Prints one row a
-quantity, with the attention that was chosen; exits with 1 where one is off.
+The paper's model on eight random fields of view, with the same parameters and masks on both. float32 matmuls run in
+full precision here, with a tolerance of 1e-4; that of bfloat16 is 5 %. Prints one row per quantity, and which attention
+was chosen; exits with 1 if a quantity is off.
 """
 
 import argparse
-import json
-import pathlib
 import sys
 
 import jax
 import numpy as np
+from reporting import add_json_option, machine, write_json
 
 from his4mae_jax.config import get_default
 from his4mae_jax.inference.encode import make_encode
@@ -26,7 +25,7 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 def computed(dtype, device):
-    """`{name: array}` of one dtype on one device."""
+    """Compute `{name: array}` in one dtype on one device."""
     config = get_default()
     config.model.dtype = dtype
     method = METHODS[config.method]
@@ -50,23 +49,22 @@ def computed(dtype, device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    add_json_option(parser)
     args = parser.parse_args()
     jax.config.update("jax_default_matmul_precision", "highest")
     device, reference, rows = jax.devices()[0], jax.local_devices(backend="cpu")[0], []
     print(f"{device.device_kind}, jax {jax.__version__}")
     want = computed("float32", reference)
     for dtype, tolerance in TOLERANCE.items():
-        chosen = {f"{d} features a head": implementation(np.dtype(dtype), d) for d in (192, 16)}
+        chosen = {f"{d} features per head": implementation(np.dtype(dtype), d) for d in (192, 16)}
         print(f"{dtype}: attention " + ", ".join(f"{k}: {v}" for k, v in chosen.items()))
         for name, value in computed(dtype, device).items():
-            # Relative to the largest value: single gradients may be next to nothing.
+            # Relative to the largest value: single gradients may be almost zero.
             off = float(np.abs(value - want[name]).max() / np.abs(want[name]).max())
-            rows.append({"dtype": dtype, "what": name, "difference": off, "fine": off <= tolerance})
+            rows.append({"dtype": dtype, "what": name, "difference": off, "within": off <= tolerance})
             print(f"{dtype:<9} {name:<24} {off:10.2e} {'' if off <= tolerance else 'OFF'}", flush=True)
-    if args.json:
-        args.json.write_text(json.dumps({"device": device.device_kind, "rows": rows}, indent=2) + "\n")
-    sys.exit(0 if all(row["fine"] for row in rows) else 1)
+    write_json(args.json, {**machine(), "rows": rows})
+    sys.exit(0 if all(row["within"] for row in rows) else 1)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Everything that is claimed of a GPU, measured in one run of under ten minutes. No network is needed.
+# Measures every claim about GPUs in one run of under ten minutes, without a network.
 #
 #   bash benchmarks/gpu_session.sh [FOLDER FOR RESULTS] [FOLDER WITH WHEELS]
 #
-# Run from anywhere. The machine brings Python 3.11 or later with jax for its GPU, flax, optax, orbax, tensorstore and
-# scikit-learn, and torch for the peer. What else requirements.txt names and the machine lacks is taken from the
-# folder with wheels (wheels/ beside this script's folder by default), fetched beforehand elsewhere, for example with
+# Run from anywhere. The machine needs Python 3.11 or later with jax for its GPU, flax, optax, orbax, tensorstore and
+# scikit-learn, and torch for the comparison. Other missing packages of requirements.txt are taken from the folder with
+# wheels (by default wheels/ in the repository), downloaded beforehand on another machine, for example with
 #   pip download --no-deps -d wheels clu==0.0.12 ml-collections==1.1.0
-# PEAK is the device's dense bfloat16 rate in TFLOP/s (989: H100 and H200). Every part is limited in time; one that fails
-# is told at the end, and the others run.
+# PEAK is the device's dense bfloat16 rate in TFLOP/s (989: H100 and H200). Every part has a time limit. If one fails,
+# the others still run, and it is listed at the end.
 
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -20,7 +20,7 @@ site=$out/site
 failed=()
 cd "$root" || exit 1
 
-# Wheels are unpacked beside the results, not into the machine's own packages, and only those that are missing.
+# Only missing wheels are unpacked, next to the results and not into the machine's own packages.
 missing() {
     "$python" - <<'PY'
 import importlib.util
@@ -48,7 +48,7 @@ for name in $(missing); do
     fi
 done
 
-# part NAME SECONDS COMMAND...: run it with a time limit, its output here and in NAME.log.
+# part NAME SECONDS COMMAND...: run the command with a time limit; output goes to the terminal and to NAME.log.
 part() {
     local name=$1 seconds=$2 began=$SECONDS
     shift 2
@@ -64,17 +64,17 @@ import jax, jaxlib
 print(jax.__version__, jaxlib.__version__, jax.devices(), jax.default_backend())
 assert jax.default_backend() != \"cpu\", \"JAX sees no accelerator\"'"
 
-# Correct first: losses and labels on this device against those of the CPU in float32.
+# Correctness first: losses, gradients and tokens of this device against those of a CPU in float32.
 part check 60 "$python" benchmarks/gpu_check.py --json "$out/check.json"
 
-# The paper's recipe: batch 256, bfloat16. 25 steps a call, as training takes on an accelerator.
+# The paper's recipe: batch 256, bfloat16, 25 steps per dispatch, as in training on an accelerator.
 part train 130 "$python" benchmarks/train_throughput.py --method his4mae --batch 256 --dtype bfloat16 --side 512 \
     --per-call 25 --calls 4 --rounds 5 --peer reduce-overhead --peak-tflops "$peak" --json "$out/train.json"
 part profile 75 "$python" benchmarks/train_throughput.py --method his4mae --batch 256 --dtype bfloat16 --side 512 \
     --per-call 25 --calls 1 --rounds 3 --what step --peer --count --profile "$out/trace" --peak-tflops "$peak" \
     --json "$out/profile.json"
 
-# Parts whose arrays may stay in the device's second-level cache (50 MB), against many more and smaller kernels.
+# Microbatches, whose arrays may stay in the device's second-level cache (50 MB), but with many more, smaller kernels.
 part train_in_parts 45 "$python" benchmarks/train_throughput.py --method his4mae --batch 256 --dtype bfloat16 \
     --side 512 --per-call 25 --calls 2 --rounds 3 --what step --peer --microbatch 64 --peak-tflops "$peak" \
     --json "$out/train_in_parts.json"

@@ -1,18 +1,16 @@
-r"""Time and memory against the size of the volume and against the batch: linear, or better?
+r"""How time and memory grow with the size of the volume and with the batch.
 
     python benchmarks/growth.py --json runs/growth.json --figure runs/growth.png
 
 Volumes: cubes of smooth noise, each segmented by an untrained small model (--mode=segment: fit, labels, files) in a
-process of its own, whose peak resident set is read at its end; time is that of the whole process. Batches: one
-training step of the small model (--model=full: the paper's), median of some, and the memory that its program needs
-by XLA's account. "power" is the exponent between a row and the one above: 1 is linear.
+separate process, whose time and peak resident set are measured. Batches: the median time of a training step of the
+small model (--model=full: the paper's), and the memory of its program according to XLA. "power" is the exponent of
+growth from the row above: 1 is linear.
 """
 
 import argparse
 import functools
-import json
 import math
-import os
 import pathlib
 import shutil
 import statistics
@@ -23,6 +21,7 @@ import jax
 import matplotlib
 import numpy as np
 from encode_and_step import compiled
+from reporting import add_json_option, machine, one_line, options, write_json
 from segment_memory import run, write_noise
 
 from his4mae_jax.config import get_default, get_small
@@ -48,8 +47,8 @@ def get_config():
 """
 
 
-def volumes(sides, axes, tile, folder, told):
-    """Rows of segmenting cubes."""
+def volumes(sides, axes, tile, folder, report):
+    """Segment cubes; `report` is called with all rows after each."""
     (folder / "config.py").write_text(CONFIG.format(folder=folder, axes=axes, tile=tile))
     write_noise(folder / "small.ome.zarr", (64, 64, 64))
     run(folder, "--mode=train")
@@ -60,12 +59,12 @@ def volumes(sides, axes, tile, folder, told):
         seconds, peak = run(folder, "--mode=segment", f"--config.segment.volume={path}")
         shutil.rmtree(path)
         rows.append({"size": side**3, "name": f"{side}^3 voxels", "seconds": seconds, "mb": peak})
-        told(rows)
+        report(rows)
     return rows
 
 
-def batches(sizes, config, calls, told):
-    """Rows of training steps."""
+def batches(sizes, config, calls, report):
+    """Run training steps; `report` is called with all rows after each batch size."""
     rows, mesh = [], meshes.make_mesh()
     for size in sizes:
         config.train.batch_size = size
@@ -81,20 +80,20 @@ def batches(sizes, config, calls, told):
             taken.append(time.perf_counter() - began)
         mb = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
         rows.append({"size": size, "name": f"batch {size}", "seconds": statistics.median(taken[1:]), "mb": mb})
-        told(rows)
+        report(rows)
     return rows
 
 
 def power(rows, key):
-    """Exponent of growth between the last two rows, None for the first."""
+    """Return the exponent of growth between the last two rows, None for the first."""
     if len(rows) < 2:
         return None
     (a, b), n = (rows[-2], rows[-1]), rows[-1]["size"] / rows[-2]["size"]
     return math.log(b[key] / a[key]) / math.log(n)
 
 
-def tell(rows):
-    """The last row, with its exponents, which are kept in it."""
+def print_last(rows):
+    """Print the last row with its exponents, which are added to it."""
     row = rows[-1]
     row["power_seconds"], row["power_mb"] = power(rows, "seconds"), power(rows, "mb")
     texts = [f"{'-':>6}" if p is None else f"{p:6.2f}" for p in (row["power_seconds"], row["power_mb"])]
@@ -102,7 +101,7 @@ def tell(rows):
 
 
 def draw(path, found):
-    """One row of panels a kind: time and memory against size, both axes logarithmic, with a line of slope 1."""
+    """Draw one row of panels per kind: time and memory against size, log-log, with a line of slope 1."""
     fig, axes = plt.subplots(len(found), 2, figsize=(8, 3.2 * len(found)), squeeze=False, layout="constrained")
     for line, (kind, rows) in zip(axes, found.items(), strict=True):
         sizes = np.array([r["size"] for r in rows], float)
@@ -112,7 +111,7 @@ def draw(path, found):
             ax.loglog(sizes, values[-1] * sizes / sizes[-1], "--", color="0.6", label="linear")
             ax.set_xticks(sizes, [r["name"].split()[kind != "volumes"].replace("^3", "³") for r in rows])
             ax.set_xticks([], minor=True)
-            ax.set(xlabel="voxels" if kind == "volumes" else "images a batch", ylabel=label)
+            ax.set(xlabel="voxels" if kind == "volumes" else "images per batch", ylabel=label)
             ax.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=150)
@@ -126,30 +125,25 @@ def main():
     parser.add_argument("--model", choices=("small", "full"), default="small", help="of the training steps")
     parser.add_argument("--axes", default="z", help="segment.axes")
     parser.add_argument("--tile", type=int, default=256, help="segment.tile, which bounds memory")
-    parser.add_argument("--calls", type=int, default=5, help="steps of which the median is told")
-    parser.add_argument("--folder", help="where volumes and runs go (default: a temporary folder)")
-    parser.add_argument("--figure", type=pathlib.Path, help="draw the growth there (PNG, PDF or SVG)")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    parser.add_argument("--calls", type=int, default=5, help="steps, of which the median is printed")
+    parser.add_argument("--folder", help="folder for volumes and runs (default: a temporary one)")
+    parser.add_argument("--figure", type=pathlib.Path, help="draw the growth to this file (PNG, PDF or SVG)")
+    add_json_option(parser)
     args = parser.parse_args()
-    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-    print(f"{where}, {os.cpu_count()} CPU cores, jax {jax.__version__}, load {load:.1f}")
+    about = machine()
+    print(one_line(about))
     print(f"{'':<16} {'seconds':>10} {'power':>6} {'MB':>10} {'power':>6}")
     found = {}
-    # Volumes first: a process's peak counts what the one that started it held, which is little before the steps.
+    # Volumes first: a child's peak memory starts from its parent's, which is still small before the steps.
     if args.sides:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            found["volumes"] = volumes(args.sides, args.axes, args.tile, pathlib.Path(folder), tell)
+            found["volumes"] = volumes(args.sides, args.axes, args.tile, pathlib.Path(folder), print_last)
     if args.batches:
         config = {"small": get_small, "full": get_default}[args.model]()
-        found["batches"] = batches(args.batches, config, args.calls, tell)
+        found["batches"] = batches(args.batches, config, args.calls, print_last)
     if args.figure and found:
         draw(args.figure, found)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "figure", "folder")}
-        about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load}
-        args.json.write_text(json.dumps({**about, **settings, **found}, indent=2) + "\n")
+    write_json(args.json, {**about, **options(args, "figure", "folder"), **found})
 
 
 if __name__ == "__main__":

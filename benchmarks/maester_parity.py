@@ -1,13 +1,13 @@
-r"""Does MAESTER's forward pass give the same numbers here as in PyTorch with timm's blocks?
+r"""Compares MAESTER's forward pass here with the same network in PyTorch with timm's blocks.
 
     pip install -r requirements.txt -r benchmarks/requirements-parity.txt
     python benchmarks/maester_parity.py
 
-The same weights, images and masks go through `pretext.maester` and through the same network put
-together from timm's `Block`, both in float32 at MAESTER's full size (80 x 80 pixels, patch 5,
-cls token, encoder 192 x 14 x 1 head, decoder 128 x 7 x 8 heads). Weights are random, biases and
-norms included. Prints the largest absolute differences; exits with 1 if one is above 1e-5 or a
-parameter count is not MAESTER's. Not part of the tests: they need no PyTorch.
+The same weights, images and masks go through `pretext.maester` and through the same network built
+from timm's `Block`, both in float32 at MAESTER's full size (80 x 80 pixels, patch 5, cls token,
+encoder 192 x 14 x 1 head, decoder 128 x 7 x 8 heads). Weights are random, biases and norms included.
+Prints the largest absolute differences; exits with 1 if one is above 1e-5 or a parameter count is not
+MAESTER's. Not part of the tests, which do not need PyTorch.
 """
 
 import functools
@@ -19,6 +19,7 @@ import timm
 import torch
 from timm.models.vision_transformer import Block
 from torch import nn
+from torch_peer import pick, positions
 
 from his4mae_jax.config import get_default
 from his4mae_jax.models import masking
@@ -31,21 +32,8 @@ IMAGES, FOV, PATCH, SIDE = 4, 80, 5, 16
 NORM = functools.partial(nn.LayerNorm, eps=1e-6)
 
 
-def positions(dim):
-    """Fixed 2D sin-cos positions `(1, SIDE**2, dim)`: sin, cos of the column, then of the row."""
-    omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    row, column = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
-    angles = [place.reshape(-1, 1) * omega for place in (column, row)]
-    return torch.cat([wave(a) for a in angles for wave in (torch.sin, torch.cos)], dim=1).float()[None]
-
-
-def pick(tokens, index):
-    """Tokens `(B, T, D)` at the indices `(B, V)`."""
-    return tokens[torch.arange(len(tokens))[:, None], index]
-
-
 class TorchEncoder(nn.Module):
-    """Images `(B, 1, 80, 80)` to tokens, the cls token first; the hidden patches are left out."""
+    """Images `(B, 1, 80, 80)` to tokens of the visible patches, after the cls token."""
 
     def __init__(self, dim=192, depth=14, heads=1):
         super().__init__()
@@ -55,7 +43,7 @@ class TorchEncoder(nn.Module):
             Block(dim, heads, mlp_ratio=2.0, qkv_bias=True, norm_layer=NORM) for _ in range(depth)
         )
         self.norm = NORM(dim)
-        self.register_buffer("positions", 0.08 * positions(dim))
+        self.register_buffer("positions", 0.08 * positions(dim, SIDE))
 
     def forward(self, images, visible=None):
         x = self.patch_embed(images).flatten(2).transpose(1, 2) + self.positions
@@ -78,7 +66,7 @@ class TorchDecoder(nn.Module):
         )
         self.norm = NORM(dim)
         self.pixels = nn.Linear(dim, PATCH**2)
-        self.register_buffer("positions", positions(dim))
+        self.register_buffer("positions", positions(dim, SIDE))
 
     def forward(self, tokens, visible):
         x = self.embed(tokens)
@@ -91,14 +79,14 @@ class TorchDecoder(nn.Module):
 
 
 def torch_loss(images, predicted, visible):
-    """Mean squared error of the pixels of hidden patches."""
+    """Return the mean squared error of the pixels of hidden patches (equation 2)."""
     target = nn.functional.unfold(images, kernel_size=PATCH, stride=PATCH).transpose(1, 2)
     hidden = torch.ones(target.shape[:2], dtype=torch.bool).scatter(1, visible, False)
     return nn.functional.mse_loss(predicted[hidden], target[hidden])
 
 
 def random_params(models):
-    """MAESTER's initial parameters with noise on every leaf: no zero bias, no norm of exactly 1."""
+    """Return MAESTER's initial parameters with noise on every leaf: no zero bias, no norm of exactly 1."""
     leaves, tree = jax.tree.flatten(maester.init_params(jax.random.key(0), models))
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
@@ -106,13 +94,13 @@ def random_params(models):
 
 
 def layer(name, params):
-    """`state_dict` entries of a linear or norm layer from its Flax parameters."""
+    """Return the `state_dict` entries of a linear or norm layer from its Flax parameters."""
     weight = params["scale"] if "scale" in params else params["kernel"].T
     return {f"{name}.weight": weight, f"{name}.bias": params["bias"]}
 
 
 def transformer(params):
-    """`state_dict` entries of the blocks and the last norm."""
+    """Return the `state_dict` entries of the blocks and the last norm."""
     places = {"norm1": "norm1", "qkv": "attn.qkv", "proj": "attn.proj", "norm2": "norm2", "fc1": "mlp.fc1",
               "fc2": "mlp.fc2"}  # fmt: skip
     entries = layer("norm", params["norm"])
@@ -123,7 +111,7 @@ def transformer(params):
 
 
 def load(module, entries):
-    """Put all of `entries` into the module, which must take each and lack none but its positions."""
+    """Load `entries` into the module, which must need all of them and nothing else but its positions."""
     state = {name: torch.tensor(np.asarray(value)) for name, value in entries.items()}
     module.load_state_dict({**state, "positions": module.positions})
     return module.eval()
@@ -152,7 +140,7 @@ def count(tree_or_module):
 
 
 def forward_here(models, params, images, rng, settings):
-    """What is compared, by name, from this package."""
+    """Compute what is compared with this package: `({name: array}, visible indices)`."""
     visible, _ = masking.random_visible(rng, IMAGES, SIDE**2, settings.mask_ratio)
     patches = patchify(images, PATCH)
     encode = functools.partial(models.encoder.apply, {"params": params["encoder"]}, patches, with_cls=True)
@@ -167,7 +155,7 @@ def forward_here(models, params, images, rng, settings):
 
 @torch.no_grad()
 def forward_there(encoder, decoder, images, visible):
-    """The same from PyTorch."""
+    """Compute the same in PyTorch, as a list of arrays in the same order."""
     images, visible = torch.tensor(images)[:, None], torch.tensor(visible).long()
     tokens = encoder(images, visible)
     pixels = decoder(tokens, visible)
@@ -177,7 +165,7 @@ def forward_there(encoder, decoder, images, visible):
 
 
 def main():
-    jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator would round the products
+    jax.config.update("jax_default_matmul_precision", "highest")  # an accelerator would round in matmuls
     config = get_default()
     config.model.cls_token = True
     models = maester.build(config)

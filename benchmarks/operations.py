@@ -2,16 +2,14 @@ r"""Processor time of the model's operations on a CPU, forward and with gradient
 
     python benchmarks/operations.py --json runs/operations.json
 
-float32, at the sizes of 32 fields of view in the paper's model. Processor time (user and system) of the whole process,
-the least of --rounds rounds of about --seconds each, ours and PyTorch's in turn (A B A B): which cores do the work, and
-how many, does not matter. Without PyTorch ours are told alone.
+float32, at the sizes of 32 fields of view in the paper's model. Prints the processor time (user and system) of the
+whole process, so that it does not matter how many cores do the work: the least of --rounds rounds of about --seconds
+each, ours and PyTorch's in turn (A B A B). Without PyTorch only ours are measured.
 """
 
 import argparse
 import contextlib
-import json
 import os
-import pathlib
 import time
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -19,6 +17,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from reporting import add_json_option, machine, one_line, write_json
 
 from his4mae_jax.models.kernels.attention import attention
 from his4mae_jax.models.kernels.gelu import gelu
@@ -37,19 +36,19 @@ OPERATIONS = (
 
 
 def inputs(kind, shape):
-    """The operation's input and parameters, NumPy."""
+    """Return the operation's input and parameters, NumPy arrays."""
     rng, D = np.random.default_rng(0), shape[-1]
     more = {"linear": [(D, 3 * D), (3 * D,)], "norm": [(D,), (D,)]}.get(kind, [])
     return [rng.normal(size=s).astype(np.float32) for s in (shape, *more)]
 
 
 def gradient(shape):
-    """That of the operation's output, NumPy."""
+    """Return a gradient of the operation's output, a NumPy array."""
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
 def ours(kind, shape, heads):
-    """`{"forward": run, "both": run}`."""
+    """Return our implementation, `{"forward": run, "both": run}`."""
     function = {
         "linear": lambda x, w, b: x @ w + b,
         "attention": lambda x: attention(x, heads),
@@ -73,7 +72,7 @@ def ours(kind, shape, heads):
 
 
 def theirs(kind, shape, heads):
-    """The same in PyTorch."""
+    """Return PyTorch's implementation, as `ours` does."""
     import torch
     from torch.nn import functional as F
 
@@ -89,7 +88,7 @@ def theirs(kind, shape, heads):
         "norm": lambda x, scale, bias: F.layer_norm(x, scale.shape, scale, bias, 1e-6),
     }[kind]
     given = inputs(kind, shape)
-    if kind == "linear":  # PyTorch holds it transposed
+    if kind == "linear":  # PyTorch stores it transposed
         given[1] = np.ascontiguousarray(given[1].T)
     given = [torch.from_numpy(x).requires_grad_() for x in given]
     grad = None
@@ -108,7 +107,7 @@ def theirs(kind, shape, heads):
 
 
 def least_ms(runners, rounds, seconds):
-    """`{name: ms of processor time a call}`, the least of `rounds` rounds in turn."""
+    """Measure `{name: ms of processor time per call}`, the least of `rounds` rounds in turn."""
     calls, least = {}, dict.fromkeys(runners, float("inf"))
     for name, run in runners.items():
         run()  # compiles
@@ -128,25 +127,28 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one operation")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    add_json_option(parser)
     args = parser.parse_args()
-    who, about = {"ours": ours}, {"jax": jax.__version__, "cpu_cores": os.cpu_count()}
+    implementations, about = {"ours": ours}, machine()
     with contextlib.suppress(ImportError):
         import torch
 
-        who["torch"], about["torch"] = theirs, torch.__version__
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    print(f"{'ms of processor time, forward / forward and backward':<54}" + "".join(f"{name:>18}" for name in who))
+        implementations["torch"], about["torch"] = theirs, torch.__version__
+    print(one_line(about))
+    print(
+        f"{'ms of processor time, forward / forward and backward':<54}"
+        + "".join(f"{name:>18}" for name in implementations)
+    )
     rows = []
     for name, kind, shape, heads in OPERATIONS:
-        runs = {(w, what): run for w, make in who.items() for what, run in make(kind, shape, heads).items()}
-        found = least_ms(runs, args.rounds, args.seconds)
-        rows.append({"operation": name, **{f"{w} {what}": ms for (w, what), ms in found.items()}})
-        cells = (f"{found[w, 'forward']:.2f} / {found[w, 'both']:.2f}" for w in who)
+        runs = {}
+        for who, make in implementations.items():
+            runs |= {(who, part): run for part, run in make(kind, shape, heads).items()}
+        least = least_ms(runs, args.rounds, args.seconds)
+        rows.append({"operation": name, **{f"{who} {part}": ms for (who, part), ms in least.items()}})
+        cells = (f"{least[who, 'forward']:.2f} / {least[who, 'both']:.2f}" for who in implementations)
         print(f"{name:<54}" + "".join(f"{cell:>18}" for cell in cells), flush=True)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({**about, "rounds": args.rounds, "rows": rows}, indent=2) + "\n")
+    write_json(args.json, {**about, "rounds": args.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a compiled program does, read from its text: kernels, and the bytes that they move through memory."""
+"""Reads kernels, the bytes that they move through memory, and collectives from the HLO text of a compiled program."""
 
 import collections
 import math
@@ -7,7 +7,7 @@ import re
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "iota"}
 SLICES = {"slice", "dynamic-slice", "gather"}
-# "bf16[256,384]{1,0:T(8,128)S(1)}": dtype, sides, layout; S(1) and above is memory on the chip.
+# "bf16[256,384]{1,0:T(8,128)S(1)}": dtype, shape, layout; S(1) and above is on-chip memory.
 SHAPE = re.compile(r"\b([a-z]+[0-9]*)\[([0-9,]*)\](?:\{([^}]*)\})?")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.\-]+) \(.*\{$")
 INSTRUCTION = re.compile(r"(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
@@ -21,7 +21,7 @@ Kernel = collections.namedtuple("Kernel", "name kind op bytes")
 
 
 def size(text, on_chip=False):
-    """Bytes of the shapes in a text, those in memory on the chip only if asked for."""
+    """Return the bytes of all shapes in a text; those in on-chip memory count only with `on_chip`."""
     return sum(
         BYTES[dtype] * math.prod(int(n) for n in sides.split(",") if n)
         for dtype, sides, layout in SHAPE.findall(text)
@@ -30,7 +30,7 @@ def size(text, on_chip=False):
 
 
 def collectives(text):
-    """`{kind: [count, bytes]}` of what a program's devices tell each other."""
+    """Return the collectives of a program, `{kind: [count, bytes of their results]}`."""
     found = {}
     for line in text.splitlines():
         match = COLLECTIVE.search(line)
@@ -41,8 +41,10 @@ def collectives(text):
 
 
 def kernels(text):
-    """`[Kernel]` of a program's entry, loops as often as their known number of rounds and the largest branch of each
-    conditional; `bytes` are those of its results and of what it reads of its operands.
+    """Return the kernels that a program launches, `[Kernel]`.
+
+    Loops count as often as their known trip count, conditionals with their largest branch. `bytes` are those of a
+    kernel's results and of what it reads of its operands.
     """
     computations, entry = _computations(text)
     return _of(computations, entry)
@@ -62,7 +64,7 @@ def _computations(text):
             if match:
                 current.append((*match.groups(), line))
     if entry is None:
-        raise ValueError("a program's text without an ENTRY computation")
+        raise ValueError("the text of the program has no ENTRY computation")
     return found, entry
 
 
@@ -84,7 +86,7 @@ def _of(computations, name):
             called = re.search(r"calls=%([\w.\-]+)", line)
             read = _read(computations.get(called.group(1), ())) if called else {}
             operands = re.findall(r"%([\w.\-]+)", rest.split("), ")[0])
-            # A library's scratch memory is not what it moves.
+            # A library's scratch memory is not traffic.
             result = re.sub(r"s8\[\d+\]", "", result) if opcode == "custom-call" else result
             moved = size(result)
             moved += sum(read.get(i, size(types.get(operand, ""))) for i, operand in enumerate(operands))
@@ -94,7 +96,7 @@ def _of(computations, name):
 
 
 def _read(instructions):
-    """`{number of a parameter: bytes}` where a fused computation reads no more than slices of it."""
+    """Return `{parameter number: bytes}` of the parameters that a fused computation only reads slices of."""
     users, numbers, found = {}, {}, {}
     for name, result, opcode, rest, _ in instructions:
         if opcode == "parameter":

@@ -1,19 +1,18 @@
-r"""Crops of 80x80 a second from a zarr volume: this project's samplers, and naive reads with other libraries.
+r"""Crops of 80x80 per second from a zarr volume: this project's samplers, and naive reads with other libraries.
 
     python benchmarks/sampler.py --side 512 --json runs/sampler.json
 
-Draws a volume of side^3 random bytes in chunks of 64^3 (zarr v2, uncompressed unless --compress),
-and a raw copy of it for numpy.memmap. Every method cuts the same batches: those of `Plan.at`, with
-a full crop of 80 pixels, and for the pool those of its plan. Methods take turns, round after round
-(A B C A B C), and the median over rounds is told. "cold" opens the volume anew in each round, so
-that no chunk is decoded yet; the operating system's file cache stays warm in all of them. "device"
-counts crops cut inside a jitted function; on a CPU it says little about an accelerator. The pool's
-start, in which all its bricks are read, is outside its "warm" rounds and inside the cold ones.
+Writes a volume of side^3 random bytes in chunks of 64^3 (zarr v2, uncompressed unless --compress),
+and a raw copy of it for numpy.memmap. All methods cut the same batches: those of `Plan.at`, with
+a full crop of 80 pixels, and for the pool those of its own plan. Methods take turns, round after round
+(A B C A B C), and the median over rounds is printed. "cold" opens the volume again in each round, so
+that no chunk is decoded yet; the operating system's file cache is warm in all of them. "device"
+cuts crops inside a jitted function; on a CPU it says little about an accelerator. Filling the pool
+with its first bricks is not part of its "warm" rounds, but part of the cold ones.
 """
 
 import argparse
 import concurrent.futures
-import json
 import os
 import pathlib
 import statistics
@@ -23,6 +22,7 @@ import time
 import jax
 import numpy as np
 import tensorstore as ts
+from reporting import add_json_option, machine, one_line, options, write_json
 
 from his4mae_jax.data.sampling.bricks import make_pool
 from his4mae_jax.data.sampling.fields_of_view import Plan
@@ -34,11 +34,11 @@ from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.training.devices.mesh import make_mesh
 
 FOV, CHUNK = 80, 64
-BASELINE = "zarr-python"  # what the ratios are to
+BASELINE = "zarr-python"  # ratios are relative to it
 
 
 def write_volume(folder, side, compress):
-    """A zarr volume and its raw copy, slab by slab; returns their paths."""
+    """Write a zarr volume and its raw copy, slab by slab; return their paths."""
     zarr_path, raw_path = folder / "volume.zarr", folder / "volume.raw"
     metadata = {"chunks": [CHUNK] * 3, "shape": [side] * 3, "dtype": "|u1"}
     metadata["compressor"] = {"id": "blosc", "cname": "lz4", "clevel": 5, "shuffle": 1} if compress else None
@@ -53,14 +53,14 @@ def write_volume(folder, side, compress):
 
 
 def plans(volume, batch_size, slots, every):
-    """The plan without and with a pool."""
+    """Return the plan without and with a pool of bricks."""
     geometry = make_geometry([volume], [tuple(slice(0, n) for n in volume.shape)], "zyx", FOV)
     pool = make_pool(geometry, [(CHUNK,) * 3], seed=0, slots=slots, every=every, brick=192)
     return [Plan(geometry, 0, batch_size, FOV, FOV, p) for p in (None, pool)]
 
 
 class OneByOne:
-    """Crops read one after the other from anything that is indexed as an array."""
+    """Reads crops one by one from anything that is indexed like an array."""
 
     def __init__(self, plan, array, threads=None):
         self._at, self._array, self._threads = jax.jit(plan.at), array, threads
@@ -75,14 +75,14 @@ class OneByOne:
 
 
 def on_device(plan, volume):
-    """`batch(step)` of a `ResidentSampler`, jitted."""
+    """Return `batch(step)` of a `ResidentSampler`, jitted."""
     sampler = ResidentSampler(plan, [volume], [Contrast(0, 255)], make_mesh())
     cut = jax.jit(sampler.batch)
     return lambda step: jax.block_until_ready(cut(sampler.arrays, jax.numpy.int32(step)))
 
 
 def methods(zarr_path, raw_path, side, batch_size, slots, every):
-    """`{name: (make, cold)}`; make() opens the volume and returns `batch(step)`."""
+    """Return `{name: (make, cold)}`; make() opens the volume and returns `batch(step)`."""
     opened = lambda: open_volume(zarr_path, 10.0)  # noqa: E731
     anywhere, pooled = plans(opened(), batch_size, slots, every)
     threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
@@ -110,23 +110,23 @@ def methods(zarr_path, raw_path, side, batch_size, slots, every):
     }
 
 
-def measure(makers, batches, rounds, batch_size, told):
-    """`{name: crops/s of each round}`; methods take turns."""
+def measure(makers, batches, rounds, batch_size, report):
+    """Measure `{name: crops/s of each round}`; methods take turns."""
     kept = {name: make() for name, (make, cold) in makers.items() if not cold}
-    for batch in kept.values():  # compiles, and fills what is kept between batches
+    for batch in kept.values():  # compiles, and fills the caches
         for step in range(batches):
             batch(step)
     rates, step = {name: [] for name in makers}, batches
     for i in range(rounds):
         for name, (make, cold) in makers.items():
-            # A cold method is made before the clock starts: reading is measured, not compilation.
+            # A cold method is made before the clock starts, so that compilation is not measured.
             batch = make() if cold else kept[name]
             began = time.perf_counter()
             for n in range(step, step + batches):
                 batch(n)
             rates[name].append(batches * batch_size / (time.perf_counter() - began))
         step += batches
-        told(f"round {i + 1} of {rounds}")
+        report(f"round {i + 1} of {rounds}")
     return rates
 
 
@@ -135,16 +135,16 @@ def main():
     parser.add_argument("--side", type=int, default=512, help="voxels a side of the volume")
     parser.add_argument("--batch", type=int, default=256, help="crops of one batch")
     parser.add_argument("--batches", type=int, default=8, help="batches that make one measurement")
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of which the median is told")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements, of which the median is printed")
     parser.add_argument("--bricks", type=int, default=64, help="bricks of the pool")
     parser.add_argument("--steps-per-brick", type=int, default=4)
     parser.add_argument("--compress", action="store_true", help="blosc lz4 in place of no compression")
     parser.add_argument("--only", nargs="+", help="some of the methods")
-    parser.add_argument("--folder", help="where the volume is written, and removed again")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    parser.add_argument("--folder", help="folder for the volume, which is removed again")
+    add_json_option(parser)
     args = parser.parse_args()
-    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    print(f"{where}, {os.cpu_count()} CPU cores, {args.side}^3 uint8, chunks of {CHUNK}^3, batch {args.batch}")
+    about = machine()
+    print(f"{one_line(about)}, {args.side}^3 uint8, chunks of {CHUNK}^3, batch {args.batch}")
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         paths = write_volume(pathlib.Path(folder), args.side, args.compress)
         makers = methods(*paths, args.side, args.batch, args.bricks, args.steps_per_brick)
@@ -156,13 +156,11 @@ def main():
     for name, r in rates.items():
         ratio = f"{medians[name] / base:>14.1f}" if base else f"{'-':>14}"
         print(f"{name:<22} {medians[name]:>10.0f} {min(r):>10.0f} {max(r):>10.0f} {ratio}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder", "only")}
-        about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, **settings}
-        rows = [dict(method=k, crops_per_s=medians[k], rounds=r, ratio=base and medians[k] / base)
-                for k, r in rates.items()]  # fmt: skip
-        args.json.write_text(json.dumps({**about, "rows": rows}, indent=2) + "\n")
+    rows = [
+        {"method": name, "crops_per_s": medians[name], "rounds": r, "ratio": base and medians[name] / base}
+        for name, r in rates.items()
+    ]
+    write_json(args.json, {**about, **options(args, "folder", "only"), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
     python benchmarks/segment_memory.py
 
-Each volume is noise in a zarr of 64^3 chunks, segmented by a small untrained model in a process of its own, whose
-peak resident set is read at its end. Prints one table, and JSON with --json=FILE.
+Each volume is noise in a zarr of 64^3 chunks, segmented by a small untrained model in a separate process, whose
+peak resident set is measured. Prints one table.
 """
 
 import argparse
-import json
 import os
 import pathlib
 import shutil
@@ -17,6 +16,7 @@ import tempfile
 import time
 
 import numpy as np
+from reporting import add_json_option, machine, write_json
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 
@@ -35,8 +35,8 @@ def get_config():
 
 
 def write_noise(path, shape, seed=0):
-    """Noise, slab by slab: a block repeated with its own shift, so that no two slabs are alike."""
-    # Bytes from the start: what this process once held would count for those that it starts.
+    """Write noise slab by slab: one block, shifted differently each time, so that no two slabs are alike."""
+    # Drawn as bytes: this process's own peak memory is where the peaks of its children start.
     block = np.random.default_rng(seed).integers(60, 196, (64, *shape[1:]), np.uint8)
     out = ome_zarr.create(path, shape, np.uint8, 16.0)
     for z in range(0, shape[0], 64):
@@ -44,15 +44,15 @@ def write_noise(path, shape, seed=0):
 
 
 def run(folder, *args):
-    """Seconds and peak resident set (MB) of one command in a process of its own."""
+    """Run one command in a separate process; return its seconds and peak resident set (MB)."""
     command = [sys.executable, "-m", "his4mae_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/run"]
     began = time.perf_counter()
     process = subprocess.Popen([*command, *args], cwd=ROOT, stderr=subprocess.PIPE)
-    said = process.stderr.read()
+    errors = process.stderr.read()
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise SystemExit(said.decode())
+        raise SystemExit(errors.decode())
     return time.perf_counter() - began, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
@@ -60,8 +60,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["256,256,256", "1021,545,1082"], help="z,y,x of each volume")
     parser.add_argument("--axes", default="z", help="segment.axes")
-    parser.add_argument("--folder", help="where volumes and runs go (default: a temporary folder)")
-    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--folder", help="folder for volumes and runs (default: a temporary one)")
+    add_json_option(parser)
     args = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
@@ -81,8 +81,7 @@ def main():
             rows.append({"shape": shape, "seconds": seconds, "peak_rss_mb": peak})
             ratio = peak / rows[0]["peak_rss_mb"]
             print(f"{'x'.join(map(str, shape)):>18}  {seconds:8.1f}  {peak:8.0f}  {ratio:.3f}", flush=True)
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(rows, indent=2) + "\n")
+    write_json(args.json, {**machine(), "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
-r"""From the bytes of a volume to its labels, all included, beside PyTorch.
+r"""From the bytes of a volume to its labels, end to end, beside PyTorch.
 
     python benchmarks/segment_throughput.py --shape 160,160,160 --json runs/segment_throughput.json
     python benchmarks/segment_throughput.py --shape 1021,545,1082 --axes z zyx --dtype bfloat16 --batch-fovs 512
 
-A volume of smooth noise lies in a zarr of 64^3 chunks; the encoder has the paper's size and random weights. "ours,
+The volume is smooth noise in a zarr of 64^3 chunks; the encoder has the paper's size and random weights. "ours,
 cold" is the first run in the process, compilation included: reading, contrast, the fit of the centres, labels, their
-OME-Zarr. "ours" is the same again, fit and labels apart. "torch" (slices across z; needs PyTorch) reads the same
-zarr, labels by the same centres and writes the same kind of zarr: it is to be held against our labels alone, and
-takes turns with them. The share of voxels with equal labels is told. malloc is set for each as its user would have it:
-ours returns what is freed, as the segment stage does; PyTorch, slower by half with that, keeps it, as by glibc's
-defaults.
+OME-Zarr. "ours" is the same again, with the fit and the labels timed separately. "torch" (slices across z; needs
+PyTorch) reads the same zarr, labels with the same centres and writes the same kind of zarr. It has no fit, so compare
+it with our labels alone; the two take turns. The fraction of voxels with equal labels is printed. Each has malloc set
+as its user would: ours returns freed memory to the system, as the segment stage does; PyTorch, which that slows down by
+half, keeps it, as glibc does by default.
 """
 
 import argparse
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -23,12 +22,12 @@ import sys
 import tempfile
 import time
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs the other half
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch needs the other half
 
 import jax
 import numpy as np
+from reporting import add_json_option, machine, one_line, options, write_json
 from segment_memory import write_noise
-from train_throughput import load
 
 from his4mae_jax.cli.memory import return_freed_memory, set_malloc
 from his4mae_jax.clustering.centres import linear_scores
@@ -45,9 +44,9 @@ from his4mae_jax.training.devices.cpu_devices import share_cores
 from his4mae_jax.training.step.flop import flop_per_image
 
 NM = 16.0
-SLICES = 16  # that the peer holds at once
-PEER_BATCH = 64  # fields of view that it encodes at once, unless --batch-fovs is given
-PEER_MALLOC = {  # as glibc's defaults end up
+SLICES = 16  # that PyTorch labels at once
+PEER_BATCH = 64  # fields of view that PyTorch encodes at once, unless --batch-fovs is given
+PEER_MALLOC = {  # what glibc's defaults adapt to
     "M_ARENA_MAX": (-8, 8 * (os.cpu_count() or 1)),
     "M_MMAP_THRESHOLD": (-3, 32 << 20),
     "M_TRIM_THRESHOLD": (-1, 64 << 20),
@@ -68,7 +67,7 @@ def make_encoder(config, params):
 
 
 def write_labels(folder, shape, pieces):
-    """Write `(slices, labels)` as they come, each while the next is computed."""
+    """Write `(slices, labels)` as they come, each while the next is being computed."""
     out = ome_zarr.create(folder, shape, np.uint8, NM, chunks=get_default().segment.block, overwrite=True)
     behind = []
     for where, labels in pieces:
@@ -80,7 +79,7 @@ def write_labels(folder, shape, pieces):
 
 
 def ours(config, encoder, path, folder):
-    """Fit, then label and write: `(seconds of the fit, seconds of the labels, centres)`."""
+    """Fit, then label and write; return `(seconds of the fit, seconds of the labels, centres)`."""
     return_freed_memory()
     began = time.perf_counter()
     volume = open_volume(path)
@@ -99,7 +98,7 @@ def label_ours(config, encoder, path, folder, centres):
 
 
 def make_theirs(config, params, centres, mode):
-    """`label(path, folder)` of the peer."""
+    """Return PyTorch's `label(path, folder)`."""
     import torch
     import torch_peer
 
@@ -145,8 +144,8 @@ def labels_of(folder):
     return ome_zarr.open_array(pathlib.Path(folder) / "0", "0.4").read().result()
 
 
-def measure(args, axes, path, folder, shape, told):
-    """Rows of one choice of axes."""
+def measure(args, axes, path, folder, shape, report):
+    """Return the rows of one choice of axes; `report` is called with each."""
     config = configured(args, axes)
     models = METHODS[config.method].build(config)
     params = jax.jit(lambda: METHODS[config.method].init_params(jax.random.key(0), models))()
@@ -159,7 +158,7 @@ def measure(args, axes, path, folder, shape, told):
         rows.append({"axes": axes, "who": who, "fit_s": fit, "label_s": label, "whole_s": whole, "fovs": fovs,
                      "voxels_per_s": voxels / label, "fovs_per_s": fovs / label,
                      "tflops": fovs / label * flop_per_image(config)["encode"] / 1e12})  # fmt: skip
-        told(rows[-1])
+        report(rows[-1])
 
     cold_fit, cold_label, centres = ours(config, encoder, path, folder / "ours")
     row("ours, cold", cold_fit, cold_label)
@@ -184,33 +183,32 @@ def measure(args, axes, path, folder, shape, told):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shape", default="128,160,160", help="z,y,x of the volume")
-    parser.add_argument("--axes", nargs="+", default=["z"], help="of segment.axes, one or more choices")
+    parser.add_argument("--axes", nargs="+", default=["z"], help="one or more values of segment.axes")
     parser.add_argument("--stride", type=int, default=40)
     parser.add_argument("--clusters", type=int, default=4)
     parser.add_argument(
-        "--batch-fovs", type=int, default=0, help="fields of view encoded at once (0: each as it likes)"
+        "--batch-fovs", type=int, default=0, help="fields of view encoded at once (0: each its own default)"
     )
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--peer", nargs="*", default=["none"], help="modes of torch.compile, or 'none'")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of which the median is told")
-    parser.add_argument("--folder", help="where volume and labels go (default: a temporary folder)")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    parser.add_argument("--peer", nargs="*", default=["none"], help="modes of torch.compile for PyTorch, or 'none'")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements, of which the median is printed")
+    parser.add_argument("--folder", help="folder for volume and labels (default: a temporary one)")
+    add_json_option(parser)
     args = parser.parse_args()
     share_cores(configured(args, args.axes[0]))
     shape = tuple(int(n) for n in args.shape.split(","))
     try:
         import torch  # noqa: F401
     except ImportError:
-        print("no PyTorch here: only this project is measured", file=sys.stderr)
+        print("PyTorch is not installed: only this project is measured", file=sys.stderr)
         args.peer = []
-    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
-    print(", ".join(f"{key} {value}" for key, value in about.items()) + f", {args.shape} voxels, {args.dtype}")
+    about = machine()
+    print(f"{one_line(about)}, {args.shape} voxels, {args.dtype}")
     columns = ("fit s", 8), ("labels s", 9), ("whole s", 8), ("FOV", 9), ("FOV/s", 9), ("Mvoxel/s", 9)
     print(f"{'axes':<5} {'who':<22} " + " ".join(f"{name:>{width}}" for name, width in columns), flush=True)
 
-    def told(row):
+    def report(row):
         fit = f"{row['fit_s']:8.2f}" if row["fit_s"] is not None else f"{'-':>8}"
         print(
             f"{row['axes']:<5} {row['who']:<22} {fit} {row['label_s']:>9.2f} {row['whole_s']:>8.2f} {row['fovs']:>9} "
@@ -222,11 +220,8 @@ def main():
         folder = pathlib.Path(folder)
         write_noise(folder / "volume.ome.zarr", shape)
         for axes in args.axes:
-            rows += measure(args, axes, folder / "volume.ome.zarr", folder, shape, told)
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "folder")}
-        args.json.write_text(json.dumps({**about, **settings, "rows": rows}, indent=2) + "\n")
+            rows += measure(args, axes, folder / "volume.ome.zarr", folder, shape, report)
+    write_json(args.json, {**about, **options(args, "folder"), "rows": rows})
 
 
 if __name__ == "__main__":

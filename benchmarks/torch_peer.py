@@ -1,10 +1,10 @@
-"""The same training step, encoding and labelling in PyTorch, as a good engineer would write them there.
+"""The same training step, encoding and labelling in idiomatic PyTorch.
 
-For train_throughput.py and segment_throughput.py, which run it in turn with this project. Networks are
+For train_throughput.py and segment_throughput.py, which run it in turn with this project. The networks are
 those of `pretext.maester` and `pretext.his4mae`, with the operations of timm's `Block` (fused qkv,
-scaled_dot_product_attention), so that torch alone is needed; `Step.load` takes our parameters, and the
-losses of the two agree. Crops are cut on the device from a volume that lies there; AdamW is the fused
-one; bfloat16 by autocast; torch.compile of loss and gradient together with any of its modes.
+scaled_dot_product_attention), so that only torch is needed. `Step.load` takes our parameters; the losses of
+both then agree. Crops are cut on the device from a volume in its memory; fused AdamW; bfloat16 by autocast;
+torch.compile, with any of its modes, of loss and gradient together.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ PLANES = torch.tensor([[1, 2], [0, 2], [0, 1]])
 
 
 def positions(dim, side):
-    """Fixed 2D sin-cos positions `(side**2, dim)`: sin, cos of the column, then of the row."""
+    """Return the fixed 2D sin-cos positions `(side**2, dim)`: sin, cos of the column, then of the row."""
     omega = 10000.0 ** (-torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
     row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     angles = [place.reshape(-1, 1) * omega for place in (column, row)]
@@ -27,7 +27,7 @@ def positions(dim, side):
 
 
 def pick(tokens, index):
-    """Tokens `(B, V, D)` at the indices `(B, V)`."""
+    """Gather tokens `(B, T, D)` at the indices `(B, V)`: `(B, V, D)`."""
     return tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Patches `(B, N, P)` to tokens, those at `visible` alone if given; the cls token first, if there is one."""
+    """Patches `(B, N, P)` to tokens, only those at `visible` if given; after the cls token, if there is one."""
 
     def __init__(self, model):
         super().__init__()
@@ -113,7 +113,7 @@ class Network(nn.Module):
         self.hidden_ratio = o.mask_ratio
 
     def forward(self, teacher, images, order):
-        """`(loss, chosen codes)` of images `(B, F, F)`; `order` are the patches of each, shuffled, `(B, N)`."""
+        """Return `(loss, chosen codes)` of images `(B, F, F)`; `order` `(B, N)` permutes the patches of each."""
         B, F, _ = images.shape
         g = F // self.patch
         patches = images.reshape(B, g, self.patch, g, self.patch).transpose(2, 3).reshape(B, g * g, -1)
@@ -138,9 +138,9 @@ class Network(nn.Module):
 
 
 class Step:
-    """Training steps on a volume (uint8, NumPy) that lies on the device, and encoding.
+    """Training steps on a volume (uint8, NumPy) in the device's memory, and encoding.
 
-    `mode` is one of torch.compile's, or "none"; `half` computes in bfloat16.
+    `mode` is one of torch.compile's, or "none"; with `half` it computes in bfloat16.
     """
 
     def __init__(self, config, volume, device, mode="default", half=False):
@@ -172,7 +172,7 @@ class Step:
         return groups
 
     def load(self, params):
-        """Take over the parameters `{"encoder", "decoder", ...}` of this project."""
+        """Load the parameters `{"encoder", "decoder", ...}` of this project."""
         state = {}
         for part in ("encoder", "decoder"):
             for name, value in flat(params[part]):
@@ -185,7 +185,7 @@ class Step:
         self.teacher.load_state_dict(self.network.encoder.state_dict())
 
     def cut(self):
-        """Fields of view `(B, F, F)` in [0, 1]: any axis and place, sides of crop_min to fov, flipped and turned."""
+        """Draw fields of view `(B, F, F)` in [0, 1]: any axis, place and side, flipped and transposed at random."""
         B, F = self.config.train.batch_size, self.config.model.fov
         draw = lambda *shape: torch.rand(*shape, device=self.device)  # noqa: E731
         axis = (draw(B) * 3).long()
@@ -200,7 +200,7 @@ class Step:
         at = start[:, None, None] + grid[:, None, None] * row + grid[:, None] * column
         z, y, x = torch.minimum(at, shape - 1).unbind(-1)
         crops = self.volume[z, y, x].float()[:, None] / 255
-        # Output pixel centres in the crop: half-pixel convention, mirrored where a flip says so.
+        # Centres of the output pixels in the crop: half-pixel convention, mirrored by flips.
         out = (torch.arange(F, device=self.device) + 0.5) / F
         flip = draw(B, 2) < 0.5
         where = torch.where(flip[..., None], 1 - out, out) * side[:, None, None]
@@ -211,7 +211,7 @@ class Step:
         return functional.grid_sample(crops, torch.stack([cols, rows], -1), align_corners=False)[:, 0]
 
     def step(self):
-        """One optimiser step; returns the loss, on the device."""
+        """Take one optimiser step; return the loss, on the device."""
         N = (self.config.model.fov // self.config.model.patch_size) ** 2
         images = self._cut()
         order = torch.rand(len(images), N, device=self.device).argsort(dim=1)
@@ -221,7 +221,7 @@ class Step:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
-            # In either method the teacher follows, as in this project's step.
+            # The teacher is updated for both methods, as in this project's step.
             torch._foreach_lerp_(*self._average, 1 - self.config.teacher.momentum)
             if index is not None:
                 self.usage.scatter_add_(0, index, torch.ones_like(index, dtype=torch.float32))
@@ -229,7 +229,7 @@ class Step:
 
     @torch.no_grad()
     def encode(self, images):
-        """Tokens of unmasked fields of view `(B, F, F)`, without the cls token."""
+        """Return the tokens of unmasked fields of view `(B, F, F)`, without the cls token."""
         B, F, _ = images.shape
         p = self.network.patch
         patches = images.reshape(B, F // p, p, F // p, p).transpose(2, 3).reshape(B, (F // p) ** 2, p * p)
@@ -242,10 +242,10 @@ class Step:
 
 
 class Labeller:
-    """Labels of slices across z at a stride: means of tokens on the slice's grid, C score maps, their expansion.
+    """Labels slices across z at a stride: averages scores on the slice's token grid and expands C score maps.
 
-    `weights_CxD` and `offset_C` are the linear scores of `Centres.linear`; `edge` those of a field of view's token
-    rows in means. As in this project nothing but scores is expanded.
+    `weights_CxD` and `offset_C` are the linear scores of `Centres.linear`; `edge` are the weights of a field of view's
+    token rows. As in this project, only scores are expanded.
     """
 
     def __init__(self, step, weights_CxD, offset_C, edge, stride, batch):
@@ -262,7 +262,7 @@ class Labeller:
 
     @torch.no_grad()
     def label(self, raw_SxHxW):
-        """Labels, uint8 NumPy, of uint8 slices (NumPy)."""
+        """Label uint8 slices: uint8 labels of their shape; both NumPy."""
         images = torch.from_numpy(np.ascontiguousarray(raw_SxHxW)).to(self.step.device).float() / 255
         S, H, W = images.shape
         (rows, height), (cols, width) = self._origins(H), self._origins(W)
@@ -277,19 +277,19 @@ class Labeller:
             scores.append(functional.linear(tokens, self.weights, self.offset))
         scores = torch.cat(scores).reshape(S, len(rows), len(cols), g, g, -1) * self.edge[..., None]
         total = scores.new_zeros(S, height // p, width // p, scores.shape[-1])
-        share = scores.new_zeros(height // p, width // p, 1)
+        weight = scores.new_zeros(height // p, width // p, 1)
         for i, r in enumerate(rows):
             for j, c in enumerate(cols):
                 at = slice(r // p, r // p + g), slice(c // p, c // p + g)
                 total[:, *at] += scores[:, i, j]
-                share[at] += self.edge[..., None]
-        maps = (total / share).permute(0, 3, 1, 2)
+                weight[at] += self.edge[..., None]
+        maps = (total / weight).permute(0, 3, 1, 2)
         maps = functional.interpolate(maps, scale_factor=p, mode="bilinear", align_corners=False)
         return maps[:, :, :H, :W].argmin(dim=1).to(torch.uint8).cpu().numpy()
 
 
 def flat(params, prefix=""):
-    """`(name, tensor)` of Flax parameters as PyTorch has them: kernels turned round, blocks in a list."""
+    """Yield `(name, tensor)` of Flax parameters as PyTorch has them: kernels transposed, blocks in a list."""
     for name, value in params.items():
         place = f"{prefix}blocks.{int(name[5:])}." if name.startswith("block") else f"{prefix}{name}."
         place = prefix if name == "transformer" else place

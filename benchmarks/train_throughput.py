@@ -1,29 +1,28 @@
-r"""Training step (images/s) and encoding (fields of view/s) beside PyTorch: equal work, in turn, in one process.
+r"""Training step (images/s) and encoding (fields of view/s) beside PyTorch: the same work, in turn, in one process.
 
     python benchmarks/train_throughput.py --method maester --json runs/train_throughput.json
     python benchmarks/train_throughput.py --batch 256 --dtype bfloat16 --peer reduce-overhead --peak-tflops 989
 
-A step is all that training does: crops cut on the device from a volume that lies there, masks, student, teacher,
+A step is all that training does: crops cut on the device from a volume in its memory, masks, student, teacher,
 decoder, codebook, gradients, optimiser and EMA. The peer (torch_peer.py; needs PyTorch) does the same. All are
-compiled and run once, then take turns, round after round (A B A B); medians are told, and the ratio of ours to
-the quickest peer. "FLOP" are those of the products in the network (`flop_per_image`); with --peak-tflops, the
-share of the chip's rate. --profile=FOLDER keeps a trace of one round of steps and prints where its time went.
+compiled and run once, then take turns, round after round (A B A B). Prints medians and the ratio of ours to the
+fastest peer. "FLOP" are those of the matmuls in the network (`flop_per_image`); with --peak-tflops also the fraction of
+the chip's peak. --profile=FOLDER keeps a trace of one round of steps and prints where its time went.
 """
 
 import argparse
 import contextlib
-import json
-import math
 import os
 import pathlib
 import statistics
 import sys
 import time
 
-os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # the peer needs the other half
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # PyTorch needs the other half
 
 import jax
 import numpy as np
+from reporting import add_json_option, load, machine, one_line, options, write_json
 
 from his4mae_jax.config import SUPERVISED, get_default
 from his4mae_jax.data.sampling.fields_of_view import Plan
@@ -60,17 +59,12 @@ class Array:
         return self.array[slices]
 
 
-def load():
-    """Processes that wanted to run, over the last minute: what else the machine did."""
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else math.nan
-
-
 def random_bytes(shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
 class Ours:
-    """This project: `steps(count)` and `encode(calls)` run and wait for the end."""
+    """This project: `steps(count)` and `encode(calls)` run and wait for the results."""
 
     def __init__(self, config, volume):
         mesh, models, optimizer = meshes.make_mesh(), METHODS[config.method].build(config), make_optimizer(config)
@@ -107,7 +101,7 @@ class Ours:
 
 
 class Theirs:
-    """The peer, compiled by one of torch.compile's modes or not at all ("none")."""
+    """The peer, compiled with one of torch.compile's modes or not at all ("none")."""
 
     def __init__(self, config, volume, mode, params):
         import torch
@@ -132,10 +126,10 @@ class Theirs:
 
 
 def xla_counts(config, ours):
-    """FLOP and bytes of one step and image by XLA's own count, from a batch cut on the host; None where it has none."""
+    """Return XLA's own count of FLOP and bytes per step and image; without a count where it has none."""
     B, mesh = config.train.batch_size, meshes.make_mesh()
     config = config.copy_and_resolve_references()
-    config.train.microbatch = B  # XLA counts a loop's rounds once
+    config.train.microbatch = B  # XLA counts the body of a loop once
     models = METHODS[config.method].build(config)
     step, _ = compile_steps(config, models, make_optimizer(config), mesh, ready=True)
     compiled = step.lower(jax.eval_shape(ours.create), batch_like(config)).compile()
@@ -145,7 +139,7 @@ def xla_counts(config, ours):
 
 
 def take_turns(runners, work, rounds, per_run):
-    """`{name: images/s of each round}` of `work` ("steps" or "encode")."""
+    """Measure `{name: batches/s of each round}` of `work` ("steps" or "encode")."""
     rates = {name: [] for name in runners}
     for name, runner in runners.items():  # compiles, allocates
         began = time.perf_counter()
@@ -159,23 +153,23 @@ def take_turns(runners, work, rounds, per_run):
     return rates
 
 
-def tell(rows, flop, peak):
-    """The table of one kind of work, with ratios of ours to the quickest peer filled in."""
+def print_rows(rows, flop, peak):
+    """Print the rows of one kind of work; add their ratio to the fastest peer and their fraction of the peak."""
     peers = [r["median"] for r in rows if r["who"] != "ours"]
     for row in rows:
         row["ratio"] = row["median"] / max(peers) if peers else None
         row["tflops"] = row["median"] * flop / 1e12
-        row["share_of_peak"] = row["tflops"] / peak if peak else None
+        row["fraction_of_peak"] = row["tflops"] / peak if peak else None
         ratio = f"{row['ratio']:9.2f}" if peers else f"{'-':>9}"
-        share = f"{row['share_of_peak']:8.1%}" if peak else f"{'-':>8}"
+        fraction = f"{row['fraction_of_peak']:8.1%}" if peak else f"{'-':>8}"
         print(
             f"{row['method']:<8} {row['what']:<7} {row['who']:<22} {row['median']:>10.1f} {row['lowest']:>10.1f} "
-            f"{row['highest']:>10.1f} {ratio} {row['tflops']:>8.3f} {share}", flush=True
+            f"{row['highest']:>10.1f} {ratio} {row['tflops']:>8.3f} {fraction}", flush=True
         )  # fmt: skip
 
 
 def profile(folder, run):
-    """Trace `run()` and print what took longest: `[(name, ms, calls)]` over the device's lines."""
+    """Trace `run()`; print and return what took longest, `[(name, ms, calls)]`."""
     with jax.profiler.trace(folder):
         run()
     path = max(pathlib.Path(folder).rglob("*.xplane.pb"), key=lambda p: p.stat().st_mtime)
@@ -184,7 +178,7 @@ def profile(folder, run):
     chosen = [p for p in planes if p.name.startswith("/device:GPU") or p.name.startswith("/device:TPU")]
     for plane in chosen or [p for p in planes if p.name.startswith("/host:CPU")]:
         for line in plane.lines:
-            # A CPU's lines are threads; on an accelerator streams hold kernels, other lines repeat them.
+            # A CPU's lines are threads. On an accelerator kernels are in streams; other lines repeat them.
             if chosen and "Stream" not in line.name and "XLA Ops" not in line.name:
                 continue
             for event in line.events:
@@ -192,14 +186,14 @@ def profile(folder, run):
                 entry[0], entry[1] = entry[0] + event.duration_ns / 1e6, entry[1] + 1
     top = sorted(((name, *entry) for name, entry in totals.items()), key=lambda e: -e[1])[:TOP]
     whole = sum(ms for ms, _ in totals.values())
-    print(f"{'where a round of steps spends its time':<70} {'ms':>9} {'calls':>6} {'share':>6}")
+    print(f"{'where a round of steps spends its time':<70} {'ms':>9} {'calls':>6} {'part':>6}")
     for name, ms, calls in top:
         print(f"{name:<70} {ms:>9.2f} {calls:>6} {ms / whole:>6.1%}", flush=True)
     return top
 
 
 def configured(method, args):
-    """The paper's model and settings; MAESTER with its cls token. Distillation has begun."""
+    """Return the paper's settings, MAESTER with its cls token, distillation from the first step on."""
     config = get_default()
     config.method, config.model.cls_token = method, method == "maester"
     config.model.dtype, config.train.batch_size = args.dtype, args.batch
@@ -215,7 +209,7 @@ def parse():
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--peer", nargs="*", default=["none", "default"], help="modes of torch.compile, or 'none'")
     parser.add_argument("--what", nargs="+", choices=("step", "encode"), default=["step", "encode"])
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of which the median is told")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements, of which the median is printed")
     parser.add_argument("--calls", type=int, default=2, help="calls in a row that make one measurement")
     parser.add_argument("--per-call", type=int, default=0, help="our steps in one call (0: as training takes them)")
     parser.add_argument("--microbatch", type=int, default=0, help="our train.microbatch (0: as training chooses it)")
@@ -223,12 +217,12 @@ def parse():
     parser.add_argument("--peak-tflops", type=float, help="of the device, at this dtype")
     parser.add_argument("--count", action="store_true", help="compile once more for XLA's own count of FLOP and bytes")
     parser.add_argument("--profile", help="folder of a trace of one round of our steps")
-    parser.add_argument("--json", type=pathlib.Path, help="write the numbers there as well")
+    add_json_option(parser)
     return parser.parse_args()
 
 
 def measured(method, args, volume):
-    """`(rows, {FLOP, XLA's counts, profile})` of one method."""
+    """Measure one method: `(rows, {FLOP, XLA's counts, profile})`."""
     config, rows = configured(method, args), []
     flop, runners = flop_per_image(config), {"ours": Ours(config, volume)}
     for mode in args.peer if method in PEERS else ():
@@ -249,7 +243,7 @@ def measured(method, args, volume):
             some.append(dict(method=method, what=what, who=who, median=middle, lowest=low, highest=high))
         columns = ("images/s", 10), ("lowest", 10), ("highest", 10), ("x peer", 9), ("TFLOP/s", 8), ("of peak", 8)
         print(f"{'method':<8} {'what':<7} {'who':<22} " + " ".join(f"{name:>{width}}" for name, width in columns))
-        tell(some, flop[what], args.peak_tflops)
+        print_rows(some, flop[what], args.peak_tflops)
         rows += some
     if args.profile:
         steps = args.calls * runners["ours"].per_call
@@ -260,25 +254,21 @@ def measured(method, args, volume):
 def main():
     args = parse()
     share_cores(configured(args.method[0], args))
-    where = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    about = {"device": where, "cpu_cores": os.cpu_count(), "jax": jax.__version__, "load_before": load()}
+    about = machine()
     with contextlib.suppress(ImportError):
         import torch
 
         about["torch"] = torch.__version__
     if "torch" not in about and args.peer:
-        print("no PyTorch here: only this project is measured", file=sys.stderr)
+        print("PyTorch is not installed: only this project is measured", file=sys.stderr)
         args.peer = []
-    print(", ".join(f"{key} {value}" for key, value in about.items()), flush=True)
+    print(one_line(about), flush=True)
     volume, rows, found = random_bytes((args.side,) * 3), [], {}
     for method in args.method:
         some, found[method] = measured(method, args, volume)
         rows += some
     about["load_after"] = load()
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        settings = {k: v for k, v in vars(args).items() if k not in ("json", "profile")}
-        args.json.write_text(json.dumps({**about, **settings, **found, "rows": rows}, indent=2) + "\n")
+    write_json(args.json, {**about, **options(args, "profile"), **found, "rows": rows})
 
 
 if __name__ == "__main__":

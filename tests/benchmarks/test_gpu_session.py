@@ -1,4 +1,4 @@
-"""The script for GPU machines: it unpacks what is missing, runs every part, and tells what failed."""
+"""The script for GPU machines: it unpacks missing wheels, runs every part, and reports failures."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import zipfile
 ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_session.sh"
 
-# Stands for the machine's Python: lacks two modules, and fails in one part.
+# Replaces the machine's Python: it lacks two modules and fails in one part.
 PYTHON = """#!/bin/sh
 case "$*" in
     -) echo "clu ml_collections" ;;
@@ -48,5 +48,7 @@ def test_every_part_is_an_existing_script_with_its_options():
     for words in lines:
         script = ROOT / words[4].strip('"')
         source = script.read_text()
+        if "add_json_option(parser)" in source:
+            source += (script.parent / "reporting.py").read_text()
         for option in (word for word in words if word.startswith("--")):
             assert f'"{option}"' in source, f"{script.name} has no {option}"

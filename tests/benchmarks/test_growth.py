@@ -1,17 +1,13 @@
-"""The benchmark of growth tells exponents, and draws them."""
+"""The benchmark of growth: exponents, their figure, and volumes segmented in processes of their own."""
 
 import json
-import pathlib
 import sys
 
 import pytest
 
-FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def growth(monkeypatch):
-    monkeypatch.syspath_prepend(FOLDER)
+def growth():
     import growth
 
     return growth
@@ -30,10 +26,10 @@ def test_batches_and_their_figure(growth, tiny, tmp_path, monkeypatch, capsys):
 
 
 def test_volumes_are_segmented_in_processes_of_their_own(growth, tmp_path, monkeypatch):
-    told, ran = [], []
+    reported, ran = [], []
     monkeypatch.setattr(growth, "run", lambda folder, *args: (ran.append(args), (float(len(ran)), 100.0))[1])
-    rows = growth.volumes([20, 40], "z", 64, tmp_path, lambda rows: told.append(len(rows)))
-    assert told == [1, 2] and [row["size"] for row in rows] == [20**3, 40**3]
+    rows = growth.volumes([20, 40], "z", 64, tmp_path, lambda rows: reported.append(len(rows)))
+    assert reported == [1, 2] and [row["size"] for row in rows] == [20**3, 40**3]
     assert ran[0] == ("--mode=train",) and all(args[0] == "--mode=segment" for args in ran[1:])
 
 

@@ -1,4 +1,4 @@
-"""The operations' benchmark: one table, and the same work on both sides."""
+"""The benchmark of operations: its table and JSON; PyTorch computes the same."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""What devices tell each other in a step is its gradients, once; the arithmetic of the table."""
+"""Devices communicate the gradients of a step, once; the arithmetic of the table."""
 
 import json
 import pathlib
@@ -18,17 +18,18 @@ def test_a_step_reduces_its_gradients_and_little_else(tmp_path):
     assert done.returncode == 0, done.stderr
     written = json.loads(path.read_text())
     assert set(written["collectives"]) == {"all-reduce"}
-    # Beside the gradients: usage of the codes, and the losses.
+    # Besides the gradients: usage of the codes, and the losses.
     assert written["parameter_bytes"] <= written["bytes"] <= 1.01 * written["parameter_bytes"] + 1000
     alone, eight = written["rows"]
     assert alone["weak"] == alone["strong"] == 1.0
-    talk = 2 * 7 / 8 * written["bytes"] / 50e9 * 1e3 + 2 * 3 * 10e-3  # ms
-    assert eight["weak"] == pytest.approx(10 / (10 + talk)) and eight["strong"] == pytest.approx(1.25 / (1.25 + talk))
+    communication = 2 * 7 / 8 * written["bytes"] / 50e9 * 1e3 + 2 * 3 * 10e-3  # ms
+    assert eight["weak"] == pytest.approx(10 / (10 + communication)) and eight["strong"] == pytest.approx(
+        1.25 / (1.25 + communication)
+    )
     assert len(done.stdout.splitlines()) == 4
 
 
-def test_collectives_are_read_from_the_text_of_a_program(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
+def test_collectives_are_read_from_the_text_of_a_program():
     text = """
       %all-reduce.1 = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %x), channel_id=1
       %g = (f32[2]{0}, bf16[3,5]{1,0}) all-reduce-start(f32[2]{0} %x, bf16[3,5]{1,0} %y), channel_id=2

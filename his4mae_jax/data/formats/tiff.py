@@ -1,4 +1,4 @@
-"""Open TIFF stacks and folders of 2D TIFFs lazily: mapped where they are not compressed, else page by page."""
+"""Open TIFF stacks and folders of 2D TIFFs lazily: memory-mapped if they are not compressed, else page by page."""
 
 import contextlib
 import math
@@ -15,8 +15,8 @@ import tifffile
 from his4mae_jax.data.formats.tiff_headers import (
     check_tiff_headers,
     checked_tiff,
-    plainly,
     tiff_description,
+    tiff_errors,
     tiff_layout,
 )
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions
@@ -24,11 +24,11 @@ from his4mae_jax.data.stores.units import triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
-MOST_CHECKED = 256  # headers of a folder's slices looked at when it is opened; all of them once they are read
+MOST_CHECKED = 256  # slices of a folder whose headers are checked when it is opened; all are when they are read
 
 
 class _Pages:
-    """The pages of a TIFF that stays open as long as they are referred to."""
+    """The pages of a TIFF, which stays open as long as this object is referenced."""
 
     def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list):
         self._file, self._pages = file, pages
@@ -37,20 +37,24 @@ class _Pages:
 
     def read(self, box: tuple[slice, ...]) -> np.ndarray:
         """Returns the page of a box (1, y, x)."""
-        with plainly(self._file):
+        with tiff_errors(self._file):
             page = self._pages[box[0].start].asarray(maxworkers=1)
         return page[None, box[1], box[2]]
 
 
 def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
-    """Opens one TIFF: memory-mapped where its numbers can be used as they lie, else read page by page.
+    """Opens one TIFF; it is memory-mapped if its values are uncompressed, native and aligned, else read page by page.
 
-    The first page is read at once, so that a missing codec is told when the file is opened.
+    The first page is decoded at once, so that a missing codec is reported when the file is opened.
+
+    Args:
+      file: an existing file.
+      options: see `OpenOptions`.
 
     Raises:
       UserError: the file is damaged, cut short, or holds several images.
     """
-    with plainly(file), contextlib.ExitStack() as stack:
+    with tiff_errors(file), contextlib.ExitStack() as stack:
         check_tiff_headers(file)
         tif = stack.enter_context(tifffile.TiffFile(file))
         shape, dtype, series = tiff_layout(tif, file)
@@ -58,7 +62,7 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
         size = options.voxel_size_nm or level.size_nm
         while len(shape) > 3 and shape[0] == 1:
             shape = shape[1:]
-        # TensorStore would copy swapped or unaligned numbers, so those are read by pages as well.
+        # TensorStore would copy a byte-swapped or unaligned array, so those are read page by page as well.
         if (
             series is not None
             and series.dataoffset is not None
@@ -70,8 +74,8 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
         by_pages = len(shape) == 3 and len(pages) == shape[0] and all(p.parent is tif for p in pages)
         if by_pages and pages[0].asarray().shape == tuple(shape[1:]):
             array = virtual_array(_Pages(file, tif, pages).read, shape, dtype, (1, *shape[1:]), options.cache_bytes)
-            stack.pop_all()  # what is popped is not closed
-        else:  # volumes in one page, stacks over several files
+            stack.pop_all()  # keep the file open
+        else:  # a volume in one page, a stack over several files
             _check_memory(math.prod(shape) * dtype.itemsize, file)
             data = series.asarray() if series is not None else tif.asarray(key=slice(None))
             array = ts.array(data.reshape(shape), write=False)
@@ -81,11 +85,15 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
 def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
     """Opens a folder of 2D TIFFs, sorted so that slice 10 follows slice 9, as one stack.
 
-    Of more than `MOST_CHECKED` slices, the headers of as many, evenly spread, are looked at here; of the others
-    the file's size alone. A slice that differs from the first is then told when it is read.
+    The headers of at most `MOST_CHECKED` slices, evenly spread, are checked here; of the others only the file's size.
+    Any further slice that differs from the first is reported when it is read.
+
+    Args:
+      folder: an existing folder.
+      options: see `OpenOptions`.
 
     Raises:
-      UserError: no slices, or bad ones.
+      UserError: the folder has no slices, or damaged or unequal ones.
     """
     files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not files:
@@ -120,21 +128,21 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
     return Opened(array, options.voxel_size_nm or level.size_nm, unknown_units=level.unknown_units)
 
 
-def _check_slice(file: pathlib.Path, found: tuple, first: tuple, of: pathlib.Path) -> None:
-    shape, dtype = found
+def _check_slice(file: pathlib.Path, layout: tuple, first: tuple, first_file: pathlib.Path) -> None:
+    shape, dtype = layout
     if len(shape) != 2:
         raise UserError(
             f"{file}: shape {shape} is not a 2D slice; give the path of one volume,"
             " or a folder that holds its slices alone"
         )
-    if found != first:
+    if layout != first:
         raise UserError(
-            f"{file}: {shape} {dtype} differs from {first[0]} {first[1]} of {of.name}; make all slices alike"
+            f"{file}: {shape} {dtype} differs from {first[0]} {first[1]} of {first_file.name}; make all slices alike"
         )
 
 
 def _check_memory(n_bytes: int, path: pathlib.Path) -> None:
-    """UserError if data that must be read at once cannot fit this machine's memory."""
+    """Raises UserError if data that must be read at once exceeds this machine's memory."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if n_bytes > total:
         raise UserError(
@@ -144,7 +152,7 @@ def _check_memory(n_bytes: int, path: pathlib.Path) -> None:
 
 
 def _voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
-    """What a JSON description, OME-XML or ImageJ's tags say; no scale where none says it all."""
+    """Returns the voxel size from a JSON description, OME-XML or ImageJ's tags; without a scale if it is incomplete."""
     spacing = tiff_description(tif).get("spacing_nm")
     if spacing is not None:
         return Level("", triple(spacing, str(file)), ("nm",) * 3)

@@ -4,6 +4,7 @@ import concurrent.futures
 import gc
 import os
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -142,6 +143,21 @@ def test_truncated_tiff_is_found_when_opened(tmp_path, options, kept, refusal):
     assert "truncated" in message or "unreadable" in message or "not a TIFF" in message
 
 
+@pytest.mark.parametrize("back_to", [0, 3, 149])
+def test_a_circular_chain_of_pages_is_refused(tmp_path, back_to, refusal):
+    """tifffile follows one of more than 100 pages until memory ends."""
+    path = tmp_path / "v.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in _random((150, 4, 4)):
+            writer.write(page, contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        end, offset = tif.pages.next_page_offset, tif.pages[back_to].offset
+    content = bytearray(path.read_bytes())
+    content[end : end + 4] = struct.pack("<I", offset)
+    path.write_bytes(content)
+    assert "circular" in refusal(path, 8)
+
+
 def test_imagej_stack_over_one_header(tmp_path, refusal):
     """ImageJ writes stacks over 4 GB with one header, and the rest of the slices behind it."""
     path, data = tmp_path / "v.tif", _random((20, 32, 32))
@@ -158,7 +174,7 @@ def test_imagej_stack_over_one_header(tmp_path, refusal):
 
 
 def test_damaged_compressed_tiff(tmp_path, refusal):
-    """A page that cannot be unpacked is told when it is read, the first one when the file is opened."""
+    """A page that cannot be unpacked is reported when it is read, the first one when the file is opened."""
     path, data = tmp_path / "v.tif", _random((20, 64, 64))
     tifffile.imwrite(path, data, photometric="minisblack", compression="zlib")
     with tifffile.TiffFile(path) as tif:
@@ -208,7 +224,7 @@ def test_the_file_is_closed_with_its_volume(tmp_path):
 
 
 def test_a_folder_of_many_slices(tmp_path, monkeypatch, refusal):
-    """Of many slices some headers are looked at; a bad one among the others is told when it is read."""
+    """Of many slices some headers are looked at; a bad one among the others is reported when it is read."""
     data = _random((40, 8, 9))
     for i, page in enumerate(data):
         tifffile.imwrite(tmp_path / f"s{i}.tif", page)

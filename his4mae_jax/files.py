@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and one clear line when a disk refuses a write."""
+"""Atomic JSON files, names made safe for files, and a one-line error when a disk refuses a write."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,8 +22,27 @@ _REMEDIES = (
 )
 
 
+def slug(name: str, separator: str = "-") -> str:
+    """Reduces a name to the letters a to z and digits, for the name of a file or folder.
+
+    Args:
+      name: any text; accents are dropped, "Élan" becomes "elan".
+      separator: replaces every run of other characters between letters or digits.
+
+    Returns:
+      The reduced name; empty if nothing is left.
+    """
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return separator.join(re.findall(r"[a-z0-9]+", plain))
+
+
 def write_json(file: pathlib.Path, value: Any) -> None:
-    """Writes JSON so that a reader finds the old file or the new one, never a part."""
+    """Writes JSON atomically: a reader finds the old file or the new one, never a part.
+
+    Args:
+      file: to create or replace, in an existing folder.
+      value: what `json.dump` accepts.
+    """
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as stream:
@@ -36,17 +56,21 @@ def write_json(file: pathlib.Path, value: Any) -> None:
 
 
 def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserError | None:
-    """Turns a full disk or missing rights into one clear line.
+    """Turns a full disk or missing access rights into one clear line.
 
     TensorStore raises a ValueError or RuntimeError with the system's error number in its text.
+
+    Args:
+      error: any exception.
+      path: that was written to.
 
     Returns:
       A UserError naming `path` and the remedy; None if the error is something else.
     """
     number = getattr(error, "errno", None) if isinstance(error, OSError) else None
     if number is None:
-        found = re.search(r"os_error_code='(\d+)'", str(error))
-        number = int(found.group(1)) if found else None
+        match = re.search(r"os_error_code='(\d+)'", str(error))
+        number = int(match.group(1)) if match else None
     for numbers, remedy in _REMEDIES:
         if number in numbers or (number is None and any(os.strerror(n) in str(error) for n in numbers)):
             return UserError(f"{os.fspath(path)}: {remedy}")
@@ -55,7 +79,7 @@ def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserErro
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Wraps writes to `path`: what `friendly_io_error` knows is raised as its UserError."""
+    """Wraps writes to `path`: errors that `friendly_io_error` knows are raised as its UserError."""
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:

@@ -4,10 +4,10 @@ import ast
 import dataclasses
 import json
 import pathlib
-import re
 
 from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
+from his4mae_jax.files import slug
 
 RESERVED = ("data", "figures")  # folders of the workdir that are no row's
 # Settings without influence on a run's scores: what is scored stays so when they change.
@@ -15,11 +15,6 @@ INERT = ("data.root", "data.workers", "data.cache_mb", "data.sampler", "data.dev
          "train.require_accelerator", "train.log_every", "train.keep_checkpoints", "compare.")  # fmt: skip
 # Settings without influence on its checkpoints: runs that differ in these alone share a training.
 AFTER_TRAINING = (*INERT, "segment.", "evaluate.", "data.test")
-
-
-def slug(name):
-    """The folder name of a row: "MAESTER, expand-stride" is maester-expand-stride."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def run_folder(workdir, name, seed):

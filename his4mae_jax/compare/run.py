@@ -32,10 +32,10 @@ import ml_collections
 
 from his4mae_jax import config as configs
 from his4mae_jax.compare import process, tables
-from his4mae_jax.compare.rows import check_folders, plan, read_json, rows_of, slug
+from his4mae_jax.compare.rows import check_folders, plan, read_json, rows_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.tables import write_text
-from his4mae_jax.files import writing
+from his4mae_jax.files import slug, writing
 
 
 def trained_steps(folder):

@@ -13,9 +13,10 @@ import statistics
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.compare.rows import read_json, run_folder, slug
+from his4mae_jax.compare.rows import read_json, run_folder
 from his4mae_jax.compare.text import comma_separated, latex, markdown, notes
 from his4mae_jax.evaluation.tables import write_text
+from his4mae_jax.files import slug
 
 BASELINES = {"intensity": "Intensity, k-means", "filters": "Filter features, k-means"}
 MATCHINGS = ("one_to_one", "many_to_one")

@@ -1,9 +1,9 @@
-# make demo: from a fresh clone to segmented cells.  make test: all tests.
+# make demo: from a fresh clone to segmented cells.  make test: all tests.  make docs: the site.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: demo test clean
+.PHONY: demo test docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -14,6 +14,10 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@echo "== test: all tests"
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+docs: $(VENV)/installed-dev
+	@echo "== docs: the documentation site, in site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 
 $(VENV)/bin/python:
 	@echo "== making a virtual environment in $(VENV)"
@@ -33,4 +37,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) runs build site *.egg-info

@@ -1,36 +1,85 @@
-"""The README's example config is valid, and the keys, configs and files it names exist."""
+"""What the README and the guide name exists: keys, modes, commands, configs, files; their examples are valid."""
 
 import pathlib
 import re
+import shlex
+
+import pytest
 
 from his4mae_jax import config as configs
-from his4mae_jax.main import MODES
+from his4mae_jax.cli import command, config_file
+from his4mae_jax.cli.stages import MODES
+from his4mae_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+GUIDE = ("tutorial", "formats", "segmenting", "datasets", "comparing", "launching", "code", "index")
+PAGES = {name: ROOT / name for name in ("README.md", *(f"docs/{page}.md" for page in GUIDE))}
+TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
+ALL = "\n".join(TEXTS.values())
 
 
 def test_the_example_config_is_valid():
-    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    (example,) = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
     space = {}
     exec(example, space)
     configs.validate(space["get_config"]())
 
 
-def test_keys_and_modes_exist():
+@pytest.mark.parametrize("name", PAGES)
+def test_keys_exist(name):
     keys = set(configs.flat_keys(configs.get_default()))
     sections = "|".join({key.split(".")[0] for key in keys if "." in key})
     files = {"train.jsonl", "segment.json", "segment.partial"}
-    named = set(re.findall(rf"(?:--config\.|`)((?:{sections})\.\w+)", README)) - files
-    assert len(named) > 10 and named <= keys
-    assert set(re.findall(r"--mode=(\w+)", README)) <= set(MODES)
-    assert all(f"| `{mode}` |" in README for mode in MODES)
+    named = set(re.findall(rf"(?:--config\.|`|`c\.)((?:{sections})\.\w+)", TEXTS[name])) - files
+    assert named <= keys
+    assert named or name in ("README.md", "docs/code.md", "docs/index.md")
+
+
+def test_modes_are_explained():
+    assert set(re.findall(r"--mode=([a-z]+)", ALL)) <= set(MODES)
+    assert all(f"| `{mode}` |" in TEXTS["docs/segmenting.md"] for mode in MODES)
+
+
+def commands():
+    """Every `his4mae` command of a code block, without its comment."""
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", ALL, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    lines = [line.strip() for line in blocks.splitlines()] + re.findall(r"`(his4mae \w+ --[^`]*)`", ALL)
+    return sorted({line for line in lines if line.startswith("his4mae ")})
+
+
+@pytest.mark.parametrize("line", commands())
+def test_commands_can_be_parsed(line, monkeypatch, tmp_path):
+    words = shlex.split(line, comments=True)[1:]
+    if words == ["--help"]:
+        return
+    small = "from his4mae_jax.config import get_small\n\n\ndef get_config():\n    return get_small()\n"
+    (tmp_path / "cell_1.py").write_text(small)
+    monkeypatch.chdir(tmp_path)
+    command.parse(words)
+    if any(word.startswith("--config=") for word in words):
+        with pytest.raises(UserError, match="no such|did you mean|no config"):
+            command.parse([word + "_x" if word.startswith("--config=") else word for word in words])
+
+
+def test_enough_commands_are_shown():
+    assert len(commands()) >= 12 and {"all", "init", "inspect", "fetch", "segment", "compare"} <= {
+        line.split()[1] for line in commands()
+    }
 
 
 def test_configs_and_files_exist():
-    for path in set(re.findall(r"--config=(configs/\w+\.py)", README)) - {"configs/mycell.py"}:
+    shipped = set(config_file.shipped())
+    for name in set(re.findall(r"--config=([\w/]+)(?![\w.:/])", ALL)) - {"CONFIG"}:
+        assert name in shipped, name
+    for name in re.findall(r"`(compare/\w+)` \|", TEXTS["docs/comparing.md"]):
+        assert name in shipped, name
+    for path in set(re.findall(r"(?:--config=|`)(configs/[\w/]+\.py)", ALL)):
         assert (ROOT / path).is_file(), path
-    for path in re.findall(r"`((?:data|models|pretext|segmentation)/\w+\.py)`", README):
-        assert (ROOT / "his4mae_jax" / path).is_file(), path
-    for path in re.findall(r"(?:launch|benchmarks)/\w+\.\w+", README):
+    for path in re.findall(r"(?:launch|benchmarks)/\w+\.\w+", ALL):
         assert (ROOT / path).is_file(), path
+
+
+def test_folders_of_the_package_are_explained():
+    folders = {path.name for path in (ROOT / "his4mae_jax").iterdir() if (path / "__init__.py").is_file()}
+    missing = {folder for folder in folders if f"`{folder}/`" not in TEXTS["docs/code.md"]}
+    assert not missing

@@ -1,4 +1,4 @@
-"""Create OME-Zarr images and label volumes (0.4 and 0.5), and say plainly when a disk refuses the write."""
+"""Create OME-Zarr images and label volumes (0.4 and 0.5), with one-line errors when a disk refuses the write."""
 
 import contextlib
 import json
@@ -17,7 +17,7 @@ from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json, writing
 
-# One of them is in every zarr volume, even in one whose making was cut short.
+# Every zarr volume has at least one of them, even if its creation was interrupted.
 _ZARR_FILES = (".zgroup", ".zattrs", ".zarray", "zarr.json", "0/.zarray", "0/zarr.json")
 
 
@@ -37,24 +37,24 @@ def create(
     """Creates an OME-Zarr group of one level, "0", and opens it for writing.
 
     Args:
-      path: the folder to create; its parents are made as needed.
+      path: the folder to create; parents are created as needed.
       shape: (z, y, x), or (channel, z, y, x) with `channels`.
       dtype: of the voxels.
       voxel_size_nm: one number or (z, y, x).
-      chunks: shape of a chunk, cut to the shape; write whole chunks where speed counts. Where (z, y, x) is given
-        for a volume with channels, each channel has chunks of its own.
+      chunks: shape of a chunk, cut to the shape; writing whole chunks is fastest. If (z, y, x) is given for a volume
+        with channels, each channel has its own chunks.
       label_values: name of each label value; makes it a label volume, with colours. Empty: one whose values are
         ids without names.
       channels: names of a leading channel axis, such as the classes of probabilities.
-      fill_value: what voxels that are never written hold.
+      fill_value: of voxels that are never written.
       version: of OME-Zarr, "0.4" (zarr v2) or "0.5" (zarr v3).
-      overwrite: True replaces a zarr volume at `path` (and nothing but a zarr volume).
+      overwrite: True replaces a zarr volume at `path`, and nothing but a zarr volume.
 
     Returns:
       The array, a TensorStore of the given shape; wrap writes to it in `writing(path)`.
 
     Raises:
-      UserError: something is at `path`, or it cannot be written.
+      UserError: `path` exists already, or cannot be written.
     """
     folder, shape = pathlib.Path(path), tuple(int(n) for n in shape)
     scale = [float(v) for v in np.broadcast_to(voxel_size_nm, (3,))]
@@ -74,7 +74,7 @@ def create(
         array = create_array(folder / "0", shape, dtype, chunks, fill_value, version)
         if version == "0.4":
             write_json(folder / ".zgroup", {"zarr_format": 2})
-        describe(folder, version, attributes)  # last: a folder with it is a whole image
+        describe(folder, version, attributes)  # last: a folder with metadata is a complete image
     return array
 
 
@@ -86,12 +86,13 @@ def create_array(
     fill_value: int | float,
     version: str,
 ) -> ts.TensorStore:
-    """Creates one level: a zarr array of the zarr version that goes with the OME-Zarr one.
+    """Creates one level: a zarr array of version 2 (OME-Zarr 0.4) or 3 (0.5).
 
     Args:
-      folder: of the array, which does not exist yet.
-      shape, dtype: of the array, whose last axes are z, y, x.
-      chunks: as many sizes, cut to the shape.
+      folder: of the array; must not exist.
+      shape: of the array, whose last axes are z, y, x.
+      dtype: of the array.
+      chunks: shape of a chunk, cut to the shape.
       fill_value: of voxels that are never written.
       version: "0.4" or "0.5".
     """
@@ -125,12 +126,12 @@ def create_array(
 
 
 def open_array(folder: pathlib.Path, version: str) -> ts.TensorStore:
-    """Opens one level that `create_array` made, for reading and writing."""
+    """Opens one level created by `create_array`, for reading and writing."""
     return ts.open(_spec(folder, version), open=True).result()
 
 
 def describe(folder: pathlib.Path, version: str, attributes: dict[str, Any]) -> None:
-    """Writes the group's metadata (`ome_metadata.attributes`), in one step for every reader."""
+    """Writes the group's metadata (`ome_metadata.attributes`) atomically."""
     if version == "0.4":
         write_json(folder / ".zattrs", attributes)
     else:
@@ -139,10 +140,13 @@ def describe(folder: pathlib.Path, version: str, attributes: dict[str, Any]) -> 
 
 
 def read_group(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
-    """What `describe` wrote: (version, attributes).
+    """Reads the group's metadata as `describe` wrote it.
+
+    Returns:
+      (version, attributes).
 
     Raises:
-      UserError: there is no such OME-Zarr image of this package.
+      UserError: there is no OME-Zarr image, or not one written by this package.
     """
     folder = pathlib.Path(path)
     try:
@@ -168,7 +172,7 @@ def _spec(folder: pathlib.Path, version: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike) -> Iterator[None]:
-    """Wraps reads of a level: a chunk that cannot be decoded is raised as a UserError naming `path`."""
+    """Wraps reads of a level: a chunk that cannot be decoded is raised as a UserError that names `path`."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -176,10 +180,10 @@ def reading(path: str | os.PathLike) -> Iterator[None]:
 
 
 def check_replaceable(folder: pathlib.Path) -> None:
-    """Raises UserError if something other than a zarr volume or an empty folder is there."""
+    """Raises UserError if there is something other than a zarr volume or an empty folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file is there; write the volume elsewhere")
-    # What we write before it has its final name: killed at once, it may hold next to nothing yet.
+    # A volume under its temporary name may hold no metadata yet, if its creation was interrupted.
     unfinished = folder.name.startswith("partial.") or folder.parent.name.endswith(".partial")
     known = unfinished or any((folder / n).exists() for n in _ZARR_FILES)
     if folder.exists() and any(folder.iterdir()) and not known:
@@ -187,7 +191,7 @@ def check_replaceable(folder: pathlib.Path) -> None:
 
 
 def replace(part: pathlib.Path, folder: pathlib.Path) -> None:
-    """Gives the whole volume `part` its final name, in place of the zarr volume that may be there."""
+    """Moves the complete volume `part` to its final name `folder`, replacing a zarr volume that may be there."""
     check_replaceable(folder)
     if folder.exists():
         shutil.rmtree(folder)
@@ -195,7 +199,7 @@ def replace(part: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _make_room(folder: pathlib.Path, overwrite: bool) -> None:
-    """Makes the empty folder; UserError rather than delete what is not a zarr volume."""
+    """Creates an empty folder; raises UserError rather than delete anything but a zarr volume."""
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: exists already; write elsewhere or allow overwriting")
     check_replaceable(folder)

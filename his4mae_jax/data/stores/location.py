@@ -1,13 +1,16 @@
-"""Where chunked volumes lie: a folder on a disk, a web server, an S3 or a Google Cloud bucket.
+"""Read chunked volumes from a local folder, a web server, or an S3 or Google Cloud bucket.
 
-A request that fails for the moment (no connection, a time-out, answers 408, 429, 500 to 504) is
-tried `ATTEMPTS` times; what then fails, or is refused, is an error, never a block of zeros. Only
-an answer that says plainly "not there" (404, no such file) counts as an absent chunk.
+A request with a transient failure (no connection, a time-out, HTTP status 408, 429, 500 to 504) is tried `ATTEMPTS`
+times. If it still fails, or is refused, that is an error, never a block of zeros. Only "not found" (status 404, no such
+file) counts as an absent chunk.
 
-Environment: `HIS4MAE_S3_ENDPOINT` (or `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`) another S3 server
-than Amazon's; `AWS_REGION`; `HIS4MAE_S3_CREDENTIALS` "anonymous" (default), or "default",
-"environment", "profile" to sign requests with your AWS credentials; `HIS4MAE_STALL_SECONDS` (30)
-after which a transfer without a byte counts as failed.
+Environment variables:
+
+- `HIS4MAE_S3_ENDPOINT` (or `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`): an S3 server other than Amazon's;
+- `AWS_REGION`;
+- `HIS4MAE_S3_CREDENTIALS`: "anonymous" (default), or "default", "environment" or "profile" to sign requests with your
+  AWS credentials;
+- `HIS4MAE_STALL_SECONDS` (30): a transfer without a byte for so long has failed.
 """
 
 import dataclasses
@@ -24,9 +27,9 @@ import tensorstore as ts
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 
-ATTEMPTS = 5  # of a request
-FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between them; each is twice the one before
-# A read of many bytes may take so long: the last resort, for servers that trickle.
+ATTEMPTS = 5  # per request
+FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between attempts; doubles each time
+# Time limit of a read, beyond the stall limit: for servers that send a few bytes now and then.
 READ_SECONDS, READ_BYTES_PER_SECOND = 600.0, 1e6
 CREDENTIALS = ("anonymous", "default", "environment", "profile")
 _PARTLY = re.compile(r"(?:n5|zarr2?|zarr3|precomputed)://(?=[a-z0-9]+://)")
@@ -34,13 +37,13 @@ _PARTLY = re.compile(r"(?:n5|zarr2?|zarr3|precomputed)://(?=[a-z0-9]+://)")
 
 @dataclasses.dataclass(frozen=True)
 class Location:
-    """A folder, as TensorStore's key-value stores see it.
+    """A folder in one of TensorStore's key-value stores.
 
     Attributes:
       name: path or URL, for messages.
-      store: TensorStore's specification, without a path.
-      path: of the folder; empty or ending in "/".
-      remote: False on this machine.
+      store: TensorStore's key-value store specification, without a path.
+      path: of the folder in the store; empty or ending in "/".
+      remote: whether it is on another machine.
     """
 
     name: str
@@ -49,7 +52,7 @@ class Location:
     remote: bool
 
     def child(self, path: str) -> "Location":
-        """The folder `path` inside this one."""
+        """Returns the folder `path` inside this one."""
         path = path.strip("/")
         if not path:
             return self
@@ -58,7 +61,7 @@ class Location:
         return dataclasses.replace(self, name=name, path=f"{self.path}{path}/")
 
     def parent(self) -> tuple["Location", str] | None:
-        """(the folder that holds this one, this one's name in it); None at the top."""
+        """Returns (the parent folder, this folder's name in it); None at the root."""
         path = self.path.rstrip("/")
         if not self.remote:
             path = str(pathlib.Path(path).resolve())
@@ -70,11 +73,17 @@ class Location:
         return dataclasses.replace(self, name=name if self.remote else head.rstrip("/"), path=head), tail
 
     def spec(self) -> dict[str, Any]:
-        """TensorStore's kvstore of this folder."""
+        """Returns TensorStore's key-value store specification of this folder."""
         return {**self.store, "path": self.path}
 
     def read(self, *keys: str) -> dict[str, bytes]:
-        """Contents of those of the files `keys` that are there; they are asked for at once.
+        """Reads files of this folder concurrently.
+
+        Args:
+          keys: paths relative to this folder.
+
+        Returns:
+          The contents of those files that exist.
 
         Raises:
           UserError: the store cannot be reached, or refuses every file.
@@ -89,7 +98,7 @@ class Location:
             try:
                 answer = future.result(timeout=READ_SECONDS)
             except (ValueError, OSError) as error:
-                # Buckets that may not be listed refuse (403) what is not there.
+                # Buckets without permission to list answer 403 for a missing file.
                 if not self.remote or "PERMISSION_DENIED" not in str(error):
                     raise explain(self.name, error, remote=self.remote) from error
                 refused = error
@@ -101,11 +110,11 @@ class Location:
         return found
 
     def read_json(self, *keys: str) -> dict[str, dict[str, Any]]:
-        """As `read`, of files that each hold a JSON object."""
+        """Like `read`, for files that each hold a JSON object; UserError if one does not."""
         return {key: self.json_object(key, value) for key, value in self.read(*keys).items()}
 
     def json_object(self, key: str, value: bytes) -> dict[str, Any]:
-        """The JSON object that the file `key` of this folder holds; UserError if it holds none."""
+        """Parses `value`, the content of the file `key` of this folder, as a JSON object; UserError if it is none."""
         try:
             content = json.loads(value.decode("utf-8"))
         except ValueError as error:
@@ -118,10 +127,13 @@ class Location:
 
 
 def locate(place: str) -> Location:
-    """Finds out where a path or URL points; nothing is read.
+    """Parses a path or URL; nothing is read.
+
+    Args:
+      place: a path, or a URL of file://, http(s)://, s3:// or gs://.
 
     Raises:
-      UserError: an unknown scheme, or settings in the environment that do not work.
+      UserError: an unknown scheme, or invalid environment variables.
     """
     place = _PARTLY.sub("", place)
     url = urllib.parse.urlsplit(place)
@@ -164,7 +176,7 @@ def _s3(bucket: str, query: dict[str, str], place: str) -> dict[str, Any]:
 
 @functools.cache
 def _limit_stalls() -> None:
-    """Tells TensorStore how long to wait for a byte; it looks once, at its first request."""
+    """Sets TensorStore's stall limits; it reads them once, at its first request."""
     seconds = os.environ.get("HIS4MAE_STALL_SECONDS", "30")
     os.environ.setdefault("TENSORSTORE_CURL_CONNECT_TIMEOUT_SECONDS", seconds)
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_TIME_SECONDS", seconds)
@@ -172,7 +184,10 @@ def _limit_stalls() -> None:
 
 
 def context(cache_bytes: int) -> ts.Context:
-    """A context of its own: a shared cache would serve stale chunks of a path rewritten meanwhile."""
+    """Returns a new TensorStore context with retries and a cache of `cache_bytes`.
+
+    Each array has its own: a shared cache would return stale chunks of a path that was rewritten.
+    """
     _limit_stalls()
     retries = {"max_retries": ATTEMPTS, "initial_delay": FIRST_DELAY, "max_delay": LONGEST_DELAY}
     kinds = ("http_request_retries", "s3_request_retries", "gcs_request_retries")
@@ -183,14 +198,14 @@ def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes
     """Opens a chunked array for reading.
 
     Args:
-      driver: TensorStore's.
+      driver: name of the TensorStore driver.
       location: folder of the array.
-      missing_chunks: "fill" or "error".
-      cache_bytes: decoded chunks kept in memory.
-      more: further members of TensorStore's specification.
+      missing_chunks: "fill" or "error", see `OpenOptions`.
+      cache_bytes: limit of decoded chunks kept in memory.
+      more: further members of the TensorStore specification.
 
     Raises:
-      UserError: damaged metadata, or the store fails.
+      UserError: damaged metadata, or the store cannot be read.
     """
     spec = {
         "driver": driver,
@@ -211,7 +226,7 @@ def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes
 
 
 def read_seconds(n_bytes: int, remote: bool) -> float | None:
-    """How long a read may take: no limit on a disk of this machine."""
+    """Returns the time limit of a read in seconds; None (no limit) for a local disk."""
     return READ_SECONDS + n_bytes / READ_BYTES_PER_SECOND if remote else None
 
 
@@ -221,32 +236,32 @@ def _failed_to_reach(error: Exception) -> bool:
 
 
 def explain(name: str, error: Exception, *, remote: bool) -> UserError:
-    """One line for a read that failed: what it was, and what helps.
+    """Turns a failed read into one line with the cause and the remedy.
 
     Args:
       name: of the volume.
-      error: what TensorStore raised.
-      remote: False on this machine.
+      error: raised by TensorStore.
+      remote: whether the volume is on another machine.
     """
-    text, what = str(error), brief(error)
+    text, cause = str(error), brief(error)
     file = re.search(r'Error reading local file "([^"]*)"', text)
     if file:
-        what = f"{file.group(1).removeprefix(name.rstrip('/') + '/')}: {what}"
+        cause = f"{file.group(1).removeprefix(name.rstrip('/') + '/')}: {cause}"
     if isinstance(error, TimeoutError) or "Timeout was reached" in text or text.startswith("DEADLINE_EXCEEDED"):
-        return UserError(f"{name}: time-out, no answer ({what}); check the network and the server, then run again")
+        return UserError(f"{name}: time-out, no answer ({cause}); check the network and the server, then run again")
     if isinstance(error, PermissionError) or text.startswith("PERMISSION_DENIED"):
         if not remote:
             return UserError(f"{name}: no permission to read it; check its access rights")
         return UserError(
-            f"{name}: access refused ({what}); check the address and that it is public, for S3 set "
+            f"{name}: access refused ({cause}); check the address and that it is public, for S3 set "
             "HIS4MAE_S3_CREDENTIALS=default to sign requests; a bucket that may not be listed also refuses what it "
             "does not hold"
         )
     if text.startswith("NOT_FOUND: chunk") or " is missing" in text:
         return UserError(
-            f"{name}: a chunk is missing ({what}); copy the volume again, or set data.missing_chunks to 'fill' if its "
+            f"{name}: a chunk is missing ({cause}); copy the volume again, or set data.missing_chunks to 'fill' if its "
             "writer left out empty chunks"
         )
     if remote and text.startswith(("ABORTED", "UNAVAILABLE", "UNKNOWN", "NOT_FOUND")):
-        return UserError(f"{name}: the server failed ({what}); check the address and the network, then run again")
-    return UserError(f"{name}: cannot read the data ({what}); copy the volume again from its source")
+        return UserError(f"{name}: the server failed ({cause}); check the address and the network, then run again")
+    return UserError(f"{name}: cannot read the data ({cause}); copy the volume again from its source")

@@ -1,11 +1,12 @@
-"""Volumes whose voxels are longer along one axis: what they are resampled to, and where slices are taken.
+"""Anisotropic volumes, whose voxels are longer along one axis: the size they are resampled to, and their slice axis.
 
-Serial sections are often ten times thicker than their pixels are wide. A model learns organelles in slices, so
-only slices in the plane of high resolution show it what it knows: those across the coarse axis. An axis that
-is much coarser than the voxel size asked for is left as it is: values in between would be made up.
+Serial sections are often ten times thicker than their pixels are wide. A model learns organelles from 2D slices, and
+only slices across the coarse axis have the resolution that it was trained on. An axis that is much coarser than the
+target voxel size is not resampled: the values in between would be invented.
 """
 
 import math
+from collections.abc import Callable
 
 from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.data.volumes.volume import VolumeLike
@@ -15,14 +16,14 @@ LIMIT = 1.2  # largest over smallest voxel edge up to which a volume counts as i
 
 
 def target_size(voxel_size_nm: Triple, target_nm: float) -> Triple:
-    """The voxel size (z, y, x) that a volume is resampled to.
+    """Returns the voxel size (z, y, x) in nm that a volume is resampled to.
 
     Args:
       voxel_size_nm: as stored.
-      target_nm: isotropic size to train and segment at (`data.voxel_size_nm`); 0 leaves all as stored.
+      target_nm: isotropic size to train and segment at (`data.voxel_size_nm`); 0: no resampling.
 
     Returns:
-      The target for every axis but those whose stored voxels are more than `LIMIT` times coarser.
+      The target on every axis except those that are stored more than `LIMIT` times coarser, which stay as they are.
     """
     if not target_nm:
         return voxel_size_nm
@@ -30,10 +31,10 @@ def target_size(voxel_size_nm: Triple, target_nm: float) -> Triple:
 
 
 def coarse_axis(volume: VolumeLike) -> int | None:
-    """The axis (0, 1, 2 for z, y, x) along which voxels are more than `LIMIT` times longer; None if isotropic.
+    """Returns the axis (0, 1, 2 for z, y, x) along which voxels are more than `LIMIT` times longer; None if isotropic.
 
     Raises:
-      UserError: two axes are coarse, so that no plane has the high resolution.
+      UserError: two axes are coarse, so that no plane has high resolution.
     """
     finest = min(volume.voxel_size_nm)
     coarse = [axis for axis, size in enumerate(volume.voxel_size_nm) if size > LIMIT * finest]
@@ -46,13 +47,14 @@ def coarse_axis(volume: VolumeLike) -> int | None:
     return coarse[0] if coarse else None
 
 
-def slice_axes(volume: VolumeLike, axes: str, key: str = "data.axes", log=None) -> str:
-    """Those of `axes` across which slices of a volume are taken: of an anisotropic volume the coarse one alone.
+def slice_axes(volume: VolumeLike, axes: str, key: str = "data.axes", log: Callable[[str], None] | None = None) -> str:
+    """Returns the axes across which slices of a volume are taken: only the coarse one if it is anisotropic.
 
     Args:
       volume: at the voxel size it is trained on or segmented at.
-      axes: some of the letters z, y, x: the value of the config key `key`, `data.axes` or `segment.axes`.
-      log: told in one line that the volume is anisotropic.
+      axes: some of the letters z, y, x; the value of the config key `key`.
+      key: `data.axes` or `segment.axes`, for messages.
+      log: prints a warning that the volume is anisotropic.
 
     Raises:
       UserError: the volume is coarse along two axes, or `axes` lacks the coarse one.
@@ -75,12 +77,12 @@ def slice_axes(volume: VolumeLike, axes: str, key: str = "data.axes", log=None) 
 
 
 def in_plane_nm(volume: VolumeLike) -> float:
-    """The voxel edge in nm that a model sees: the geometric mean over the axes of the slices it is shown."""
+    """Returns the pixel size in nm of the slices a model sees: the geometric mean over all axes but the coarse one."""
     axis = coarse_axis(volume)
     sizes = [size for a, size in enumerate(volume.voxel_size_nm) if a != axis]
     return math.prod(sizes) ** (1 / len(sizes))
 
 
 def size_text(volume: VolumeLike) -> str:
-    """The voxel size for a message, such as "50 x 4.6 x 4.6 nm (z, y, x)"."""
+    """Returns the voxel size for a message, such as "50 x 4.6 x 4.6 nm (z, y, x)"."""
     return " x ".join(f"{size:g}" for size in volume.voxel_size_nm) + " nm (z, y, x)"

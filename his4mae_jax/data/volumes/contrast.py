@@ -1,4 +1,4 @@
-"""Grey levels to [0, 1], and where a volume's content ends and its padding begins."""
+"""Map grey levels to [0, 1], and find where a volume's content ends and its padding begins."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from his4mae_jax.data.volumes.blocks import read_async
+from his4mae_jax.data.volumes.blocks import PendingRead, read_async
 from his4mae_jax.data.volumes.padding import without_padding
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.errors import UserError
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import jax
 
 _BLOCK = 64  # side in voxels of a sampled block
-_TRIES = 4  # times as many blocks are drawn at most, where those drawn first hold padding alone
+_TRIES = 4  # at most so many times the blocks are drawn, to replace those that are all padding
 _SLAB = 16  # planes searched for padding at once
 _TILE = 256  # side in voxels of the part of those planes read at once
 
@@ -24,10 +24,11 @@ _Array = TypeVar("_Array", np.ndarray, "jax.Array")
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-    """A linear window of grey levels, found for each volume in the same way and saved beside it.
+    """A linear window of grey levels.
 
     Attributes:
-      low, high: grey levels shown as 0 and 1.
+      low: grey level that becomes 0.
+      high: grey level that becomes 1.
       invert: True swaps black and white after the window.
     """
 
@@ -52,12 +53,12 @@ class Contrast:
         return np.float32(self.low), np.float32(self.high - self.low), np.bool_(self.invert)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns a plain dict that `from_json` reads."""
+        """Returns a dict that `from_json` reads."""
         return {"low": float(self.low), "high": float(self.high), "invert": bool(self.invert)}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> "Contrast":
-        """Reads what `to_json` wrote."""
+        """Creates the Contrast from the result of `to_json`."""
         return cls(float(value["low"]), float(value["high"]), bool(value["invert"]))
 
 
@@ -84,10 +85,10 @@ class Windowed(View):
 
     contrast: Contrast
 
-    def read(self, slices):
+    def read(self, slices: Box) -> np.ndarray:
         return self.source.read(slices)
 
-    def read_async(self, slices):
+    def read_async(self, slices: Box) -> PendingRead:
         return read_async(self.source, slices)
 
 
@@ -101,22 +102,23 @@ def estimate_contrast(
 ) -> Contrast:
     """Finds the window of grey levels from a sample of the volume's content (`sample_content`).
 
-    A `Windowed` volume has its own, which goes before percentiles and `invert`.
+    The contrast of a `Windowed` volume overrides percentiles and `invert`.
 
     Args:
       volume: anything with the interface of Volume.
       percentiles: percentiles of the sampled grey levels that become low and high.
       invert: passed on to the Contrast.
-      seed, blocks: the sample.
+      seed: of the sample.
+      blocks: number of blocks in the sample.
 
     Returns:
-      The Contrast; where the percentiles coincide (few grey levels), the sample's full range.
+      The Contrast; the sample's full range if the percentiles coincide (few grey levels).
 
     Raises:
       UserError: NaN or infinite values, or a constant volume.
     """
     own = getattr(volume, "contrast", None)
-    if own is not None and volume.dtype.kind != "f":  # floats are looked through for NaN all the same
+    if own is not None and volume.dtype.kind != "f":  # floats are checked for NaN nevertheless
         return own
     values = sample_content(volume, seed=seed, blocks=blocks)
     return own or contrast_between(volume, values, percentiles, invert)
@@ -145,11 +147,19 @@ def contrast_between(
 
 
 def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np.ndarray:
-    """Grey levels of a sample of the volume's content, 1D, in its dtype.
+    """Reads a sample of the volume's grey levels.
 
-    A volume no larger than the sample is used whole; of a larger one, `blocks` blocks of 64^3 voxels at
-    positions drawn with `seed`. Padding is left out: constant planes at the borders (`content_box`), and
-    constant blocks at the corners of a rotated volume (`padding.without_padding`).
+    A volume no larger than the sample is used whole; of a larger one, blocks of 64^3 voxels at random positions.
+    Padding is left out: constant planes at the borders (`content_box`), and constant blocks at the corners of a rotated
+    volume (`padding.without_padding`).
+
+    Args:
+      volume: anything with the interface of Volume.
+      seed: of the random positions.
+      blocks: number of blocks.
+
+    Returns:
+      1D array in the volume's dtype.
 
     Raises:
       UserError: NaN or infinite values in the sample, or a constant volume.
@@ -163,7 +173,7 @@ def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np
         sample = []
         for tried in range(_TRIES * blocks):
             block = volume.read(_random_block(box, rng))
-            # A block of padding alone is drawn again, as long as there are draws enough for the rest.
+            # A block that is all padding is drawn again while enough draws remain for the others.
             if block.min() != block.max() or _TRIES * blocks - tried <= blocks - len(sample):
                 sample.append(block)
             if len(sample) == blocks:
@@ -177,25 +187,25 @@ def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np
 
 
 def content_box(volume: VolumeLike) -> Box:
-    """Finds the box left when planes of one constant value are cut off at the borders.
+    """Finds the box that remains when planes of one constant value are cut off at the borders.
 
-    Each of the six faces loses its outermost planes as long as they all hold one value (the corner
-    of that face), often 0. Reading goes inwards from the faces in small tiles and ends at the first
-    voxel that differs, so a volume without padding costs next to nothing and memory stays bounded.
+    Each of the six faces loses its outermost planes as long as they hold a single value, that of the face's corner
+    (often 0). Planes are read from the faces inwards in small tiles, up to the first voxel that differs, so that a
+    volume without padding takes next to no time and memory stays bounded.
 
     Args:
       volume: anything with the interface of Volume.
 
     Returns:
-      (z, y, x) slices; the full extent where there is no padding.
+      (z, y, x) slices; the full extent if there is no padding.
 
     Raises:
       UserError: the whole volume is one value.
     """
     box = [[0, n] for n in volume.shape]
     faces = [(axis, side) for axis in range(3) for side in (0, 1)]
-    # A cut can lay bare padding of another value on another face, so the round is repeated; a face
-    # once cut is done, or a constant plane of real content behind the padding would go as well.
+    # Cutting one face can uncover padding of another value on another face, so the round is repeated. A face is cut
+    # only once: a constant plane of real content behind the padding would be lost as well.
     while True:
         cut = [face for face in faces if _peel(volume, box, *face)]
         faces = [face for face in faces if face not in cut]
@@ -204,7 +214,7 @@ def content_box(volume: VolumeLike) -> Box:
 
 
 def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> bool:
-    """Moves one face of `box` (in place) past its constant planes; says whether it moved."""
+    """Moves one face of `box` (in place) past its constant planes; returns whether it moved."""
     corner = [low for low, _ in box]
     if side:
         corner[axis] = box[axis][1] - 1
@@ -222,7 +232,7 @@ def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> boo
 
 
 def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int, value: float) -> int:
-    """How many of the `thick` outermost planes of a face hold nothing but `value`."""
+    """Counts how many of the `thick` outermost planes of a face hold only `value`."""
     run = thick
     across, down = (a for a in range(3) if a != axis)
     for i in range(*box[across], _TILE):
@@ -241,7 +251,7 @@ def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: 
 
 
 def _random_block(box: Box, rng: np.random.Generator) -> Box:
-    """A block of 64^3 voxels, or the box's width where that is less, anywhere inside the box."""
+    """Returns a random block inside the box, 64 voxels a side or the width of the box if that is less."""
     block = []
     for s in box:
         side = min(_BLOCK, s.stop - s.start)
@@ -252,6 +262,6 @@ def _random_block(box: Box, rng: np.random.Generator) -> Box:
 
 def _constant(volume: VolumeLike, value: float) -> UserError:
     return UserError(
-        f"{volume.name}: every voxel looked at is {value}; there is nothing to "
+        f"{volume.name}: every voxel read is {value}; there is nothing to "
         "segment, check that this is the image volume and not an empty export"
     )

@@ -1,6 +1,9 @@
 """A box of a volume, as a volume."""
 
 import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
 
 from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
@@ -12,17 +15,17 @@ class Crop(View):
     box: Box
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         return tuple(s.stop - s.start for s in self.box)
 
-    def read(self, slices):
+    def read(self, slices: Box) -> np.ndarray:
         bounds = box_bounds(slices, self.shape)
         return self.source.read(
             tuple(slice(b.start + low, b.start + high) for b, (low, high) in zip(self.box, bounds, strict=True))
         )
 
 
-def central_box(shape, side):
-    """Slices of the box of at most `side` voxels a side in the middle of `shape`."""
+def central_box(shape: Sequence[int], side: int) -> Box:
+    """Returns the slices of the box of at most `side` voxels a side in the middle of `shape`."""
     starts = [max((n - side) // 2, 0) for n in shape]
     return tuple(slice(a, min(a + side, n)) for a, n in zip(starts, shape, strict=True))

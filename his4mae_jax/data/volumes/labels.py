@@ -1,10 +1,10 @@
-"""Label volumes: the id that stands for no class and no cluster, and the inside of a cell.
+"""Label volumes: the id of voxels without a class or cluster, and the inside of a cell.
 
-`IGNORE` is the largest uint8, so that class and cluster ids run from 0 to 254. It means
+`IGNORE` is the largest uint8, so class and cluster ids are 0 to 254. It means
 
-- in a label volume (ground truth): not annotated, or outside the annotated cell. Such a voxel is
-  not scored, and cluster centres are fitted without it (`segment.within_mask`).
-- in a cluster volume: no prediction. It counts as missed in the class the voxel belongs to.
+- in a label volume (ground truth): not annotated, or outside the annotated cell. Such a voxel is not scored, and
+  cluster centres are fitted without it (`segment.within_mask`).
+- in a cluster volume: no prediction. It counts as a miss of the class that the voxel belongs to.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from scipy.ndimage import binary_erosion
 
-from his4mae_jax.data.volumes.volume import View, box_bounds
+from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
 IGNORE = 255
 
@@ -25,27 +25,27 @@ class Foreground(View):
     def dtype(self):
         return np.dtype(np.uint8)
 
-    def read(self, slices):
+    def read(self, slices: Box) -> np.ndarray:
         return (self.source.read(slices) > 0).astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Inside(View):
-    """Labels with `IGNORE` also at voxels of which any within `margin` (a cube) is `IGNORE`.
+    """Labels that are `IGNORE` also within `margin` voxels (a cube) of an `IGNORE` voxel.
 
-    The volume's border does not count as a border of the cell.
+    The border of the volume does not count as a border of the cell.
     """
 
     margin: int
 
-    def read(self, slices):
+    def read(self, slices: Box) -> np.ndarray:
         bounds = box_bounds(slices, self.shape)
         m = self.margin
         grown = [(max(a - m, 0), min(b + m, n)) for (a, b), n in zip(bounds, self.shape, strict=True)]
         labels = np.array(self.source.read(tuple(slice(*g) for g in grown)))
         if m:
             inside = labels != IGNORE
-            for axis in range(3):  # a cube is three lines
+            for axis in range(3):  # erosion by a cube is erosion by three lines
                 line = np.ones([2 * m + 1 if a == axis else 1 for a in range(3)], bool)
                 inside = binary_erosion(inside, line, border_value=1)
             labels[~inside] = IGNORE

@@ -1,8 +1,8 @@
-"""Padding inside blocks: what a rotated or odd-shaped volume is embedded in, tell-tale by its constant value.
+"""Padding of constant value around a rotated or irregularly shaped volume, inside its box.
 
-`contrast.content_box` finds the planes that hold nothing else at the borders. A volume that was rotated into its
-box, or acquired in tiles of different extents, has padding at corners and edges that no plane shows. It would count
-as a grey level of its own and spoil percentiles.
+`contrast.content_box` cuts off whole planes of padding at the borders. A volume that was rotated into its box, or
+acquired in tiles of different extents, also has padding at corners and edges, where no plane is all padding. It would
+count as a grey level and distort percentiles.
 """
 
 from collections.abc import Sequence
@@ -10,27 +10,29 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 
-CELL = 8  # side in voxels of the smallest block whose constancy tells padding from an image and its noise
-_MIXED = 3  # voxels from padding within which grey levels may be mixed with it
-_LEAST = 0.01  # share of the voxels that must be left; else what looked like padding is taken for content
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+
+CELL = 8  # side in voxels of the smallest constant block that is taken for padding; image noise is never that constant
+_MIXED = 3  # voxels around padding within which interpolation may have mixed grey levels with it
+_LEAST = 0.01  # fraction of the voxels that must remain; else the supposed padding is content
 
 
 def without_padding(blocks: Sequence[np.ndarray]) -> np.ndarray:
-    """The voxels of a sample of blocks that are no padding.
+    """Returns the voxels of a sample of blocks that are not padding.
 
-    Padding is the least or the greatest value of the sample, if that value fills whole cells of 8^3 voxels. Its
-    voxels are left out, and so are those within 3 voxels of where it fills 3^3 voxels: interpolation may have mixed
-    content with padding there. An inner grey level that fills cells is content.
+    Padding is the minimum or maximum of the sample, if that value fills whole cells of 8^3 voxels. Its voxels are left
+    out, and so are those within 3 voxels of where it fills 3^3 voxels, because interpolation may have mixed content
+    with padding there. A grey level between the extremes is content even if it fills cells.
 
     Args:
       blocks: 3D arrays of one dtype; axes shorter than a cell count as one cell.
 
     Returns:
-      1D array of grey levels; all of them where next to nothing, or one value alone, would be left.
+      1D array of grey levels; all of them if less than 1 %, or a single value, would remain.
     """
-    found = set().union(*(_values_of_flat_cells(block) for block in blocks))
+    constant = set().union(*(_values_of_flat_cells(block) for block in blocks))
     extremes = {min(block.min() for block in blocks).item(), max(block.max() for block in blocks).item()}
-    padding = sorted(extremes & found)
+    padding = sorted(extremes & constant)
     everything = np.concatenate([block.ravel() for block in blocks])
     if not padding:
         return everything
@@ -47,21 +49,28 @@ def without_padding(blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _values_of_flat_cells(block: np.ndarray) -> set:
-    """The grey levels that fill a cell of the block."""
+    """Returns the grey levels that fill a cell of the block."""
     low = high = block
     for axis, n in enumerate(block.shape):
-        edges = np.arange(0, max(n - CELL + 1, 1), CELL)  # the last cell takes the rest: none is thinner
+        edges = np.arange(0, max(n - CELL + 1, 1), CELL)  # the last cell takes the rest, so none is thinner
         low = np.minimum.reduceat(low, edges, axis)
         high = np.maximum.reduceat(high, edges, axis)
     return set(low[low == high].tolist())
 
 
-def padding_values(volume, box) -> tuple[float, ...]:
-    """Values of the padding at the corners of a box (z, y, x slices) of a volume: those that fill a corner's cell.
+def padding_values(volume: VolumeLike, box: Box) -> tuple[float, ...]:
+    """Finds the values of the padding at the corners of a box: those that fill the 8^3 voxels at a corner.
 
-    Of a volume that was rotated into its box, the corners are padding; of others they hold an image and its noise.
+    The corners of a volume that was rotated into its box are padding; other volumes have image and noise there.
+
+    Args:
+      volume: to look at.
+      box: (z, y, x) slices with start and stop.
+
+    Returns:
+      The values in increasing order; empty without padding.
     """
-    found = set()
+    padding = set()
     for corner in np.ndindex(2, 2, 2):
         cell = tuple(
             slice(max(s.stop - CELL, s.start), s.stop) if end else slice(s.start, min(s.start + CELL, s.stop))
@@ -69,15 +78,23 @@ def padding_values(volume, box) -> tuple[float, ...]:
         )
         values = volume.read(cell)
         if min(values.shape) == CELL and values.min() == values.max():
-            found.add(values.flat[0].item())
-    return tuple(sorted(found))
+            padding.add(values.flat[0].item())
+    return tuple(sorted(padding))
 
 
-def padding_mask(volume, box, values: Sequence[float]) -> np.ndarray | None:
-    """Which voxels of a box (z, y, x slices) of a volume are padding of one of `values`; None where none is.
+def padding_mask(volume: VolumeLike, box: Box, values: Sequence[float]) -> np.ndarray | None:
+    """Finds the padding inside a box.
 
-    A voxel is when it holds such a value and lies in or beside a cell of 8^3 voxels that holds nothing else. Cells
-    lie at multiples of 8 of the whole volume: what a voxel is does not depend on the box.
+    A voxel is padding if it has one of `values` and lies in or next to a cell of 8^3 voxels that holds nothing else.
+    Cells start at multiples of 8 of the whole volume, so the result does not depend on the box.
+
+    Args:
+      volume: to look at.
+      box: (z, y, x) slices with start and stop.
+      values: see `padding_values`.
+
+    Returns:
+      A boolean array of the box's shape, True for padding; None if there is none.
     """
     if not values:
         return None

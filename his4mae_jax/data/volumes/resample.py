@@ -1,10 +1,9 @@
 """Resample a volume lazily to another voxel size, axis by axis.
 
 Target voxel i has its centre at (i + 0.5) f - 0.5 in source voxels, f = target size / source size
-(half-pixel centres: both grids cover the same space). Along each axis the source is smoothed and
-then interpolated linearly. A voxel is taken as a measurement of blur sigma 0.5 of its edge, so that
-going from blur 0.5 to blur 0.5 f needs sigma = sqrt((0.5 f)^2 - 0.5^2) = 0.5 sqrt(f^2 - 1) source
-voxels where the axis shrinks (f > 1), and no smoothing where it grows.
+(half-pixel centres: both grids cover the same space). Along each axis the source is smoothed and then interpolated
+linearly. Each voxel is assumed to have a blur of sigma 0.5 of its edge. Going from 0.5 to 0.5 f source voxels needs a
+Gaussian of sigma = sqrt((0.5 f)^2 - 0.5^2) = 0.5 sqrt(f^2 - 1) where the axis shrinks (f > 1), and none where it grows.
 """
 
 import dataclasses
@@ -28,13 +27,13 @@ _Taps = tuple[np.ndarray, np.ndarray]  # source indices and weights (target, tap
 
 @dataclasses.dataclass(frozen=True)
 class ResampledVolume:
-    """A volume seen at another voxel size; it has the interface of Volume.
+    """A volume at another voxel size; it has the interface of Volume.
 
     Attributes:
       source: the volume that is read.
       voxel_size_nm: the target voxel size (z, y, x).
       labels: True picks the nearest source voxel, False smooths and interpolates.
-      grid: shape (z, y, x) of another volume at that size over the same space; None: what the source holds.
+      grid: shape (z, y, x) to use, such as that of an image over the same space; None: follows from the source.
     """
 
     source: VolumeLike
@@ -64,15 +63,15 @@ class ResampledVolume:
 
     @property
     def chunks(self) -> tuple[int, int, int]:
-        """About what one chunk of the source becomes."""
+        """Shape (z, y, x) that about one chunk of the source is resampled to."""
         sides = zip(chunks_of(self.source), self.factors, self.shape, strict=True)
         return tuple(min(max(1, round(c / f)), n) for c, f, n in sides)
 
     def read(self, slices: Box) -> np.ndarray:
         """Reads a box of the target grid, and of the source only what that box needs.
 
-        Every voxel is computed from the same numbers in the same order whatever box it is read in,
-        so a sub-box equals that part of the whole volume exactly.
+        A voxel is computed from the same numbers in the same order whatever box it is in, so a box equals that part of
+        the whole volume bit for bit.
 
         Args:
           slices: (z, y, x) slices of step 1 inside this volume's shape.
@@ -132,7 +131,7 @@ class ResampledVolume:
 
 
 def resample(volume: VolumeLike, voxel_size_nm: float | Sequence[float], *, labels: bool = False) -> VolumeLike:
-    """Returns the volume at another voxel size, computed box by box on reading.
+    """Returns the volume at another voxel size, computed on reading.
 
     The shape is floor(source shape * source size / target size), at least 1.
 
@@ -142,7 +141,7 @@ def resample(volume: VolumeLike, voxel_size_nm: float | Sequence[float], *, labe
       labels: True for label volumes (nearest voxel, no mixing of ids).
 
     Returns:
-      The same object where every axis is within 1 % of the target, else a ResampledVolume.
+      The same object if every axis is within 1 % of the target, else a ResampledVolume.
 
     Raises:
       UserError: the target is not a positive number.
@@ -156,11 +155,11 @@ def resample(volume: VolumeLike, voxel_size_nm: float | Sequence[float], *, labe
 
 
 def resample_labels(labels: VolumeLike, image: VolumeLike) -> VolumeLike:
-    """Returns a label volume on the grid of the image that it belongs to: same shape, same voxel size.
+    """Returns a label volume on the grid of its image: same shape, same voxel size.
 
     Args:
       labels: ids at any voxel size, over the space that the image covers.
-      image: what they label.
+      image: the volume that is labelled.
 
     Raises:
       UserError: the two do not cover the same space, to within two voxels of the coarser one.
@@ -192,13 +191,13 @@ def _halves(out: np.ndarray, bounds: _Bounds, axis: int) -> Iterator[tuple[np.nd
 
 
 def _nearest_taps(low: int, high: int, f: float, n: int) -> _Taps:
-    """Source index (target, 1) of the voxel that holds each target centre."""
+    """Returns the source index (target, 1) of the voxel that contains each target centre, and weights of 1."""
     index = np.floor((np.arange(low, high) + 0.5) * f).astype(np.int64)
     return np.clip(index, 0, n - 1)[:, None], np.ones((high - low, 1), np.float32)
 
 
 def _linear_taps(low: int, high: int, f: float, n: int) -> _Taps:
-    """Source indices and weights (target, taps) of smoothing and interpolation in one."""
+    """Returns source indices and weights (target, taps) of smoothing and interpolation combined."""
     centre = (np.arange(low, high) + 0.5) * f - 0.5
     floor = np.floor(centre)
     right = (centre - floor)[:, None]
@@ -220,9 +219,9 @@ def _reflect(index: np.ndarray, n: int) -> np.ndarray:
 
 
 def _apply(box: np.ndarray, axis: int, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Weighted sum of the taps along one axis, in float32, always in the order of the taps."""
-    spread = [-1 if a == axis else 1 for a in range(3)]
+    """Sums the weighted taps along one axis, in float32 and always in the order of the taps."""
+    broadcast = [-1 if a == axis else 1 for a in range(3)]
     total = np.zeros([index.shape[0] if a == axis else n for a, n in enumerate(box.shape)], np.float32)
     for k in range(index.shape[1]):
-        total += np.take(box, index[:, k], axis) * weight[:, k].reshape(spread)
+        total += np.take(box, index[:, k], axis) * weight[:, k].reshape(broadcast)
     return total

@@ -51,23 +51,23 @@ class View:
     source: VolumeLike
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.source.name
 
     @property
-    def shape(self):
+    def shape(self) -> tuple[int, int, int]:
         return self.source.shape
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return self.source.dtype
 
     @property
-    def voxel_size_nm(self):
+    def voxel_size_nm(self) -> Triple:
         return self.source.voxel_size_nm
 
     @property
-    def chunks(self):
+    def chunks(self) -> tuple[int, int, int]:
         return chunks_of(self.source)
 
 

@@ -1,6 +1,7 @@
 """create: valid OME-Zarr that other readers open, and clear lines when a disk refuses."""
 
 import errno
+import importlib
 import json
 import os
 import subprocess
@@ -45,7 +46,7 @@ def test_unwritten_voxels_hold_the_fill_value(tmp_path, version):
 @pytest.mark.filterwarnings("default")  # the packages' own deprecations are not ours
 @pytest.mark.parametrize("version", VERSIONS)
 def test_valid_for_the_ome_zarr_packages(tmp_path, version):
-    models = pytest.importorskip(f"ome_zarr_models.v{version.replace('.', '')}")
+    models = importlib.import_module(f"ome_zarr_models.v{version.replace('.', '')}")
     path = tmp_path / "partial.labels.ome.zarr"
     create(path, (20, 30, 40), np.uint8, 16, label_values=NAMES, version=version).write(1).result()
     group = zarr.open_group(path, mode="r")
@@ -73,7 +74,7 @@ def test_channels_have_names(tmp_path, version, dtype):
     data = (np.random.default_rng(0).random((2, 9, 10, 11)) * 9).astype(dtype)
     array = create(path, data.shape, dtype, (8, 4, 4), channels=names, version=version, chunks=(4, 8, 8))
     array.write(data).result()
-    models = pytest.importorskip(f"ome_zarr_models.v{version.replace('.', '')}")
+    models = importlib.import_module(f"ome_zarr_models.v{version.replace('.', '')}")
     group = zarr.open_group(path, mode="r")
     attributes = models.Image.from_zarr(group).attributes
     (scales,) = (attributes if version == "0.4" else attributes.ome).multiscales

@@ -62,15 +62,15 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
 
 
 def _dataset(h5py, handle, inside: str, file: pathlib.Path):
-    found = []
-    handle.visititems(lambda name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-    names = ", ".join(f"{d.name} {d.shape}" for d in found[:8]) or "none"
+    datasets = []
+    handle.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
+    names = ", ".join(f"{d.name} {d.shape}" for d in datasets[:8]) or "none"
     if inside.strip("/"):
         data = handle.get(inside)
         if not isinstance(data, h5py.Dataset):
             raise UserError(f"{file}: no data set {inside!r} in it; give one of those it has as FILE:PATH: {names}")
         return data
-    volumes = [d for d in found if sum(n > 1 for n in d.shape or ()) == 3]
+    volumes = [d for d in datasets if sum(n > 1 for n in d.shape or ()) == 3]
     if len(volumes) != 1:
         raise UserError(f"{file}: holds {len(volumes)} volumes; name a data set as FILE:PATH, one of: {names}")
     return volumes[0]

@@ -70,8 +70,8 @@ def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attribu
     """Returns the attributes of a group's levels by path, from the finest."""
     listed = [d["path"] for d in _first(attributes.get("multiscales")).get("datasets", [])]
     paths = listed or [f"s{i}" for i in range(len(_scales(attributes)) or _MOST_LEVELS)]
-    found = location.read_json(*(f"{path.strip('/')}/{FILE}" for path in paths))
-    datasets = {path: found.get(f"{path.strip('/')}/{FILE}") for path in paths}
+    contents = location.read_json(*(f"{path.strip('/')}/{FILE}" for path in paths))
+    datasets = {path: contents.get(f"{path.strip('/')}/{FILE}") for path in paths}
     missing = [path for path, own in datasets.items() if not own or "dimensions" not in own]
     if missing and (listed or missing[0] == paths[0]):
         if listed or _scales(attributes):
@@ -115,8 +115,8 @@ def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
     axes = (_axes(own, len(own["dimensions"])) or ["x", "y", "z"])[:]
     factors = own.get("downsamplingFactors")
     factors = factors if isinstance(factors, list) and not any(isinstance(f, list) for f in factors) else None
-    found = _size(own, axes, factors)
-    if found is None:
+    size = _size(own, axes, factors)
+    if size is None:
         listed = _first(group.get("multiscales")).get("datasets", [])
         entry = next((d for d in listed if d["path"].strip("/") == name), {})
         index = re.fullmatch(r"s(\d+)", name)
@@ -125,8 +125,8 @@ def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
             factors = scales[int(index.group(1))]
         # The group's voxel size is that of level 0: without factors it says nothing about the other levels.
         applies = factors is not None or name in ("s0", "0") or not index
-        found = _size(entry, axes, None) or (_size(group, axes, factors) if applies else None)
-    return Level(path) if found is None else Level(path, *found)
+        size = _size(entry, axes, None) or (_size(group, axes, factors) if applies else None)
+    return Level(path) if size is None else Level(path, *size)
 
 
 def _size(attributes: _Attributes, axes: list[str], factors: list | None):

@@ -46,15 +46,15 @@ def parse(spec: str | os.PathLike) -> Spec:
     text = os.fspath(spec)
     place, crop = text, None
     # A path that exists as written has no crop, even if its name looks like one.
-    found = None if os.path.exists(text) else _CROP.fullmatch(text)
-    if found:
-        place, crop = found.group(1), tuple(_range(part, text) for part in found.groups()[1:])
+    match = None if os.path.exists(text) else _CROP.fullmatch(text)
+    if match:
+        place, crop = match.group(1), tuple(_range(part, text) for part in match.groups()[1:])
     elif _CROP_LIKE.fullmatch(text) and not os.path.exists(text):
         raise _no_crop(text)
     inside = ""
-    found = None if "://" in place or os.path.exists(place) else _INSIDE.fullmatch(place)
-    if found:
-        place, inside = found.groups()
+    match = None if "://" in place or os.path.exists(place) else _INSIDE.fullmatch(place)
+    if match:
+        place, inside = match.groups()
     return Spec(text, place, inside, crop)
 
 

@@ -61,8 +61,8 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
     parent = None if above is None else _node(_quietly(above[0]))
     if parent and not parent[2] and multiscales(parent[1]):
         levels, names = ome_levels(above[0].name, parent[1])
-        found = next((one for one in levels if one.path.strip("/") == above[1]), None)
-        level, axes = (found, names) if found else (level, None)
+        entry = next((one for one in levels if one.path.strip("/") == above[1]), None)
+        level, axes = (entry, names) if entry else (level, None)
     size = options.voxel_size_nm or (triple(own, location.name) if own is not None else level.size_nm)
     array = open_array(driver, location, options.missing_chunks, options.cache_bytes)
     return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units)

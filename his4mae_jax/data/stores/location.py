@@ -93,7 +93,7 @@ class Location:
             pending = {key: store.read(key) for key in keys}
         except (ValueError, OSError, NotImplementedError) as error:
             raise explain(self.name, error, remote=self.remote) from error
-        found, refused = {}, None
+        contents, refused = {}, None
         for key, future in pending.items():
             try:
                 answer = future.result(timeout=READ_SECONDS)
@@ -104,10 +104,10 @@ class Location:
                 refused = error
             else:
                 if answer.state == "value":
-                    found[key] = bytes(answer.value)
-        if refused and not found:
+                    contents[key] = bytes(answer.value)
+        if refused and not contents:
             raise explain(self.name, refused, remote=True) from refused
-        return found
+        return contents
 
     def read_json(self, *keys: str) -> dict[str, dict[str, Any]]:
         """Like `read`, for files that each hold a JSON object; UserError if one does not."""

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from his4mae_jax.data.label_check import check_names
 from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.errors import UserError
@@ -181,11 +182,7 @@ def _checked(confusion: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
     confusion = np.asarray(confusion)
     if confusion.ndim != 2 or confusion.shape[1] != len(class_names):
         raise ValueError(f"confusion {confusion.shape} does not fit classes {list(class_names)}")
-    if len({*class_names, "mean"}) != len(class_names) + 1:
-        raise UserError(
-            f"data.class_names is {list(class_names)}: names must differ from one another and "
-            'from "mean", which is the column of averages.'
-        )
+    check_names(class_names)
     return confusion
 
 

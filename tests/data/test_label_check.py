@@ -102,7 +102,7 @@ def run(tiny, tmp_path, ids):
     return tiny
 
 
-def test_a_run_is_told_before_its_training(run):
+def test_problems_are_reported_before_the_training(run):
     lines = []
     check_run_labels(run, None, lines.append)
     (line,) = lines

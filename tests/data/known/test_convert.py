@@ -86,7 +86,7 @@ def test_a_damaged_beginning_is_begun_anew(small, tmp_path):
     np.testing.assert_array_equal(open_volume(path).read(WHOLE), _data())
 
 
-def test_the_disk_is_asked_first(small, tmp_path, monkeypatch):
+def test_the_disk_is_checked_first(small, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(1e9, 1e9, 1000))
     volume = _Fails(_data(), 10**6)
     with pytest.raises(UserError, match=r"copying cell.tif needs 0\.00 GB"):

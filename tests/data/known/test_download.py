@@ -31,7 +31,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         server, sent = self.server, self.headers.get("Range")
-        server.asked.append(sent)
+        server.requests.append(sent)
         fault = server.faults.pop(0) if server.faults else None
         if isinstance(fault, int):
             self.send_error(fault)
@@ -67,7 +67,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setattr(downloads, "PAUSE_S", 0.01)
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.body, server.ranges, server.etag, server.faults, server.asked = BODY, True, '"one"', [], []
+    server.body, server.ranges, server.etag, server.faults, server.requests = BODY, True, '"one"', [], []
     server.piece, server.pause, server.released = 50_000, 0, threading.Event()
     server.url = f"http://127.0.0.1:{server.server_port}/file.zip"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -90,14 +90,14 @@ def _get(server, folder, **more):
 def test_whole_and_then_left_alone(server, tmp_path):
     _get(server, tmp_path / "new", sha256=SHA)
     _get(server, tmp_path / "new", sha256=SHA)
-    assert server.asked == [None]
+    assert server.requests == [None]
 
 
 def test_a_connection_that_breaks_is_taken_up_again(server, tmp_path):
     server.faults = ["cut", 503, "cut"]
     lines = _get(server, tmp_path, sha256=SHA)
     half, rest = len(BODY) // 2, len(BODY) - len(BODY) // 2
-    assert server.asked == [None, f"bytes={half}-", f"bytes={half}-", f"bytes={half + rest // 2}-"]
+    assert server.requests == [None, f"bytes={half}-", f"bytes={half}-", f"bytes={half + rest // 2}-"]
     assert any("503" in line for line in lines)
 
 
@@ -105,7 +105,7 @@ def test_a_server_that_falls_silent(server, tmp_path, monkeypatch):
     monkeypatch.setattr(downloads, "TIMEOUT_S", 0.3)
     server.faults = ["hang"]
     _get(server, tmp_path, sha256=SHA)
-    assert len(server.asked) == 2 and server.asked[1] is not None
+    assert len(server.requests) == 2 and server.requests[1] is not None
 
 
 def test_a_server_without_ranges_begins_anew(server, tmp_path):
@@ -120,7 +120,7 @@ def test_a_file_that_changed_begins_anew(server, tmp_path):
         _get(server, tmp_path)
     server.body, server.etag = BODY[::-1], '"two"'
     _get(server, tmp_path)
-    assert server.asked[-1] is not None  # it asked for the rest, and was given the new file
+    assert server.requests[-1] is not None  # the rest was requested, and the new file was sent
 
 
 def test_all_but_the_last_step_was_done(server, tmp_path):
@@ -150,14 +150,14 @@ def test_refused(server, tmp_path, status, hint):
     server.faults = [status]
     with pytest.raises(UserError, match=f"{server.url}.*{status}.*{hint}"):
         download(server.url, tmp_path / "file.zip", print)
-    assert len(server.asked) == 1 and not (tmp_path / "file.zip").exists()
+    assert len(server.requests) == 1 and not (tmp_path / "file.zip").exists()
 
 
 def test_gives_up_after_some_tries(server, tmp_path):
     server.faults = [500] * 50
     with pytest.raises(UserError, match="500.*times in a row.*partial.file.zip"):
         download(server.url, tmp_path / "file.zip", print)
-    assert len(server.asked) == downloads.TRIES
+    assert len(server.requests) == downloads.TRIES
 
 
 def test_nobody_listens(tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_nobody_listens(tmp_path, monkeypatch):
         download("http://127.0.0.1:9/file.zip", tmp_path / "file.zip", print)
 
 
-def test_the_disk_is_asked_first(server, tmp_path, monkeypatch):
+def test_the_disk_is_checked_first(server, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: namedtuple("usage", "total used free")(1e9, 1e9, 1000))
     with pytest.raises(UserError, match=r"0\.00 GB are free.*data\.root"):
         download(server.url, tmp_path / "file.zip", print)
@@ -195,4 +195,4 @@ def test_killed_and_run_again(server, tmp_path):
     assert process.returncode == -signal.SIGKILL
     server.pause = 0
     _get(server, tmp_path, sha256=SHA)
-    assert re.fullmatch(r"bytes=[1-9]\d+-", server.asked[-1])
+    assert re.fullmatch(r"bytes=[1-9]\d+-", server.requests[-1])

@@ -27,23 +27,23 @@ WHOLE = (slice(None),) * 3
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
-    """Python's file server, which has no ranges; it notes what is asked for."""
+    """Python's file server, without range requests; it records the requests."""
 
     def log_message(self, *args):
         pass
 
     def do_GET(self):
-        self.server.asked.append(self.path)
+        self.server.requests.append(self.path)
         super().do_GET()
 
 
 @pytest.fixture
 def served(tmp_path, monkeypatch):
-    """A folder, its address and what is asked of it; all known data sets come from there."""
+    """A folder and the requests to its server; all known data sets come from there."""
     folder = tmp_path / "served"
     folder.mkdir()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
-    server.asked = []
+    server.requests = []
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
@@ -52,7 +52,7 @@ def served(tmp_path, monkeypatch):
     monkeypatch.setattr(openorganelle, "BUCKET", url)
     monkeypatch.setattr(download, "PAUSE_S", 0.0)
     with contextlib.closing(server.socket):
-        yield folder, server.asked
+        yield folder, server.requests
         server.shutdown()
         thread.join()
 
@@ -127,9 +127,9 @@ def test_betaseg(served, betaseg, tmp_path, tiny):
     again = datasets.target(tiny, None, need_labels=True)
     assert again.class_names == betaseg_set.CLASSES and again.image.shape == (10, 30, 17)
     np.testing.assert_array_equal(again.labels.read(WHOLE), labels[2:12, :, 3:20])
-    asked = list(served[1])
+    requests = list(served[1])
     fetch.fetch(tiny, lines.append)
-    assert served[1] == asked == ["/betaseg.zip"] and "there already" in lines[-2]
+    assert served[1] == requests == ["/betaseg.zip"] and "there already" in lines[-2]
 
 
 def test_betaseg_as_tiffs_beside_converted_cells(served, betaseg, tmp_path, tiny):
@@ -192,7 +192,7 @@ def test_betaseg_that_is_not_what_it_should_be(served, betaseg, tmp_path, tiny, 
 
 
 def test_epfl(served, tmp_path, tiny):
-    folder, asked = served
+    folder, requests = served
     (folder / "epfl").mkdir()
     rng = np.random.default_rng(0)
     image, mask = rng.integers(1, 250, SHAPE, np.uint8), 255 * rng.integers(0, 2, SHAPE, np.uint8)
@@ -208,7 +208,7 @@ def test_epfl(served, tmp_path, tiny):
     assert target.image.voxel_size_nm == (5, 5, 5) and target.class_names == epfl.CLASSES
     assert datasets.class_names(tiny) == epfl.CLASSES
     fetch.fetch(tiny, print)
-    assert len(asked) == 2
+    assert len(requests) == 2
     tiny.data.test = "epfl:testing"
     with pytest.raises(UserError, match="testing.tif.*404"):
         fetch.fetch(tiny, print)

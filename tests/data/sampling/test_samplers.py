@@ -60,8 +60,8 @@ def contrasts(volumes):
     return [Contrast(10 * i, 100 + 50 * i, invert=i % 2 == 1) for i in range(len(volumes))]
 
 
-def host(plan, volumes, held, **more):
-    return HostSampler(plan, volumes, contrasts(volumes), workers=2, in_memory_bytes=2**40 * held, **more)
+def host(plan, volumes, in_memory, **more):
+    return HostSampler(plan, volumes, contrasts(volumes), workers=2, in_memory_bytes=2**40 * in_memory, **more)
 
 
 def one_device():
@@ -90,8 +90,8 @@ def test_all_samplers_give_equal_batches(kinds, slots, monkeypatch):
     axes = ["zyx", "z", "yx"][: len(volumes)] if slots else "zyx"
     plan = make_plan(volumes, margin=2, axes=axes, slots=slots)
     known = dict(labels=labels, num_classes=120)
-    held, streamed = host(plan, volumes, True, **known), host(plan, volumes, False, **known)
-    assert held.in_memory and not streamed.in_memory
+    in_memory, streamed = host(plan, volumes, True, **known), host(plan, volumes, False, **known)
+    assert in_memory.in_memory and not streamed.in_memory
     on_device = ResidentSampler(plan, volumes, contrasts(volumes), one_device(), **known)
     draw = jax.jit(lambda batch: render(batch, FOV))
 
@@ -101,7 +101,7 @@ def test_all_samplers_give_equal_batches(kinds, slots, monkeypatch):
         return batch, render(batch, FOV)
 
     for step in (0, 1, 2, 7, 100):
-        batch = held.batch(step)
+        batch = in_memory.batch(step)
         assert {"crop", "labels", "contrast"} < batch.keys()
         same(batch, streamed.batch(step))
         cut, got = inside(on_device.arrays, step)
@@ -136,9 +136,9 @@ def test_a_streamed_zarr_equals_the_array_and_its_labels(tmp_path):
     for slots in (0, 4):
         plan = make_plan(volumes, slots=slots)
         streamed = host(plan, volumes, False, labels=truth, num_classes=120)
-        held = host(plan, [Memory(image)], True, labels=[Memory(labels)], num_classes=120)
+        in_memory = host(plan, [Memory(image)], True, labels=[Memory(labels)], num_classes=120)
         for step in (0, 9):
-            same(streamed.batch(step), held.batch(step))
+            same(streamed.batch(step), in_memory.batch(step))
 
 
 def test_a_run_resumed_at_any_step_has_the_pool_it_would_have_had():
@@ -150,7 +150,7 @@ def test_a_run_resumed_at_any_step_has_the_pool_it_would_have_had():
         same(batches[step], host(plan, [volume], False).batch(step))
 
 
-def test_a_brick_is_read_once_and_few_are_held():
+def test_a_brick_is_read_once_and_few_are_kept():
     volume = random_volume((150, 150, 150), "uint8")
     plan = make_plan([volume], slots=8, every=2, batch_size=16)
     sampler = host(plan, [volume], False)
@@ -199,7 +199,7 @@ def test_hosts_share_the_bricks_out_and_read_their_rows():
 
 
 @pytest.mark.parametrize("slots", [0, 3])
-def test_what_cannot_be_read_is_told(slots):
+def test_unreadable_volumes_are_reported(slots):
     class Broken(Memory):
         def read(self, slices):
             raise UserError(f"{self.name}: damaged")

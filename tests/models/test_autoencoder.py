@@ -1,3 +1,5 @@
+"""Encoder, decoder and transformer blocks against NumPy; parameter counts of the paper."""
+
 import types
 
 import jax
@@ -68,13 +70,15 @@ def test_a_block_for_accelerators_is_the_same_function():
     params = jax.jit(block.init)(jax.random.key(0), x)
 
     def traced():
-        run = lambda x: block.apply(params, x)  # noqa: E731  # anew: what was traced is kept by the function
+        def run(x):  # a new function each time, because JAX caches traces by function
+            return block.apply(params, x)
+
         return str(jax.make_jaxpr(run)(x)), *jax.vjp(jax.jit(run), x)
 
-    way, here, pull = traced()
+    program, here, pull = traced()
     with tracing_for(types.SimpleNamespace(platform="tpu")):
-        way_there, there, pull_there = traced()
-    assert way != way_there
+        other_program, there, pull_there = traced()
+    assert program != other_program
     np.testing.assert_allclose(here, there, atol=1e-5)
     np.testing.assert_allclose(pull(here)[0], pull_there(here)[0], atol=1e-4)
 

@@ -1,3 +1,5 @@
+"""Nearest codes, usage, initialisation, equation 6 and EMA updates against NumPy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +31,9 @@ def test_codebook_module_returns_its_codes():
 def test_usage_and_its_statistics():
     usage = codebook.count_usage(jnp.array([0, 1, 1, 3, 1, 0]), 5)
     np.testing.assert_array_equal(usage, [2, 3, 0, 1, 0])
-    share = np.array([2, 3, 1]) / 6
+    fraction = np.array([2, 3, 1]) / 6
     perplexity, dead = codebook.usage_statistics(usage, 0.05)
-    np.testing.assert_allclose(perplexity, np.exp(-(share * np.log(share)).sum()), rtol=1e-6)
+    np.testing.assert_allclose(perplexity, np.exp(-(fraction * np.log(fraction)).sum()), rtol=1e-6)
     np.testing.assert_allclose(dead, 2 / 5)
     perplexity, dead = codebook.usage_statistics(jnp.full((7,), 3.0), 0.05)
     np.testing.assert_allclose([perplexity, dead], [7, 0], atol=1e-5)
@@ -39,7 +41,7 @@ def test_usage_and_its_statistics():
 
 def test_isolated_codes_move_towards_used_ones_by_equation_6():
     codes = jnp.array([[1.0, 0], [0, 1], [10, 10], [-4, 4]])
-    usage = jnp.array([90.0, 0, 110, 1])  # a uniform share is 50.25; isolated below 5 % of it
+    usage = jnp.array([90.0, 0, 110, 1])  # the mean is 50.25; isolated below 5 % of it
     moved = np.asarray(codebook.update_isolated(jax.random.key(0), codes, usage, gamma=0.8, threshold=0.05))
     np.testing.assert_array_equal(moved[[0, 2]], codes[np.array([0, 2])])
     for k in (1, 3):

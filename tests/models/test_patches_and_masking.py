@@ -1,3 +1,5 @@
+"""Patches, positions, masks and the linear expansion of tokens to pixels."""
+
 import jax
 import numpy as np
 import pytest

@@ -1,3 +1,5 @@
+"""Vanilla ViT and Segmenter against NumPy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,3 +1,5 @@
+"""The VAE's networks."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ def initialised(module, inputs, **options):
 
 
 @pytest.mark.parametrize("patch", [4, 5])
-def test_one_latent_distribution_a_patch_and_back_to_the_image(patch):
+def test_one_latent_distribution_per_patch_and_back_to_the_image(patch):
     patches = patchify(images(patch), patch)
     encode, _ = initialised(VariationalEncoder(GRID, D, width=4, blocks=1), patches, with_log_variance=True)
     mean, log_variance = encode(patches)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from batch_loss import batch_loss
 
+from his4mae_jax.models.masking import random_visible
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import his4mae, maester
 
@@ -63,8 +64,6 @@ def test_the_loss_is_equation_5_on_the_right_tokens(setup):
     models, params, teacher, images = setup
     total, (metrics, codes) = run(setup)
     patches = patchify(images, 5)
-    from his4mae_jax.models.masking import random_visible
-
     visible, mask = random_visible(jax.random.key(3), 3, 16, 0.5)
     encode, decode = jax.jit(models.encoder.apply), jax.jit(models.decoder.apply)
     z_stu = np.asarray(encode({"params": params["encoder"]}, patches, visible))
@@ -127,7 +126,10 @@ def test_each_loss_moves_only_its_own_part(setup):
     assert size(with_tea["codebook"]) > 0
     with_stu, _ = gradients(setup, alpha=0.0)
     assert size(with_stu["codebook"]) == 0
-    difference = lambda a, b: size(jax.tree.map(lambda x, y: x - y, a, b))  # noqa: E731
+
+    def difference(a, b):
+        return size(jax.tree.map(lambda x, y: x - y, a, b))
+
     assert difference(with_tea["encoder"], base["encoder"]) == 0  # L_tea leaves the student alone
     assert difference(with_stu["encoder"], base["encoder"]) > 1e-6
     assert difference(with_stu["decoder"], base["decoder"]) == 0  # the decoder knows only L_recon

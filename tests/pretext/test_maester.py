@@ -65,7 +65,7 @@ def test_on_all_patches_if_the_config_says_so(setup):
     error, hidden = squared_errors(setup)
     setup[0].objective.recon_on = "all"
     np.testing.assert_allclose(run(setup)[0], error.mean(), rtol=1e-5)
-    assert abs(error.mean() - error[hidden].mean()) > 1e-4  # the two can be told apart
+    assert abs(error.mean() - error[hidden].mean()) > 1e-4  # the two losses differ
 
 
 def test_gradients_reach_every_parameter_of_the_student_and_nothing_of_the_teacher(setup):

@@ -110,7 +110,10 @@ def test_a_mask_transformer_that_does_not_fit_is_refused(config, key, value):
 def phantom_slice():
     """Four fields of view, 32 pixels a side, that tile one slice of a synthetic cell."""
     phantom = make_phantom((64, 64, 64), seed=0, voxel_size_nm=16.0)
-    cut = lambda x: x[:, 4].reshape(2, 32, 2, 32).swapaxes(1, 2).reshape(4, 32, 32)  # noqa: E731
+
+    def cut(x):
+        return x[:, 4].reshape(2, 32, 2, 32).swapaxes(1, 2).reshape(4, 32, 32)
+
     return cut(phantom.image_ZxYxX / np.float32(255)), cut(phantom.labels_ZxYxX.astype(np.int32))
 
 

@@ -1,4 +1,4 @@
-"""Attention in tiles is attention: values, gradients and devices; what an accelerator is asked for."""
+"""Tiled attention against the plain formula, over tile sizes and devices; the implementation on accelerators."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from his4mae_jax.models.kernels import attention
 
 
 def plain(qkv_BxTxF, num_heads):
-    """Attention as it is written in papers, differentiated by JAX."""
+    """The textbook formula, differentiated by JAX."""
     B, T, F = qkv_BxTxF.shape
     q, k, v = jnp.moveaxis(qkv_BxTxF.reshape(B, T, 3, num_heads, -1), (2, 3), (0, 2))
     weights = jax.nn.softmax(q @ jnp.swapaxes(k, 2, 3) / np.sqrt(q.shape[-1]), axis=-1)
@@ -21,7 +21,7 @@ def plain(qkv_BxTxF, num_heads):
 def value_and_gradient(fn, qkv, heads):
     cosines = np.cos(np.arange(qkv.size // 3)).reshape(*qkv.shape[:-1], -1)
 
-    @jax.jit  # anew each time: the size of tiles is read as it is traced
+    @jax.jit  # a new function each time, because the tile size is read during tracing
     def both(qkv):
         out, pull = jax.vjp(lambda x: fn(x, heads), qkv)
         return out, pull(jnp.asarray(cosines, out.dtype))[0]
@@ -40,8 +40,8 @@ def test_values_and_gradients_in_tiles_of_any_size(batch, heads, tokens, scale, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "SCORES_BYTES", images * 4 * heads * tokens**2)
         assert batch % attention.images_at_once(batch, heads, tokens) == 0
-        found = value_and_gradient(attention.attention, qkv, heads)
-    for value, want in zip(found, value_and_gradient(plain, qkv, heads), strict=True):
+        got = value_and_gradient(attention.attention, qkv, heads)
+    for value, want in zip(got, value_and_gradient(plain, qkv, heads), strict=True):
         np.testing.assert_allclose(value, want, rtol=2e-4, atol=2e-5 * scale)
 
 
@@ -60,9 +60,9 @@ def test_half_precision_in_and_out():
     np.testing.assert_allclose(np.float32(gradient), want[1], atol=0.06)
 
 
-def test_tiles_hold_what_they_may_and_every_device_has_a_share(monkeypatch):
+def test_tiles_fit_the_cache_and_contain_images_of_every_device(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert attention.images_at_once(32, 8, 256) == 1  # 2 MB of scores an image
+    assert attention.images_at_once(32, 8, 256) == 1  # 2 MB of scores per image
     assert attention.images_at_once(32, 1, 128) == 16
     assert attention.images_at_once(30, 1, 128) == 15
     assert attention.images_at_once(64, 1, 25) == 64
@@ -72,7 +72,7 @@ def test_tiles_hold_what_they_may_and_every_device_has_a_share(monkeypatch):
 
 
 class Device:
-    """What `implementation` asks of a device."""
+    """The attributes of a device that `implementation` reads."""
 
     def __init__(self, platform, capability, version="cuda 13"):
         self.platform, self.compute_capability = platform, capability
@@ -89,6 +89,6 @@ class Device:
     (Device("gpu", "gfx942", "rocm 6"), jnp.bfloat16, 16, "xla"),
     (Device("tpu", None), jnp.bfloat16, 16, "xla"),
 ])  # fmt: skip
-def test_flash_attention_where_cudnn_has_it(monkeypatch, device, dtype, head_dim, want):
+def test_flash_attention_is_used_where_cudnn_supports_it(monkeypatch, device, dtype, head_dim, want):
     monkeypatch.setattr(jax, "devices", lambda: [device])
     assert attention.implementation(jnp.dtype(dtype), head_dim) == want

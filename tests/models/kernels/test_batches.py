@@ -1,4 +1,4 @@
-"""How many fields of view are encoded at once."""
+"""Fields of view per batch, by platform and by the widest layer."""
 
 import types
 
@@ -13,15 +13,17 @@ def at_once(encoder):
     return fovs_at_once(types.SimpleNamespace(encoder=encoder, patch_size=5))
 
 
-def test_a_batch_fits_a_core_s_cache():
+def test_the_widest_activations_of_a_batch_fit_the_cache_of_a_core():
     paper, demo, wide = Encoder((16, 16), 192, 14, 1), Encoder((5, 5), 64, 4, 1), Encoder((64, 64), 768, 12, 12)
     assert [at_once(e) for e in (paper, demo, wide)] == [4, 122, 1]
     assert at_once(VariationalEncoder((16, 16), 192, width=32)) == 1  # 32 channels at each of 80 x 80 pixels
-    assert at_once(Segmenter(paper, MaskTransformer(4))) == at_once(VanillaViT(paper, 4)) == 4  # not of 4 logits
+    assert (
+        at_once(Segmenter(paper, MaskTransformer(4))) == at_once(VanillaViT(paper, 4)) == 4
+    )  # the encoder's width counts, not the 4 logits
     assert 122 * 25 * 64 * 4 <= CPU_BATCH_BYTES < 123 * 25 * 64 * 4
-    assert at_once(Encoder((4, 4), 8, 1, 1)) == 256  # no more, however small they are
+    assert at_once(Encoder((4, 4), 8, 1, 1)) == 256  # at most, however small they are
 
 
-def test_an_accelerator_takes_many():
+def test_an_accelerator_always_takes_the_maximum():
     with tracing_for(types.SimpleNamespace(platform="gpu")):
         assert at_once(Encoder((16, 16), 192, 14, 1)) == 256

@@ -1,4 +1,4 @@
-"""The convolution for CPUs is the convolution: values and gradients, whatever its size."""
+"""The convolution for CPUs against loops over the kernel: values and gradients, in both precisions."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from his4mae_jax.models.kernels.convolution import same_convolution
 
 
 def plain(x, kernel):
-    """By loops over the kernel's pixels, differentiated by JAX."""
+    """Convolution by loops over the kernel's pixels, differentiated by JAX."""
     K, (_, H, W, _) = len(kernel), x.shape
     padded = jnp.pad(x, ((0, 0), (K // 2, K // 2), (K // 2, K // 2), (0, 0)))
     return sum(padded[:, i : i + H, j : j + W] @ kernel[i, j] for i in range(K) for j in range(K))
@@ -22,7 +22,9 @@ def test_values_and_gradients(shape, size):
     weight = rng.normal(size=(B, H, W, O)).astype("f")
 
     def both(convolve):
-        loss = lambda x, kernel: jnp.sum(weight * convolve(x, kernel) ** 2)  # noqa: E731
+        def loss(x, kernel):
+            return jnp.sum(weight * convolve(x, kernel) ** 2)
+
         return jax.jit(lambda *a: (convolve(*a), jax.grad(loss, argnums=(0, 1))(*a)))(x, kernel)
 
     jax.tree.map(
@@ -38,5 +40,5 @@ def test_half_precision_in_and_out():
     assert {a.dtype for a in (value, *gradients)} == {jnp.dtype("bfloat16")}
     wide = [a.astype(jnp.float32) for a in (x, kernel)]
     value, pull = jax.vjp(jax.jit(plain), *wide)
-    for found, want in zip(gradients, pull(value), strict=True):
-        np.testing.assert_allclose(np.float32(found), want, atol=0.03 * np.abs(want).max())
+    for got, want in zip(gradients, pull(value), strict=True):
+        np.testing.assert_allclose(np.float32(got), want, atol=0.03 * np.abs(want).max())

@@ -19,10 +19,10 @@ IGNORE = 255
 
 @dataclasses.dataclass(frozen=True)
 class Foreground(View):
-    """Labels of which every id above 0 is read as 1: masks stored as 0 and 255, or instances."""
+    """Labels read as 1 wherever the id is above 0: masks stored as 0 and 255, or instances."""
 
     @property
-    def dtype(self):
+    def dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 
     def read(self, slices: Box) -> np.ndarray:

@@ -31,7 +31,14 @@ Box = tuple[slice, slice, slice]
 
 
 class VolumeLike(Protocol):
-    """The interface of a volume, stored or computed on reading."""
+    """The interface of a volume, stored or computed on reading.
+
+    Attributes:
+      name: path or URL, for messages.
+      voxel_size_nm: edge lengths (z, y, x) of a voxel in nm.
+      shape: (z, y, x).
+      dtype: of the array that `read` returns for a box of (z, y, x) slices.
+    """
 
     @property
     def name(self) -> str: ...

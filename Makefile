@@ -8,11 +8,11 @@ RUN := $(VENV)/bin/python
 
 demo: $(VENV)/installed
 	@echo "== demo: synthetic cells, a small model, two CPU cores: about 8 minutes"
-	$(RUN) -m his4mae_jax.main --config=configs/demo.py --workdir=runs/demo
+	$(VENV)/bin/his4mae all --config=demo --workdir=runs/demo
 	@echo "== demo: done. Tables in runs/demo/metrics.json, pictures in runs/demo/figures/"
 
 test: $(VENV)/installed-dev
-	@echo "== test: all tests"
+	@echo "== test: all tests, those of the built wheel included"
 	$(RUN) -m pytest -n 2 --dist loadfile
 
 docs: $(VENV)/installed-dev
@@ -25,7 +25,7 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 # requirements.txt pins what was tested together; -e makes edits take effect at once.
-$(VENV)/installed: requirements.txt setup.cfg | $(VENV)/bin/python
+$(VENV)/installed: requirements.txt setup.cfg setup.py pyproject.toml | $(VENV)/bin/python
 	@echo "== installing (about a minute)"
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .

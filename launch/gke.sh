@@ -16,29 +16,11 @@ source launch/lib.sh
 
 usage='usage: launch/gke.sh [--dry-run] --accelerator=gpu|tpu --type=T [--topology=AxB] --nodes=N --chips=N
     --image=I --claim=C [--name=N] CONFIG WORKDIR [FLAG ...]'
-dry_run=no
-name=his4mae
-kind='' type='' topology='' nodes='' chips='' image='' claim=''
-while [[ $# -gt 0 ]]; do
-    case $1 in
-        --dry-run) dry_run=yes ;;
-        --accelerator=*) kind=${1#*=} ;;
-        --type=*) type=${1#*=} ;;
-        --topology=*) topology=${1#*=} ;;
-        --nodes=*) nodes=${1#*=} ;;
-        --chips=*) chips=${1#*=} ;;
-        --image=*) image=${1#*=} ;;
-        --claim=*) claim=${1#*=} ;;
-        --name=*) name=${1#*=} ;;
-        -h | --help) printf '%s\n' "$usage"; exit 0 ;;
-        -*) fail "unknown option $1 before CONFIG; $usage" ;;
-        *) break ;;
-    esac
-    shift
-done
-[[ $# -ge 2 ]] || fail "$usage"
-[[ $kind == gpu || $kind == tpu ]] || fail "--accelerator=$kind: choose gpu or tpu"
-[[ $kind == gpu ]] && topology=none
+name=his4mae accelerator='' type='' topology='' nodes='' chips='' image='' claim=''
+read_options "accelerator type topology nodes chips image claim name" "$@"
+set -- "${words[@]}"
+[[ $accelerator == gpu || $accelerator == tpu ]] || fail "--accelerator=$accelerator: choose gpu or tpu"
+[[ $accelerator == tpu ]] || topology=none
 for option in "name=$name" "type=$type" "topology=$topology" "image=$image" "claim=$claim"; do
     [[ $option =~ ^[a-z]+=[A-Za-z0-9][A-Za-z0-9._/:@-]*$ ]] || fail "--$option: give one plain word; $usage"
 done
@@ -55,7 +37,7 @@ for word in "--config=$1" "--workdir=$2" --config.train.require_accelerator=True
     arguments+="${arguments:+, }\"${word//\$/\$\$}\""
 done
 
-manifest=$(<"launch/gke_$kind.yaml")
+manifest=$(<"launch/gke_$accelerator.yaml")
 fill() {
     manifest=${manifest//"\${$1}"/"$2"}
 }

@@ -3,6 +3,7 @@
 #
 #     launch/local.sh [--dry-run] [--device=auto|cpu|cuda] CONFIG WORKDIR [FLAG ...]
 #
+# CONFIG is a path, or a name in configs/ such as demo.
 # Makes the virtual environment .venv and installs into it on the first run. FLAGs go to the
 # program as they are, such as --mode=segment or --config.segment.stride=20. Relative paths are
 # taken from the repository's root. PYTHON names another interpreter than python3. --dry-run
@@ -13,24 +14,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/lib.sh
 
 usage='usage: launch/local.sh [--dry-run] [--device=auto|cpu|cuda] CONFIG WORKDIR [FLAG ...]'
-dry_run=no
 device=auto
-while [[ $# -gt 0 ]]; do
-    case $1 in
-        --dry-run) dry_run=yes ;;
-        --device=*) device=${1#--device=} ;;
-        -h | --help) printf '%s\n' "$usage"; exit 0 ;;
-        -*) fail "unknown option $1 before CONFIG; $usage" ;;
-        *) break ;;
-    esac
-    shift
-done
-[[ $# -ge 2 ]] || fail "$usage"
+read_options "device" "$@"
+set -- "${words[@]}"
 config=$1
 workdir=$2
 shift 2
 
-[[ -f $config ]] || fail "$config: no such config file"
+need_config "$config"
 if [[ $device == auto ]]; then
     device=cpu
     if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then
@@ -51,7 +42,7 @@ if [[ ! -x $python ]]; then
         fail "Python 3.11 or newer is needed; name one as PYTHON=python3.12 launch/local.sh ..."
     run "${PYTHON:-python3}" -m venv .venv
 fi
-if [[ ! -f $installed || -n $(find setup.cfg requirements.txt -newer "$installed") ]]; then
+if [[ ! -f $installed || -n $(find setup.cfg setup.py pyproject.toml requirements.txt -newer "$installed") ]]; then
     run "$python" -m pip install --quiet --disable-pip-version-check -r requirements.txt -e "$package"
     run touch "$installed"
 fi

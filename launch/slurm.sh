@@ -14,24 +14,10 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/lib.sh
 
 usage='usage: launch/slurm.sh [--dry-run] [--nodes=N] [--gpus=N] [--time=T] CONFIG WORKDIR [FLAG ...]'
-dry_run=no
-nodes=1
-gpus=8
-limit=24:00:00
-while [[ $# -gt 0 ]]; do
-    case $1 in
-        --dry-run) dry_run=yes ;;
-        --nodes=*) nodes=${1#*=} ;;
-        --gpus=*) gpus=${1#*=} ;;
-        --time=*) limit=${1#*=} ;;
-        -h | --help) printf '%s\n' "$usage"; exit 0 ;;
-        -*) fail "unknown option $1 before CONFIG; $usage" ;;
-        *) break ;;
-    esac
-    shift
-done
-[[ $# -ge 2 ]] || fail "$usage"
-[[ -f $1 ]] || fail "$1: no such config file"
+nodes=1 gpus=8 time=24:00:00
+read_options "nodes gpus time" "$@"
+set -- "${words[@]}"
+need_config "$1"
 for number in "$nodes" "$gpus"; do
     [[ $number =~ ^[1-9][0-9]*$ ]] || fail "--nodes and --gpus are whole numbers above 0, not '$number'"
 done
@@ -41,5 +27,5 @@ need sbatch "run this on a login node of the cluster"
     fail "$PYTHON: no such interpreter; install the package (README.md), or name one as PYTHON=..."
 run mkdir -p "$2" # SLURM does not make the folder of its log
 run sbatch --job-name=his4mae --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus" --exclusive \
-    --time="$limit" --requeue --signal=USR1@120 --open-mode=append --output="$2/slurm-%j.log" --export=ALL \
+    --time="$time" --requeue --signal=USR1@120 --open-mode=append --output="$2/slurm-%j.log" --export=ALL \
     launch/slurm_job.sh "$@"

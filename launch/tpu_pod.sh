@@ -12,22 +12,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/lib.sh
 
 usage='usage: launch/tpu_pod.sh [--dry-run] --name=TPU --zone=ZONE CONFIG WORKDIR [FLAG ...]'
-dry_run=no
-name=
-zone=
-while [[ $# -gt 0 ]]; do
-    case $1 in
-        --dry-run) dry_run=yes ;;
-        --name=*) name=${1#*=} ;;
-        --zone=*) zone=${1#*=} ;;
-        -h | --help) printf '%s\n' "$usage"; exit 0 ;;
-        -*) fail "unknown option $1 before CONFIG; $usage" ;;
-        *) break ;;
-    esac
-    shift
-done
-[[ $# -ge 2 && -n $name && -n $zone ]] || fail "$usage"
-[[ -f $1 ]] || fail "$1: no such config file"
+name='' zone=''
+read_options "name zone" "$@"
+set -- "${words[@]}"
+[[ -n $name && -n $zone ]] || fail "$usage"
+need_config "$1"
 [[ $2 == /* ]] || fail "WORKDIR $2: give an absolute path, on a file system that all hosts have mounted"
 need gcloud "install the Google Cloud CLI and log in"
 

@@ -77,6 +77,20 @@ def test_a_dry_run_prints_the_program_with_its_flags_and_runs_nothing(name, prog
     assert (sorted(p.name for p in ROOT.iterdir()), (ROOT / "runs" / "x").exists()) == before
 
 
+@pytest.mark.parametrize("name", [name for name in GOOD if name != "gke.sh"])
+@pytest.mark.parametrize("config", ["demo", "compare/table3", "openorganelle:2", "configs/openorganelle.py:2"])
+def test_a_config_may_be_given_by_name_and_have_an_argument(name, config, programs):
+    options, workdir = GOOD[name]
+    done = launch(name, "--dry-run", *options, config, workdir, programs=programs)
+    assert done.returncode == 0 and config in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_help_is_the_usage(name):
+    done = launch(name, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: launch/{name} ") and done.stderr == ""
+
+
 @pytest.mark.parametrize("name", GOOD)
 def test_what_is_missing_is_one_line_and_status_2(name, programs):
     options, workdir = GOOD[name]

@@ -9,7 +9,7 @@ import pathlib
 import tensorstore as ts
 
 from his4mae_jax.data.formats import hdf5, mrc, n5, precomputed
-from his4mae_jax.data.formats.path import Crop, Spec
+from his4mae_jax.data.formats.path import Crop, VolumePath
 from his4mae_jax.data.formats.tiff import open_slices, open_tiff
 from his4mae_jax.data.formats.zarr import FILES as ZARR_FILES
 from his4mae_jax.data.formats.zarr import open_zarr
@@ -21,8 +21,8 @@ from his4mae_jax.errors import UserError
 _SINGLE_FILES = (".tif", ".tiff", *hdf5.SUFFIXES, *mrc.SUFFIXES)
 
 
-def open_place(spec: Spec, options: OpenOptions) -> tuple[Opened, bool]:
-    """Opens the volume that a spec names, without its crop.
+def open_place(path: VolumePath, options: OpenOptions) -> tuple[Opened, bool]:
+    """Opens the volume that a path names, without its crop.
 
     Returns:
       (the opened array, of any rank; whether it is remote).
@@ -30,7 +30,7 @@ def open_place(spec: Spec, options: OpenOptions) -> tuple[Opened, bool]:
     Raises:
       UserError: there is nothing, or nothing that can be opened.
     """
-    location = locate(spec.place)
+    location = locate(path.place)
     if location.remote:
         if location.path.rstrip("/").lower().endswith(_SINGLE_FILES):
             raise UserError(
@@ -52,8 +52,8 @@ def open_place(spec: Spec, options: OpenOptions) -> tuple[Opened, bool]:
             raise UserError(f"{location.name}: no such file or folder; check the path")
         with open(file, "rb") as stream:
             start = stream.read(len(hdf5.MAGIC))
-        if start == hdf5.MAGIC or spec.inside:
-            return hdf5.open_hdf5(file, spec.inside, options), False
+        if start == hdf5.MAGIC or path.inside:
+            return hdf5.open_hdf5(file, path.inside, options), False
         if file.suffix.lower() in mrc.SUFFIXES:
             return mrc.open_mrc(file, options), False
         return open_tiff(file, options), False

@@ -21,7 +21,7 @@ Crop = tuple[tuple[int, int | None], ...]
 
 
 @dataclasses.dataclass(frozen=True)
-class Spec:
+class VolumePath:
     """A parsed volume name.
 
     Attributes:
@@ -37,13 +37,13 @@ class Spec:
     crop: Crop | None = None
 
 
-def parse(spec: str | os.PathLike) -> Spec:
+def parse(path: str | os.PathLike) -> VolumePath:
     """Parses a volume name.
 
     Raises:
       UserError: a crop that is not three increasing ranges.
     """
-    text = os.fspath(spec)
+    text = os.fspath(path)
     place, crop = text, None
     # A path that exists as written has no crop, even if its name looks like one.
     match = None if os.path.exists(text) else _CROP.fullmatch(text)
@@ -55,7 +55,7 @@ def parse(spec: str | os.PathLike) -> Spec:
     match = None if "://" in place or os.path.exists(place) else _INSIDE.fullmatch(place)
     if match:
         place, inside = match.groups()
-    return Spec(text, place, inside, crop)
+    return VolumePath(text, place, inside, crop)
 
 
 def _range(part: str, text: str) -> tuple[int, int | None]:

@@ -173,7 +173,7 @@ def box_bounds(slices: Box, shape: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def open_volume(
-    spec: str | os.PathLike,
+    path: str | os.PathLike,
     voxel_size_nm: float | Sequence[float] | None = None,
     *,
     image: bool = True,
@@ -187,7 +187,7 @@ def open_volume(
     uncompressed TIFF and MRC are memory-mapped, other single files are read page by page or chunk by chunk on demand.
 
     Args:
-      spec: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
+      path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
         selects a box, in voxels of level 0 whatever level is opened.
       voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata.
       image: True requires one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
@@ -204,7 +204,7 @@ def open_volume(
     Raises:
       UserError: one line that names the file and the remedy.
     """
-    name = os.fspath(spec)
+    name = os.fspath(path)
     if missing_chunks not in MISSING_CHUNKS:
         raise UserError(f"config key data.missing_chunks is {missing_chunks!r}: choose 'fill' or 'error'")
     options = OpenOptions(
@@ -213,7 +213,7 @@ def open_volume(
         missing_chunks,
         CACHE_BYTES if cache_bytes is None else cache_bytes,
     )
-    parsed = parse(spec)
+    parsed = parse(path)
     opened, remote = open_place(parsed, options)
     array = opened.array
     if array.rank != 3:

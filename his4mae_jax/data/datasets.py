@@ -8,6 +8,8 @@ import dataclasses
 import os
 from collections.abc import Iterable, Iterator
 
+from ml_collections import ConfigDict
+
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.known import names
 from his4mae_jax.data.known.source import Source
@@ -47,7 +49,7 @@ class _Entry:
     voxel_size_nm: Triple | None = None
 
 
-def open_image(spec: Spec, config, voxel_size_nm: Triple | None = None) -> VolumeLike:
+def open_image(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = None) -> VolumeLike:
     """Opens one image as it is trained on and segmented: at the voxel size of the config, with its contrast window.
 
     Args:
@@ -70,7 +72,7 @@ def open_image(spec: Spec, config, voxel_size_nm: Triple | None = None) -> Volum
     return Windowed(volume, Contrast(*window, bool(config.data.invert) != source.invert))
 
 
-def training_volumes(config, workdir: str | os.PathLike, log: Log | None = None) -> list[VolumeLike]:
+def training_volumes(config: ConfigDict, workdir: str | os.PathLike, log: Log | None = None) -> list[VolumeLike]:
     """Opens the images to train on, at the voxel size to train at.
 
     Args:
@@ -88,7 +90,7 @@ def training_volumes(config, workdir: str | os.PathLike, log: Log | None = None)
     return volumes
 
 
-def training_labels(config, workdir: str | os.PathLike) -> list[VolumeLike]:
+def training_labels(config: ConfigDict, workdir: str | os.PathLike) -> list[VolumeLike]:
     """Opens the ground truth of the volumes to train on, one each, for supervised methods.
 
     Raises:
@@ -97,7 +99,7 @@ def training_labels(config, workdir: str | os.PathLike) -> list[VolumeLike]:
     return [labels for _, labels in _labelled_training(config, workdir)]
 
 
-def class_names(config) -> tuple[str, ...]:
+def class_names(config: ConfigDict) -> tuple[str, ...]:
     """Names of the label ids 0, 1, ...: `data.class_names`, else those of the data set; empty without labels."""
     if config.data.class_names:
         return tuple(config.data.class_names)
@@ -109,7 +111,7 @@ def class_names(config) -> tuple[str, ...]:
     return next((names.classes(name) for name in labelled if name), ())
 
 
-def target(config, workdir: str | os.PathLike, *, need_labels: bool, log: Log | None = None) -> Target:
+def target(config: ConfigDict, workdir: str | os.PathLike, *, need_labels: bool, log: Log | None = None) -> Target:
     """Opens the volume to segment, and its ground truth where it has some.
 
     `segment.volume` takes the place of the data set's own test volume and has no labels.
@@ -141,7 +143,7 @@ def target(config, workdir: str | os.PathLike, *, need_labels: bool, log: Log | 
     return Target(image, labels, _need(class_names(config), "data.class_names", "the names of label ids 0, 1, ..."))
 
 
-def all_volumes(config, workdir: str | os.PathLike) -> list[tuple[str, VolumeLike]]:
+def all_volumes(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[str, VolumeLike]]:
     """Opens every image that the config names: `(roles, volume)`, such as `("train, test", volume)`.
 
     Raises:
@@ -165,7 +167,7 @@ def all_volumes(config, workdir: str | os.PathLike) -> list[tuple[str, VolumeLik
     ]
 
 
-def labelled_volumes(config, workdir: str | os.PathLike) -> Iterator[tuple[str, VolumeLike, VolumeLike]]:
+def labelled_volumes(config: ConfigDict, workdir: str | os.PathLike) -> Iterator[tuple[str, VolumeLike, VolumeLike]]:
     """Opens, one after the other, every image whose ground truth a run uses, with that ground truth.
 
     That of the training volumes is used by supervised methods only. That of the test volume scores the result.
@@ -185,7 +187,7 @@ def labelled_volumes(config, workdir: str | os.PathLike) -> Iterator[tuple[str, 
             yield "data.test_labels", test.image, test.labels
 
 
-def _training(config, workdir: str | os.PathLike) -> list[_Entry]:
+def _training(config: ConfigDict, workdir: str | os.PathLike) -> list[_Entry]:
     """The volumes to train on, with the ground truth that belongs to each as far as the data set decides that."""
     source = config.data.source
     if source == "phantom":
@@ -195,7 +197,7 @@ def _training(config, workdir: str | os.PathLike) -> list[_Entry]:
     return [_Entry(spec, spec if source in names.SETS else None, _file_voxel_size(config)) for spec in specs]
 
 
-def _labelled_training(config, workdir: str | os.PathLike) -> list[tuple[VolumeLike, VolumeLike]]:
+def _labelled_training(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[VolumeLike, VolumeLike]]:
     """(image, labels) of each volume to train on."""
     entries = _training(config, workdir)
     if not all(entry.labels for entry in entries):
@@ -210,7 +212,7 @@ def _labelled_training(config, workdir: str | os.PathLike) -> list[tuple[VolumeL
     return [(image, _open_labels(entry, image, config)) for entry, image in zip(entries, images, strict=True)]
 
 
-def _test(config, workdir: str | os.PathLike) -> _Entry:
+def _test(config: ConfigDict, workdir: str | os.PathLike) -> _Entry:
     """The data set's own test volume."""
     source = config.data.source
     if source == "phantom":
@@ -220,19 +222,19 @@ def _test(config, workdir: str | os.PathLike) -> _Entry:
     return _Entry(spec, spec if source in names.SETS else config.data.test_labels, _file_voxel_size(config))
 
 
-def _segment_entry(config) -> _Entry:
+def _segment_entry(config: ConfigDict) -> _Entry:
     """`segment.volume`, another volume than that of the data set."""
     return _Entry(config.segment.volume, None, tuple(config.segment.file_voxel_size_nm) or None)
 
 
-def _source(spec: Spec, config, voxel_size_nm: Triple | None) -> Source:
+def _source(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None) -> Source:
     name = names.parse(spec)
     if name is None:
         return Source(os.fspath(spec), voxel_size_nm)
     return names.image(name, config.data.root, config.data.voxel_size_nm or None)
 
 
-def _open(source: Source, config, target_nm: Triple | None = None) -> Volume:
+def _open(source: Source, config: ConfigDict, target_nm: Triple | None = None) -> Volume:
     return open_volume(
         source.path,
         source.voxel_size_nm,
@@ -242,7 +244,7 @@ def _open(source: Source, config, target_nm: Triple | None = None) -> Volume:
     )
 
 
-def _open_labels(entry: _Entry, image: VolumeLike, config) -> VolumeLike:
+def _open_labels(entry: _Entry, image: VolumeLike, config: ConfigDict) -> VolumeLike:
     """Opens the ground truth of an entry, on the grid of its image.
 
     Raises:
@@ -265,7 +267,7 @@ def _open_labels(entry: _Entry, image: VolumeLike, config) -> VolumeLike:
     return resample_labels(Foreground(labels) if config.data.binary_labels else labels, image)
 
 
-def _file_voxel_size(config) -> Triple | None:
+def _file_voxel_size(config: ConfigDict) -> Triple | None:
     return tuple(config.data.file_voxel_size_nm) or None
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from his4mae_jax.data import datasets
 from his4mae_jax.data.volumes.blocks import in_order
@@ -125,7 +126,7 @@ def check_labels(
     return LabelReport(labels.name, rows, read_fraction, missing, errors, warnings)
 
 
-def check_run_labels(config, workdir: str | os.PathLike, log: Log) -> None:
+def check_run_labels(config: ConfigDict, workdir: str | os.PathLike, log: Log) -> None:
     """Checks the ground truth that a run will use, before its training; prints one line for each label volume.
 
     Ids without a name are an error, names without a voxel a warning. Volumes that cannot be opened are left to the

@@ -2,6 +2,8 @@
 
 import pathlib
 
+from ml_collections import ConfigDict
+
 from his4mae_jax.data.known import names
 from his4mae_jax.data.known.source import Name
 from his4mae_jax.errors import UserError
@@ -11,7 +13,7 @@ _IMAGE_KEYS = ("data.train", "data.test", "segment.volume")
 _LABEL_KEYS = ("data.train_labels", "data.test_labels")
 
 
-def fetch(config, log: Log) -> None:
+def fetch(config: ConfigDict, log: Log) -> None:
     """Downloads the known data sets that the config names to `data.root`; what is there already is left alone.
 
     BetaSeg's cells are taken out of its zip (which is kept) and written as OME-Zarr, EPFL's TIFFs stay as they are,
@@ -42,7 +44,7 @@ def fetch(config, log: Log) -> None:
     log(f"fetch: all that the config names is in {root}, or read from its source")
 
 
-def _names(config, keys: tuple[str, ...]) -> list[Name]:
+def _names(config: ConfigDict, keys: tuple[str, ...]) -> list[Name]:
     """The names of known data sets among the values of some keys, each once."""
     parsed = []
     for key in keys:

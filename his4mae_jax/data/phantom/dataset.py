@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from ml_collections import ConfigDict
+
 from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.phantom.cell import CLASSES, make_phantom
@@ -13,7 +15,7 @@ from his4mae_jax.progress import Log, progress
 VOXEL_SIZE_NM = 16.0  # that of BetaSeg
 
 
-def cell_paths(config, workdir: str | os.PathLike, index: int) -> tuple[pathlib.Path, pathlib.Path]:
+def cell_paths(config: ConfigDict, workdir: str | os.PathLike, index: int) -> tuple[pathlib.Path, pathlib.Path]:
     """`(image, labels)` paths of one phantom cell: in `data.root`, or in the workdir where that is empty.
 
     Cells 0 to `data.phantom.cells` - 1 are trained on, cell `data.phantom.cells` is the test.
@@ -22,7 +24,7 @@ def cell_paths(config, workdir: str | os.PathLike, index: int) -> tuple[pathlib.
     return folder / "image.ome.zarr", folder / "labels.ome.zarr"
 
 
-def write_cells(config, workdir: str | os.PathLike, log: Log) -> None:
+def write_cells(config: ConfigDict, workdir: str | os.PathLike, log: Log) -> None:
     """Writes the phantom cells that do not exist yet.
 
     Raises:

@@ -25,13 +25,11 @@ class VolumePath:
     """A parsed volume name.
 
     Attributes:
-      text: as the user wrote it, for messages.
       place: path or URL.
       inside: path of a data set inside an HDF5 file; empty: the only one.
       crop: (start, stop) for z, y, x in voxels of level 0; stop None: the end of the axis.
     """
 
-    text: str
     place: str
     inside: str = ""
     crop: Crop | None = None
@@ -55,7 +53,7 @@ def parse(path: str | os.PathLike) -> VolumePath:
     match = None if "://" in place or os.path.exists(place) else _INSIDE.fullmatch(place)
     if match:
         place, inside = match.groups()
-    return VolumePath(text, place, inside, crop)
+    return VolumePath(place, inside, crop)
 
 
 def _range(part: str, text: str) -> tuple[int, int | None]:

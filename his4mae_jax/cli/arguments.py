@@ -1,4 +1,4 @@
-"""What the `his4mae` command and the flags of `his4mae_jax.main` have in common: parsing, and the run they ask for."""
+"""Parsing that the `his4mae` command shares with the flags of `his4mae_jax.main`."""
 
 import argparse
 import difflib
@@ -69,7 +69,7 @@ def run_command(mode: str, config: str | None, workdir: str | None, overrides: S
       mode: one of `stages.MODES`.
       config, workdir: as given on the command line; None: not given.
       overrides: as `config_file.split_overrides` returns them.
-      help: how help is asked for, for messages.
+      help: the command that prints help, for messages.
 
     Raises:
       UserError: the config or the workdir is missing, or the config cannot be loaded.

@@ -16,7 +16,7 @@ _index = None  # of this process, where several share the run
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """What a command line asks for.
+    """A command that was read from a command line.
 
     Attributes:
       run: does it. Raises `UserError` for bad input.
@@ -102,7 +102,7 @@ def _end(status: int, message: str) -> NoReturn:
 
 
 def _stop(reason: preemption.Preempted) -> NoReturn:
-    """End this process with the status that asks the launcher to start it again."""
+    """End this process with the status on which launchers start it again."""
     preemption.ignore()
     if reason.together and _index is not None:
         log(reason)

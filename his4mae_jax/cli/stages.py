@@ -102,7 +102,7 @@ def _check_alone(mode):
 
 
 def make_phantoms(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-    """Draw the synthetic cells of a config that asks for them; the first process does, the others wait."""
+    """Draw the synthetic cells of a config whose source is "phantom": the first process does, the others wait."""
     if config.data.source != "phantom":
         return
     from his4mae_jax.data.phantom import dataset as phantom

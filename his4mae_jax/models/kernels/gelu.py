@@ -12,8 +12,9 @@ def gelu(x: jax.Array) -> jax.Array:
     if targets_cpu() and x.dtype == jnp.float32:
         return _gelu_keeping_slope(x)
     # The derived gradient alone would keep three arrays of x's size in memory. Recomputing them from x costs
-    # arithmetic, of which an accelerator has plenty at these sizes (docs/performance.md).
-    return jax.checkpoint(_exact_gelu)(x)
+    # arithmetic, of which an accelerator has plenty at these sizes (docs/performance.md). prevent_cse=False: the
+    # barriers against common subexpressions also stop fusions, and XLA keeps only x without them.
+    return jax.checkpoint(_exact_gelu, prevent_cse=False)(x)
 
 
 def _exact_gelu(x: jax.Array) -> jax.Array:

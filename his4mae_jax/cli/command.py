@@ -171,7 +171,16 @@ def _voxel_size(text: str) -> tuple[float, float, float]:
     return tuple(sizes * (3 // len(sizes)))
 
 
-def _settings(word):
+def _settings(word: str | None) -> str:
+    """The settings whose name or meaning has a word in it, as text for a terminal."""
+    try:
+        from his4mae_jax.settings import describe
+    except ModuleNotFoundError:  # without the table of settings: names and defaults
+        return _defaults(word)
+    return describe(word)
+
+
+def _defaults(word):
     default = configs.get_default()
     lines = [
         f"{key} = {config_file.value(default, key)!r}" for key in configs.flat_keys(default) if (word or "") in key

@@ -65,7 +65,7 @@ def load(spec: str) -> ml_collections.ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{path}{_line(error, path)}: {_explain(error)}") from error
+        raise UserError(_explain_key(error) or f"{path}{_line(error, path)}: {_explain(error)}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path}: give it a function get_config() that returns its config, as {SHIPPED}/demo.py has it")
     return config.lock()
@@ -88,6 +88,15 @@ def _line(error: Exception, path: pathlib.Path) -> str:
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
     ]
     return f", line {lines[-1]}" if lines else ""
+
+
+def _explain_key(error: Exception) -> str | None:
+    """One line from the table of settings, where there is one, for a key or value that it lacks."""
+    try:
+        from his4mae_jax.settings import explain_unknown_key
+    except ModuleNotFoundError:
+        return None
+    return explain_unknown_key(error)
 
 
 def _explain(error: Exception) -> str:

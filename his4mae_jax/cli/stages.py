@@ -124,15 +124,18 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
     """Train, or go on from the last checkpoint. Ground truth that a later stage uses is checked first.
 
     Args:
-      segments: whether the volume to segment is needed later: a bad one is then reported before the training.
+      segments: whether the volume to segment is needed later: a bad one, or a file in the way, is then reported before
+        the training.
     """
     from his4mae_jax.data import datasets
     from his4mae_jax.data.label_check import check_run_labels
+    from his4mae_jax.output.publish import check_workdir as check_free
     from his4mae_jax.training.devices import distributed
     from his4mae_jax.training.run import loop
 
     if segments:
-        datasets.target(config, workdir, need_labels=False)
+        target = datasets.target(config, workdir, need_labels=False)
+        check_free(config, workdir, target.class_names)
     if distributed.is_main():
         check_run_labels(config, workdir, log)
     volumes = datasets.training_volumes(config, workdir, log)
@@ -143,12 +146,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     """Fit the cluster centres and label every voxel of the volume to segment."""
     from his4mae_jax.data import datasets
-    from his4mae_jax.output import label_volume
+    from his4mae_jax.output import plan
+    from his4mae_jax.output import segment as stage
 
-    label_volume.need_checkpoint(workdir)
+    plan.need_checkpoint(workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
     return_freed_memory()
-    label_volume.segment(config, target, workdir, log)
+    stage.segment(config, target, workdir, log)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, need_labels: bool) -> None:

@@ -20,7 +20,8 @@ from his4mae_jax.evaluation import dice
 from his4mae_jax.figures import curves, style
 from his4mae_jax.files import writing
 from his4mae_jax.inference.trained import volume_encoder
-from his4mae_jax.output.label_volume import label_path, need_checkpoint, segmented
+from his4mae_jax.output.plan import label_path, need_checkpoint
+from his4mae_jax.output.records import segmented
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 # Settings that say which voxels are scored; runs that share them can be shown side by side.

@@ -19,13 +19,8 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.evaluation.classical import cluster_classical
 from his4mae_jax.inference.trained import volume_encoder
-from his4mae_jax.output.label_volume import (
-    headline,
-    label_path,
-    label_sizes,
-    need_checkpoint,
-    segmented,
-)
+from his4mae_jax.output.plan import headline, label_path, label_sizes, need_checkpoint
+from his4mae_jax.output.records import segmented
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 

@@ -1,8 +1,8 @@
-"""Connected components of a volume that is seen block by block: what blocks hold, and what belongs together.
+"""Connected components of a volume that is processed block by block.
 
-Components of each block are found on their own and numbered there. Two of neighbouring blocks that touch across
-their common face are one; which ones are, is a graph whose connected components are those of the volume. Only
-tables with a row for each block's component are held, never voxels of more than a few blocks.
+The components of each block are labelled and numbered on their own. Two components of neighbouring blocks that touch
+across the common face belong together. These pairs are the edges of a graph, whose connected components are those of
+the volume. Memory holds one table row for each component of a block, and the voxels of a few blocks only.
 """
 
 import dataclasses
@@ -14,32 +14,32 @@ import scipy.sparse
 import scipy.sparse.csgraph
 import tensorstore as ts
 
-# Of neighbours, how many axes two voxels may differ along.
+# Number of neighbours: the number of axes along which the positions of two neighbours may differ.
 RANKS = {6: 1, 18: 2, 26: 3}
-# A component: its voxels, the sum of their coordinates (z, y, x), the box they lie in (`high` is one past it), and
-# the place of the first one in the volume.
+# A component: number of voxels, sum of their coordinates (z, y, x), bounding box (`high` is one past the last voxel),
+# and flat index of its first voxel in the volume.
 ROW = np.dtype([("voxels", "i8"), ("sum", "i8", 3), ("low", "i4", 3), ("high", "i4", 3), ("first", "i8")])
 
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """A volume (z, y, x) cut into blocks, numbered in the order of `blocks.boxes`."""
+    """A volume (z, y, x) divided into blocks, which are numbered in the order of `blocks.boxes`."""
 
     shape: tuple[int, ...]
     block: tuple[int, ...]
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Blocks along each axis."""
+        """Number of blocks along each axis."""
         return tuple(-(-n // b) for n, b in zip(self.shape, self.block, strict=True))
 
     def number(self, box: Sequence[slice]) -> int:
-        """The number of the block that begins where `box` does."""
+        """Number of the block that begins where `box` does."""
         at = [b.start // size for b, size in zip(box, self.block, strict=True)]
         return int(np.ravel_multi_index(at, self.counts))
 
     def numbers(self, bounds: Sequence[tuple[int, int]]) -> np.ndarray:
-        """The number of the block that each voxel of a box lies in, in the box's shape."""
+        """Number of the block that each voxel of a box lies in, in the shape of the box."""
         at = [np.arange(a, b) // size for (a, b), size in zip(bounds, self.block, strict=True)]
         return np.ravel_multi_index(np.meshgrid(*at, indexing="ij"), self.counts)
 
@@ -47,20 +47,20 @@ class Grid:
 def label_block(
     mask: np.ndarray, box: Sequence[slice], shape: Sequence[int], connectivity: int, min_voxels: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Components of one block.
+    """Labels the components of one block.
 
-    One with fewer than `min_voxels` that touches no other block is dropped here: the tables of a noisy volume would
-    otherwise outgrow memory.
+    A component with fewer than `min_voxels` that touches no other block is dropped here: otherwise the table of a
+    noisy volume would outgrow memory.
 
     Args:
-      mask: bool, the block's voxels.
-      box: where it lies in the volume (z, y, x).
-      shape: of the volume.
-      connectivity: 6, 18 or 26.
+      mask: (z, y, x) bool, the block's voxels.
+      box: position of the block in the volume.
+      shape: (z, y, x) of the volume.
+      connectivity: 6, 18 or 26 neighbours.
       min_voxels: see above.
 
     Returns:
-      (ids 1, 2, ... of the block's shape, uint32, 0 elsewhere; their table, `ROW` for each).
+      (uint32 ids 1, 2, ... in the block's shape, 0 elsewhere; their table, one `ROW` each).
     """
     structure = scipy.ndimage.generate_binary_structure(3, RANKS[connectivity])
     ids, count = scipy.ndimage.label(mask, structure)
@@ -68,17 +68,17 @@ def label_block(
     if not count:
         return ids.astype(np.uint32), rows
     inside = np.flatnonzero(ids)
-    of = ids.ravel()[inside] - 1
-    where = [w + b.start for w, b in zip(np.unravel_index(inside, mask.shape), box, strict=True)]
-    rows["voxels"] = np.bincount(of, minlength=count)
+    component = ids.ravel()[inside] - 1
+    position = [w + b.start for w, b in zip(np.unravel_index(inside, mask.shape), box, strict=True)]
+    rows["voxels"] = np.bincount(component, minlength=count)
     for axis in range(3):
-        rows["sum"][:, axis] = np.bincount(of, where[axis], count)  # whole numbers below 2^53: exact
-    found = scipy.ndimage.find_objects(ids)
+        rows["sum"][:, axis] = np.bincount(component, position[axis], count)  # integers below 2^53 are exact in float64
+    bounds = scipy.ndimage.find_objects(ids)
     start = [b.start for b in box]
-    rows["low"] = np.array([[s.start for s in o] for o in found]) + start
-    rows["high"] = np.array([[s.stop for s in o] for o in found]) + start
+    rows["low"] = np.array([[s.start for s in o] for o in bounds]) + start
+    rows["high"] = np.array([[s.stop for s in o] for o in bounds]) + start
     rows["first"] = np.iinfo(np.int64).max
-    np.minimum.at(rows["first"], of, np.ravel_multi_index(where, shape))
+    np.minimum.at(rows["first"], component, np.ravel_multi_index(position, shape))
     touches = np.zeros(count, bool)
     for axis, (b, n) in enumerate(zip(box, shape, strict=True)):
         touches |= (rows["low"][:, axis] == b.start) & (b.start > 0)
@@ -91,17 +91,17 @@ def label_block(
 def touching(
     ids: ts.TensorStore, grid: Grid, box: Sequence[slice], offsets: np.ndarray, connectivity: int
 ) -> np.ndarray:
-    """Which components of a block touch which of the blocks before it along an axis.
+    """Pairs of components that touch across the faces between a block and its predecessor along each axis.
 
     Args:
-      ids: what `label_block` numbered, of the whole volume.
-      grid: its blocks.
+      ids: ids by `label_block`, of the whole volume.
+      grid: the blocks of the volume.
       box: of the block.
-      offsets: row in the table of all blocks at which each block's components begin.
-      connectivity: 6, 18 or 26.
+      offsets: see `first_rows`.
+      connectivity: 6, 18 or 26 neighbours.
 
     Returns:
-      `(pairs, 2)` rows of the table, each pair once.
+      (P, 2) int64, rows of the table, each pair once.
     """
     pairs = [np.zeros((0, 2), np.int64)]
     for axis in range(3):
@@ -127,22 +127,23 @@ def touching(
     return np.unique(np.concatenate(pairs), axis=0)
 
 
-def _rows(ids, grid, bounds, offsets):
-    """The row in the table of each voxel's component; -1 outside components."""
+def _rows(ids: ts.TensorStore, grid: Grid, bounds: Sequence[tuple[int, int]], offsets: np.ndarray) -> np.ndarray:
+    """Table row of each voxel's component; -1 outside components."""
     local = ids[tuple(slice(*b) for b in bounds)].read().result().astype(np.int64)
     return np.where(local > 0, local - 1 + offsets[grid.numbers(bounds)], -1)
 
 
 def merge(rows: np.ndarray, pairs: np.ndarray, min_voxels: int) -> tuple[np.ndarray, np.ndarray]:
-    """Joins what touches, drops what is too small, numbers the rest by their first voxel (z, y, x order).
+    """Joins components that touch, drops those that are too small and numbers the rest by their first voxel.
 
     Args:
-      rows: the table of all blocks, one after the other.
-      pairs: `(pairs, 2)` rows that touch.
-      min_voxels: least size of what is kept.
+      rows: the tables of all blocks, concatenated.
+      pairs: (P, 2) rows whose components touch.
+      min_voxels: size of the smallest component to keep.
 
     Returns:
-      (number of each row's component, 1, 2, ..., or 0 where dropped; the table of the components in that order).
+      (for each row the number of its component in the volume, 1, 2, ..., or 0 where it is dropped; the table of these
+      components, in that order).
     """
     graph = scipy.sparse.coo_array((np.ones(len(pairs), np.float32), tuple(pairs.T)), shape=(len(rows), len(rows)))
     count, group = scipy.sparse.csgraph.connected_components(graph, directed=False) if len(rows) else (0, [])
@@ -161,11 +162,11 @@ def merge(rows: np.ndarray, pairs: np.ndarray, min_voxels: int) -> tuple[np.ndar
 
 
 def first_rows(counts: Sequence[int]) -> np.ndarray:
-    """Row of the table at which each block's components begin, and, last, the number of rows."""
+    """Table row at which each block's components begin, followed by the number of rows."""
     return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def numbered(ids: np.ndarray, first_row: int, number: np.ndarray) -> np.ndarray:
-    """The final numbers of one block's voxels, uint32."""
+def renumbered(ids: np.ndarray, first_row: int, number: np.ndarray) -> np.ndarray:
+    """Ids in the volume of the voxels of one block, uint32."""
     lookup = np.concatenate([[0], number[first_row : first_row + int(ids.max(initial=0))]]).astype(np.uint32)
     return lookup[ids]

@@ -1,4 +1,4 @@
-"""Instances of a class: connected components across block borders, in a volume of ids and a table."""
+"""Instances of a class: its connected components, as a volume of ids and a table."""
 
 import csv
 import dataclasses
@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.stores.units import triple
-from his4mae_jax.data.volumes.blocks import boxes, in_order
-from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
+from his4mae_jax.data.volumes.blocks import boxes, in_order, voxels
+from his4mae_jax.data.volumes.volume import Box, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output import components
-from his4mae_jax.output.names import slugs
+from his4mae_jax.output import components, records
 from his4mae_jax.output.pyramid import build_pyramid
 
 COLUMNS = (
@@ -27,7 +25,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Instances:
-    """What `label_instances` wrote of one class: the OME-Zarr volume, the table, and how many there are."""
+    """What `label_instances` wrote: the OME-Zarr volume, the table, and the number of instances."""
 
     volume: pathlib.Path
     table: pathlib.Path
@@ -35,14 +33,15 @@ class Instances:
 
 
 def file_names(part: str) -> tuple[str, str]:
-    """Names of the volume and of the table of the class that `names.slugs` calls `part`."""
+    """Names of the volume and of the table of the class that `slugs` calls `part`."""
     return f"instances_{part}.ome.zarr", f"instances_{part}.csv"
 
 
 def label_instances(
     labels: VolumeLike | str | os.PathLike,
-    classes: dict[int, str],
-    out_folder: str | os.PathLike,
+    label: int,
+    volume: str | os.PathLike,
+    table: str | os.PathLike,
     *,
     min_voxels: int = 100,
     block: Sequence[int] = (64, 128, 128),
@@ -52,108 +51,87 @@ def label_instances(
     pyramid: bool = True,
     workers: int = 4,
     progress: Callable[[int], object] | None = None,
-) -> dict[int, Instances]:
-    """Writes `instances_<name>.ome.zarr` and `instances_<name>.csv` for each class.
+) -> Instances:
+    """Writes the instances of one label: a volume of ids and a table.
 
     Voxels of an instance share faces by default: organelles that touch mostly do so at few voxels, and with
     26 neighbours a single pair that meets at a corner would join two of them.
 
-    The volume holds ids 1, 2, ... in the order of their first voxel (z, then y, then x), 0 elsewhere, whatever the
-    blocks. The table has, for each: voxels, volume (µm³), centroid in voxels and in nm (the centre of the
-    volume's first voxel is 0), and the box it lies in (voxels; stop is one past the last).
+    The volume holds ids 1, 2, ... in the order of their first voxel (z, then y, then x), 0 elsewhere; they do not
+    depend on the blocks. The table has, for each instance: voxels, volume (µm³), centroid in voxels and in nm (the
+    centre of the volume's first voxel is 0), and its bounding box (voxels; stop is one past the last).
 
     Args:
       labels: label volume, or the path of one.
-      classes: name of each label id to take.
-      out_folder: where both go, in place of what was there under these names.
+      label: id of the class to take.
+      volume: new OME-Zarr folder, in the same folder as the table.
+      table: new CSV file.
       min_voxels: smaller components are left out.
-      block: (z, y, x) voxels held at once by each thread, and chunks of the volume.
+      block: (z, y, x) voxels that each thread processes at a time, and the chunks of the volume.
       connectivity: 6, 18 or 26 neighbours.
       voxel_size_nm: one number or (z, y, x); None takes that of `labels`.
       version: of OME-Zarr.
       pyramid: True adds coarser levels.
-      workers: threads.
-      progress: called with numbers of voxels; they add up to three times the volume's for each class.
+      workers: number of threads.
+      progress: called with numbers of voxels; they add up to three times the volume's.
 
     Returns:
-      What was written, by label id.
+      The paths and the number of instances.
 
     Raises:
-      UserError: labels cannot be read, or the output cannot be written.
+      UserError: labels cannot be read, the output cannot be written, or something is there already.
     """
-    folder = pathlib.Path(out_folder)
-    files = {label: [folder / name for name in file_names(part)] for label, part in slugs(classes).items()}
-    for volume, _ in files.values():
-        ome_zarr.check_replaceable(volume)
-    return {
-        label: label_class(
-            labels, label, volume, table, min_voxels=min_voxels, block=block, connectivity=connectivity,
-            voxel_size_nm=voxel_size_nm, version=version, pyramid=pyramid, workers=workers, progress=progress,
-        )
-        for label, (volume, table) in files.items()
-    }  # fmt: skip
-
-
-def label_class(
-    labels: VolumeLike | str | os.PathLike,
-    label: int,
-    volume: pathlib.Path,
-    table: pathlib.Path,
-    *,
-    min_voxels: int,
-    block: Sequence[int],
-    connectivity: int = 6,
-    voxel_size_nm: float | Sequence[float] | None = None,
-    version: str = "0.4",
-    pyramid: bool = True,
-    workers: int = 4,
-    progress: Callable[[int], object] | None = None,
-) -> Instances:
-    """Writes the instances of one label to the paths `volume` and `table`; see `label_instances`."""
     if not hasattr(labels, "read"):
         labels = open_volume(labels, image=False)
     size = triple(labels.voxel_size_nm if voxel_size_nm is None else voxel_size_nm, labels.name)
-    part_volume, part_table = (path.with_name(f"partial.{path.name}") for path in (volume, table))
-    with files.writing(volume):
-        ome_zarr.check_replaceable(volume)
-        rows = _label_class(
+    # The table takes its name last: a volume is never beside the table of another one.
+    with records.new(pathlib.Path(volume), pathlib.Path(table)) as (part_volume, part_table):
+        rows = _write_volume(
             labels, label, part_volume, size, min_voxels, block, connectivity, version, workers, progress
         )  # fmt: skip
         if pyramid:
             build_pyramid(part_volume, workers=workers)
         _write_table(part_table, rows, size)
-        table.unlink(missing_ok=True)  # never the table of one volume beside another
-        ome_zarr.replace(part_volume, volume)
-        os.replace(part_table, table)
-    return Instances(volume, table, len(rows))
+    return Instances(pathlib.Path(volume), pathlib.Path(table), len(rows))
 
 
 def count_rows(table: pathlib.Path) -> int:
-    """Instances in a table that `label_class` wrote."""
+    """Number of instances in a table that `label_instances` wrote."""
     with open(table, encoding="utf-8") as file:
         return sum(1 for _ in file) - 1
 
 
-def _label_class(labels, label, path, size, min_voxels, block, connectivity, version, workers, progress):
-    """Writes the volume of one class; the table of its instances, `components.ROW` each."""
+def _write_volume(
+    labels: VolumeLike,
+    label: int,
+    path: pathlib.Path,
+    size: Sequence[float],
+    min_voxels: int,
+    block: Sequence[int],
+    connectivity: int,
+    version: str,
+    workers: int,
+    progress: Callable[[int], object] | None,
+) -> np.ndarray:
+    """Writes the volume of one class; returns the table of its instances, `components.ROW` each."""
     grid = components.Grid(tuple(labels.shape), tuple(min(b, n) for b, n in zip(block, labels.shape, strict=True)))
-    done = progress or (lambda voxels: None)
-    draft = path.with_name(f"{path.name}.draft")
-    ids = ome_zarr.create(draft, labels.shape, np.uint32, size, chunks=grid.block, overwrite=True)
+    advance = progress or (lambda voxels: None)
+    draft = path.with_name(f"{path.name}.draft")  # ids of each block's own numbering
+    ids = ome_zarr.create(draft, labels.shape, np.uint32, size, chunks=grid.block)
 
-    def find(box):
+    def find(box: Box) -> np.ndarray:
         mask = labels.read(box) == label
         block_ids, rows = components.label_block(mask, box, labels.shape, connectivity, min_voxels)
         ids[box].write(block_ids).result()
-        done(mask.size)
+        advance(mask.size)
         return rows
 
     tables = list(in_order(find, boxes(grid.shape, grid.block), workers))
     offsets = components.first_rows([len(rows) for rows in tables])
 
-    def neighbours(box):
+    def neighbours(box: Box) -> np.ndarray:
         pairs = components.touching(ids, grid, box, offsets, connectivity)
-        done(_voxels(box))
+        advance(voxels(box))
         return pairs
 
     pairs = list(in_order(neighbours, boxes(grid.shape, grid.block), workers))
@@ -161,14 +139,12 @@ def _label_class(labels, label, path, size, min_voxels, block, connectivity, ver
     del tables, pairs
     if len(rows) > np.iinfo(np.uint32).max:
         raise UserError(f"config key segment.min_instance_voxels: {len(rows):,} instances are too many; raise it")
-    out = ome_zarr.create(
-        path, labels.shape, np.uint32, size, chunks=grid.block, label_values={}, version=version, overwrite=True
-    )
+    out = ome_zarr.create(path, labels.shape, np.uint32, size, chunks=grid.block, label_values={}, version=version)
 
-    def renumber(box):
+    def renumber(box: Box) -> None:
         block_ids = ids[box].read().result()
-        out[box].write(components.numbered(block_ids, offsets[grid.number(box)], number)).result()
-        done(block_ids.size)
+        out[box].write(components.renumbered(block_ids, offsets[grid.number(box)], number)).result()
+        advance(block_ids.size)
 
     for _ in in_order(renumber, boxes(grid.shape, grid.block), workers):
         pass
@@ -176,11 +152,8 @@ def _label_class(labels, label, path, size, min_voxels, block, connectivity, ver
     return rows
 
 
-def _voxels(box):
-    return int(np.prod([b.stop - b.start for b in box]))
-
-
-def _write_table(path, rows, size):
+def _write_table(path: pathlib.Path, rows: np.ndarray, size: Sequence[float]) -> None:
+    """Writes one line for each row of `components.ROW`; `size` is that of a voxel (z, y, x), in nm."""
     centre_Nx3 = rows["sum"] / np.maximum(rows["voxels"], 1)[:, None]
     volume = float(np.prod(size)) / 1e9
     with open(path, "w", newline="", encoding="utf-8") as file:

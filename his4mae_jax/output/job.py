@@ -1,15 +1,15 @@
-"""What is done of one segmentation, on disk: a stopped one goes on, and several processes share the work.
+"""The state of one segmentation on disk: a stopped one is resumed, and several processes share the work.
 
 A job is a folder beside the labels to come:
 
-    segment.partial/job.json     what it computes; a job of anything else is begun anew
+    segment.partial/job.json     what it computes, and its files; a job of anything else is started anew
     segment.partial/centres.npz  its cluster centres, fitted once
     segment.partial/*.ome.zarr   its label volumes, tile by tile
-    segment.partial/done/<n>     written after tile n is; holds the seconds it took
+    segment.partial/done/<n>     written after tile n; holds the seconds it took
     segment.partial/claims/<n>   locked by the process that computes tile n
 
 Locks are those of the operating system (flock): they end with the process that holds them, however it ends.
-Tiles are written whole and come out the same whoever computes them, so that on a file system without
+Tiles are written whole and come out the same whichever process computes them, so that on a file system without
 locks work is done twice and nothing worse.
 """
 
@@ -17,22 +17,26 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import time
 import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
 
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json
+from his4mae_jax.output import records
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
 
+FOLDER = "segment.partial"
 WAIT = 0.5  # seconds between looks at tiles that other processes compute
+Claims = dict[int, IO]  # the open, locked file of each tile that this process computes
 
 
-def _lock(path, *, shared=False, wait=True):
+def _lock(path: pathlib.Path, *, shared: bool = False, wait: bool = True) -> IO | None:
     """An open file that holds a lock, or None where another process has it and `wait` is False."""
     file = open(path, "a")  # noqa: SIM115
     if fcntl is not None:
@@ -46,30 +50,61 @@ def _lock(path, *, shared=False, wait=True):
     return file
 
 
+def job_files(files: Iterable[str]) -> list[str]:
+    """Names of what a job with these files has in its folder, beside job.json."""
+    return ["done", "claims", *files, *(f"{name}{ending}" for name in files for ending in (".made", ".partial"))]
+
+
+def check_folder(workdir: pathlib.Path, files: Iterable[str]) -> None:
+    """Checks that the user has nothing where a job with these files will write.
+
+    Raises:
+      UserError: something is in the way.
+    """
+    folder = workdir / FOLDER
+    if (folder / "job.json").exists():
+        return  # the folder of a job
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        records.check_free(workdir, [FOLDER])
+    # A job that is killed while it begins, or ends, leaves these two empty.
+    started = [name for name in ("done", "claims") if (folder / name).is_dir() and not any((folder / name).iterdir())]
+    records.check_free(folder, job_files(files), started)
+
+
 class Job:
-    """One segmentation of one workdir; `what` (JSON) is all that its labels depend on.
+    """One segmentation of one workdir.
 
     Attributes:
       folder: of the job.
-      id: tells this job from all others.
+      id: differs between all jobs.
+
+    Args:
+      workdir: folder of the run.
+      what: JSON values of all that the labels depend on.
+      files: names of the files that the job makes.
 
     Raises:
-      UserError: another process segments this workdir with other settings.
+      UserError: another process segments this workdir with other settings, or something of the user is in the way.
     """
 
-    def __init__(self, workdir, what):
-        self.folder = pathlib.Path(workdir) / "segment.partial"
+    def __init__(self, workdir: str | os.PathLike, what: dict[str, Any], files: Sequence[str]):
+        workdir = pathlib.Path(workdir)
+        self.folder = workdir / FOLDER
         what = json.loads(json.dumps(what))
-        path = pathlib.Path(workdir) / "segment.lock"
-        self._held = _lock(path, wait=False)
-        if self._held is not None:  # alone here
-            if self._saved().get("what") != what:
-                self._begin(what)
+        path = workdir / "segment.lock"
+        self._workdir_lock = _lock(path, wait=False)
+        if self._workdir_lock is not None:  # no other process segments here
+            try:
+                if self._saved().get("what") != what:
+                    self._begin(what, files)
+            except BaseException:
+                self.close()
+                raise
             if fcntl is not None:
                 with contextlib.suppress(OSError):
-                    fcntl.flock(self._held, fcntl.LOCK_SH)
+                    fcntl.flock(self._workdir_lock, fcntl.LOCK_SH)
         else:
-            self._held = _lock(path, shared=True)
+            self._workdir_lock = _lock(path, shared=True)
         saved = self._saved()
         if saved.get("what") != what:
             self.close()
@@ -79,50 +114,63 @@ class Job:
             )
         self.id = saved["id"]
 
-    def _saved(self):
-        try:
-            saved = json.loads((self.folder / "job.json").read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return saved if isinstance(saved, dict) else {}
+    def _saved(self) -> dict[str, Any]:
+        return records.read(self.folder / "job.json")
 
-    def _begin(self, what):
-        if self.folder.exists():
-            (self.folder / "job.json").unlink(missing_ok=True)
-            shutil.rmtree(self.folder)
+    def _begin(self, what: dict[str, Any], files: Sequence[str]) -> None:
+        self._clear()
+        check_folder(self.folder.parent, files)
         for name in ("done", "claims"):
-            (self.folder / name).mkdir(parents=True)
-        write_json(self.folder / "job.json", {"what": what, "id": uuid.uuid4().hex})
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "job.json", {"what": what, "files": sorted(files), "id": uuid.uuid4().hex})
+
+    def _clear(self) -> None:
+        """Removes the files of the job that is there; job.json, which names them, goes last."""
+        path = self.folder / "job.json"
+        saved = self._saved()
+        if not saved:
+            return
+        for name in job_files(sorted(records.labels_named_by(path, saved))):
+            records.remove(self.folder / name)
+        path.unlink()
+        with contextlib.suppress(OSError):  # files of the user stay, and the folder with them
+            self.folder.rmdir()
 
     @contextlib.contextmanager
-    def alone(self):
-        """No other process of this job is inside at the same time."""
+    def alone(self) -> Iterator[None]:
+        """Keeps other processes of this job out while the `with` block runs."""
         with contextlib.closing(_lock(self.folder.parent / "segment.mutex")):
             yield
 
     @property
-    def published(self):
-        """Whether its labels have been given their final names, by whichever process."""
+    def published(self) -> bool:
+        """Whether the labels have been given their final names, by whichever process."""
         return self._saved().get("id") != self.id
 
-    def done(self, number):
+    def done(self, number: int) -> bool:
+        """Whether a tile is on disk."""
         return (self.folder / "done" / str(number)).exists()
 
-    def missing(self, count):
-        """Numbers of the tiles that are not done, of `count`; none when another process has published them."""
+    def missing(self, count: int) -> list[int]:
+        """Numbers of the tiles, of `count`, that are not done; none when another process has published them."""
         if self.published:
             return []
-        there = {int(p.name) for p in (self.folder / "done").glob("*") if p.name.isdigit()}
-        return [n for n in range(count) if n not in there]
+        finished = {int(p.name) for p in (self.folder / "done").glob("*") if p.name.isdigit()}
+        return [n for n in range(count) if n not in finished]
 
-    def claim(self, count, claims, share=0.0):
-        """Yields the tiles that are not done and that no other process has; `claims` gets their locks by number.
+    def claim(self, count: int, claims: Claims, start: float = 0.0) -> Iterator[int]:
+        """Yields the tiles that are not done and that no other process computes.
 
-        Goes through all of them once, from the one at `share` (0 to 1) of them on: what others have then may be
-        there for the taking a while later. Processes that begin apart meet late, also where there are no locks.
+        Goes through all of them once; a tile that another process computes may become free a while later.
+
+        Args:
+          count: number of tiles.
+          claims: gets the lock of each tile.
+          start: where to begin, as a fraction (0 to 1) of the missing tiles: processes that begin apart meet late,
+            also where there are no locks.
         """
         missing = self.missing(count)
-        begin = int(share * len(missing))
+        begin = int(start * len(missing))
         for number in missing[begin:] + missing[:begin]:
             if self.done(number):
                 continue
@@ -138,30 +186,33 @@ class Job:
             claims[number] = lock
             yield number
 
-    def mark(self, number, claims, seconds):
-        """Tile `number` is on disk."""
+    def mark(self, number: int, claims: Claims, seconds: float) -> None:
+        """Records that a tile is on disk, and releases it."""
         write_json(self.folder / "done" / str(number), {"seconds": seconds})
         claims.pop(number).close()
 
-    def seconds(self):
-        """Those of all processes for the tiles that are done."""
+    def seconds(self) -> float:
+        """Seconds that all processes have spent on the tiles that are done."""
         return sum(json.loads(p.read_text())["seconds"] for p in (self.folder / "done").glob("*") if p.name.isdigit())
 
-    def pause(self):
+    def pause(self) -> None:
         """Waits a little for tiles that other processes compute."""
         time.sleep(WAIT)
 
-    def finish(self):
-        """Remove the folder: its labels are published."""
-        (self.folder / "job.json").unlink()  # first: a folder without it is no job
-        shutil.rmtree(self.folder, ignore_errors=True)
+    def finish(self) -> None:
+        """Removes the job: its labels are published."""
+        path = self.folder / "job.json"
+        # First: without an id it is over for every process that shares it.
+        write_json(path, {"files": sorted(records.labels_named_by(path, self._saved()))})
+        self._clear()
 
-    def close(self):
-        self._held.close()
+    def close(self) -> None:
+        """Releases the workdir."""
+        self._workdir_lock.close()
 
 
-def _differs(saved, what):
-    """The first setting that two jobs do not share."""
+def _differs(saved: dict[str, Any], what: dict[str, Any]) -> str:
+    """The first setting in which two jobs differ."""
     before = saved.get("what") or {}
     if isinstance(what.get("settings"), dict):
         before, what = {**before, **before.get("settings", {})}, {**what, **what["settings"]}
@@ -170,8 +221,8 @@ def _differs(saved, what):
     return f"{key}: {before.get(key)!r} there, {what.get(key)!r} here" if key else "its job is over"
 
 
-def clean_locks(folder):
-    """Remove what a killed process left of a chunk that it was writing."""
+def clean_locks(folder: str | os.PathLike) -> None:
+    """Removes what a killed process left of a chunk that it was writing."""
     for path in pathlib.Path(folder).rglob("*.__lock"):
         with contextlib.suppress(OSError):
             os.unlink(path)

@@ -1,7 +1,7 @@
-"""What is written beside the label volumes: pyramids, other formats, instances; asked for by `config.segment`.
+"""What is written beside the label volumes: pyramids, other formats, instances, as `config.segment` requests.
 
-`outputs.json` names the files written for the present labels. They go before new labels take their place, so that
-nothing of an earlier segmentation stands beside a later one.
+`outputs.json` names the files written for the present labels. They are removed before new labels take the place of
+these, so that nothing of an earlier segmentation stays beside a later one.
 """
 
 import json
@@ -9,45 +9,51 @@ import math
 import os
 import pathlib
 import re
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import tqdm
+import ml_collections
 
 from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output import cellsketch, precomputed
-from his4mae_jax.output.instances import Instances, count_rows, file_names, label_class
+from his4mae_jax.output import records
+from his4mae_jax.output.cellsketch import write_cellsketch
+from his4mae_jax.output.instances import Instances, count_rows, file_names, label_instances
 from his4mae_jax.output.names import slugs
+from his4mae_jax.output.neuroglancer import write_precomputed
 from his4mae_jax.output.pyramid import build_pyramid
 from his4mae_jax.output.tiff_stack import write_tiff
+from his4mae_jax.progress import progress
 
 MANIFEST = "outputs.json"
 CELLSKETCH = "cellsketch"  # folder
-# What a manifest may name: a changed one must not have other files removed.
+# What a manifest may name: one that was tampered with must not have other files removed.
 _OURS = re.compile(r"labels(_c\d+)?\.(tif|precomputed)|cellsketch|instances_[a-z0-9]+\.(ome\.zarr|csv|precomputed)")
+# Settings of `segment` that the outputs depend on, beside the labels.
+_SETTINGS = (
+    "outputs", "instances", "min_instance_voxels", "instance_connectivity", "ome_zarr_version", "pyramid", "block",
+)  # fmt: skip
 
 
 def write_outputs(
-    config,
+    config: ml_collections.ConfigDict,
     workdir: str | os.PathLike,
     image: VolumeLike,
-    labels_paths: str | os.PathLike | Sequence[str | os.PathLike],
-    names: Sequence[str] | dict[int, str],
+    labels_paths: Sequence[str | os.PathLike],
+    names: Mapping[int, str],
     log: Callable[[str], object],
     *,
     cell: VolumeLike | None = None,
     segmentation: str | None = None,
 ) -> list[pathlib.Path]:
-    """Writes what `config.segment` asks for, in place of what an earlier call wrote.
+    """Writes what `config.segment` requests, in place of what an earlier call wrote.
 
     | key | writes, in the workdir |
     |---|---|
     | `pyramid` | coarser levels in every label volume, and in those of instances |
-    | `instances` | `instances_<name>.ome.zarr` and `.csv` for each label named, of the first label volume |
+    | `instances` | `instances_<name>.ome.zarr` and `.csv` for each of these labels, of the first label volume |
     | `outputs`: "tiff" | `labels.tif`, `labels_c<C>.tif` |
     | `outputs`: "precomputed" | `labels.precomputed`, ..., and `instances_<name>.precomputed` |
     | `outputs`: "cellsketch" | `cellsketch/`, of the first label volume |
@@ -55,138 +61,152 @@ def write_outputs(
     Args:
       config: the configuration.
       workdir: folder of the run.
-      image: what was segmented.
-      labels_paths: the label volumes (OME-Zarr folders written whole), that of the headline first.
-      names: of the headline's labels, by id; the others have theirs in their metadata.
-      log: takes lines for the user.
-      cell: labels that are IGNORE outside the cell, where there are any.
-      segmentation: what tells these labels from all others. A call for the same labels with the same settings that
-        was stopped is then gone on with: what it wrote whole is kept. None: all is written anew.
+      image: what was segmented, (z, y, x).
+      labels_paths: the label volumes (OME-Zarr folders written whole), the headline's first.
+      names: of the headline's labels, by id; the other label volumes have theirs in their metadata.
+      log: prints one line.
+      cell: label volume that is IGNORE outside the cell, where there is one.
+      segmentation: identifies these labels. A stopped call for the same labels with the same settings is resumed: what
+        it finished is kept. None: everything is written anew.
 
     Returns:
       The paths written.
 
     Raises:
-      UserError: something stands in the way, cannot be read or cannot be written.
+      UserError: something is in the way, cannot be read or cannot be written.
     """
-    s, workdir = config.segment, pathlib.Path(workdir)
-    paths = [labels_paths] if isinstance(labels_paths, (str, os.PathLike)) else labels_paths
-    paths = [pathlib.Path(p) for p in paths]
-    names = {int(i): str(n) for i, n in (names.items() if isinstance(names, dict) else enumerate(names))}
+    s, workdir, paths = config.segment, pathlib.Path(workdir), [pathlib.Path(p) for p in labels_paths]
     classes = instance_classes(s.instances, names)
     planned = plan(s.outputs, paths, classes)
-    _begin(workdir, planned, _about(config, image, paths, names, cell, segmentation))
+    _begin(workdir, planned, _dependencies(config, image, paths, names, cell, segmentation))
     voxels = math.prod(image.shape)
 
-    def todo(path, *more):
-        """Whether a file is still to be written; what stands under its final name is whole."""
+    def missing(path: pathlib.Path, *more: pathlib.Path) -> bool:
+        """Whether an output is still to be written; what has its final name is whole."""
         there = all(os.path.lexists(p) for p in (path, *more))
         log(f"outputs: {path}" + (", there already" if there else ""))
         return not there
 
     if s.pyramid:
         for path in paths:
-            with _bar(path, voxels / 7) as bar:
-                log(f"outputs: {path}: {build_pyramid(path, progress=bar.update)} levels")
-    found = {}
+            add_pyramid(path, voxels, log)
+    instances: dict[int, Instances] = {}
     for label, name in classes.items():
-        volume, table = (workdir / n for n in file_names(slugs(classes)[label]))
-        if todo(volume, table):
-            with _bar(volume, 3 * voxels) as bar:
-                found[label] = label_class(
+        volume, table = (workdir / file for file in file_names(slugs(classes)[label]))
+        if missing(volume, table):
+            for half in (volume, table):  # a call that was killed between the two
+                records.remove(half)
+            with progress(volume.name, 3 * voxels, unit="voxels", log=log) as bar:
+                instances[label] = label_instances(
                     paths[0], label, volume, table, min_voxels=s.min_instance_voxels, block=s.block,
                     connectivity=s.instance_connectivity, version=s.ome_zarr_version, pyramid=s.pyramid,
-                    progress=bar.update,
+                    progress=bar.advance,
                 )  # fmt: skip
         else:
-            found[label] = Instances(volume, table, count_rows(table))
-        log(f"outputs: {found[label].count:,} instances of {name}, in {table}")
-    for path in paths if "tiff" in s.outputs else ():
-        if todo(file := workdir / f"{_stem(path)}.tif"):
-            with _bar(file, voxels) as bar:
-                write_tiff(open_volume(path, image=False), file, progress=bar.update)
-    shown = {path: names if path == paths[0] else _names_inside(path) for path in paths}
-    shown |= {instances.volume: None for instances in found.values()}
-    for path, its_names in shown.items() if "precomputed" in s.outputs else ():
-        if todo(folder := workdir / f"{_stem(path)}.precomputed"):
-            with _bar(folder, voxels * 8 / 7) as bar:
-                precomputed.write_precomputed(path, folder, names=its_names, progress=bar.update)
-    if "cellsketch" in s.outputs and todo(folder := workdir / CELLSKETCH):
+            instances[label] = Instances(volume, table, count_rows(table))
+        log(f"outputs: {instances[label].count:,} instances of {name}, in {table}")
+    if "tiff" in s.outputs:
+        for path in paths:
+            if missing(file := workdir / f"{_stem(path)}.tif"):
+                with progress(file.name, voxels, unit="voxels", log=log) as bar:
+                    write_tiff(open_volume(path, image=False), file, progress=bar.advance)
+    if "precomputed" in s.outputs:
+        names_by_path = {path: names if path == paths[0] else _stored_names(path) for path in paths}
+        names_by_path |= {written.volume: None for written in instances.values()}
+        for path, its_names in names_by_path.items():
+            if missing(folder := workdir / f"{_stem(path)}.precomputed"):
+                with progress(folder.name, voxels * 8 / 7, unit="voxels", log=log) as bar:
+                    write_precomputed(path, folder, names=its_names, progress=bar.advance)
+    if "cellsketch" in s.outputs and missing(folder := workdir / CELLSKETCH):
         labels = open_volume(paths[0], image=False)
-        with _bar(folder, voxels * (1 + len(names) + len(found) + (cell is not None))) as bar:
-            cellsketch.write_cellsketch(
-                folder, prefix(image), image, labels, names, found, cell=cell, progress=bar.update
-            )  # fmt: skip
+        volumes = 1 + len(names) + len(instances) + (cell is not None)
+        with progress(folder.name, voxels * volumes, unit="voxels", log=log) as bar:
+            write_cellsketch(folder, prefix(image), image, labels, names, instances, cell=cell, progress=bar.advance)
     return [workdir / name for name in planned]
 
 
-def _begin(workdir: pathlib.Path, planned: Sequence[str], about: dict[str, Any] | None) -> None:
-    """Removes what an earlier call wrote, unless it was the same as this one; says what this one writes."""
+def add_pyramid(path: pathlib.Path, voxels: int, log: Callable[[str], object]) -> None:
+    """Adds coarser levels to a volume of so many voxels, and says how many there are."""
+    with progress(f"{path.name}: coarser levels", voxels / 7, unit="voxels", log=log) as bar:
+        levels = build_pyramid(path, progress=bar.advance)
+    log(f"outputs: {path}: {levels} levels")
+
+
+def check_free(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    labels_paths: Sequence[pathlib.Path],
+    names: Mapping[int, str],
+) -> None:
+    """Checks that nothing of the user lies where `write_outputs` will write.
+
+    Raises:
+      UserError: something is in the way, the manifest is damaged, or `segment.instances` names no label.
+    """
+    planned = plan(config.segment.outputs, labels_paths, instance_classes(config.segment.instances, names))
+    ours = _recorded(workdir)
+    records.check_free(workdir, *(map(_with_partials, (planned, ours))))
+
+
+def _with_partials(names: Sequence[str]) -> list[str]:
+    return [each for name in names for each in (name, *records.partial_names(name))]
+
+
+def _recorded(workdir: pathlib.Path) -> list[str]:
+    """Names that the manifest lists."""
     manifest = workdir / MANIFEST
-    try:
-        if about is not None and json.loads(manifest.read_text("utf-8"))["of"] == about:
-            return
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # none, or a damaged one, which the next line tells of
+    if not manifest.exists():
+        return []
+    return sorted(records.checked(manifest, records.read(manifest).get("outputs"), _OURS))
+
+
+def _begin(workdir: pathlib.Path, planned: Sequence[str], dependencies: dict[str, Any] | None) -> None:
+    """Removes what an earlier call wrote, unless it was the same as this one, and records what this one writes."""
+    manifest = workdir / MANIFEST
+    recorded = _recorded(workdir)
+    if dependencies is not None and recorded and records.read(manifest).get("of") == dependencies:
+        with files.writing(workdir):
+            for name in recorded:
+                for part in records.partial_names(name):
+                    records.remove(workdir / part)
+        return
     remove_outputs(workdir)
-    for name in planned:
-        if os.path.lexists(workdir / name):
-            raise UserError(f"{workdir / name}: was not written by this run, so it is not replaced; move it elsewhere")
+    records.check_free(workdir, _with_partials(planned))
     if planned:
-        with files.writing(workdir):  # before any of them: one that is cut short is known to be ours
-            files.write_json(manifest, {"outputs": planned, "of": about})
+        with files.writing(workdir):  # before any of the files: one that is cut short is known to be ours
+            files.write_json(manifest, {"outputs": planned, "of": dependencies})
 
 
-def _about(config, image, paths, names, cell, segmentation):
-    """All that outputs depend on, as JSON; None where the segmentation is not named."""
+def _dependencies(config, image, paths, names, cell, segmentation) -> dict[str, Any] | None:
+    """All that the outputs depend on, as JSON; None where the labels are not identified."""
     if segmentation is None:
         return None
-    keys = (
-        "outputs",
-        "instances",
-        "min_instance_voxels",
-        "instance_connectivity",
-        "ome_zarr_version",
-        "pyramid",
-        "block",
-    )
-    settings = {key: config.segment[key] for key in keys}
-    about = {
+    values = {
         "segmentation": segmentation, "image": str(image.name), "labels": [p.name for p in paths],
-        "names": list(names.items()), "cell": str(cell.name) if cell is not None else None, **settings,
+        "names": list(names.items()), "cell": str(cell.name) if cell is not None else None,
+        **{key: config.segment[key] for key in _SETTINGS},
     }  # fmt: skip
-    return json.loads(json.dumps(about))
+    return json.loads(json.dumps(values))
 
 
 def remove_outputs(workdir: str | os.PathLike) -> None:
-    """Removes what `write_outputs` wrote, and what a call that was stopped left behind.
+    """Removes what `write_outputs` wrote, and what a killed call left behind.
 
     Label volumes stay. To be called before they are replaced.
+
+    Raises:
+      UserError: the manifest is damaged.
     """
     workdir = pathlib.Path(workdir)
-    manifest = workdir / MANIFEST
-    try:
-        written = json.loads(manifest.read_text("utf-8"))["outputs"]
-    except FileNotFoundError:
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{manifest}: damaged; remove it, and outputs of earlier segmentations beside it, yourself"
-        ) from error
+    recorded = _recorded(workdir)
     with files.writing(workdir):
-        for name in written:
-            if not isinstance(name, str) or not _OURS.fullmatch(name):
-                raise UserError(f"{manifest}: names {name!r}, which is no output; remove the file and outputs yourself")
-            for path in (workdir / name, workdir / f"partial.{name}", workdir / f"partial.{name}.draft"):
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink(missing_ok=True)
-        manifest.unlink()
+        for name in _with_partials(recorded):
+            records.remove(workdir / name)
+        (workdir / MANIFEST).unlink(missing_ok=True)
 
 
-def plan(outputs: Sequence[str], paths: Sequence[pathlib.Path], classes: dict[int, str]) -> list[str]:
-    """Names, in the workdir, of the files and folders that are written for these label volumes and classes."""
+def plan(outputs: Sequence[str], paths: Sequence[pathlib.Path], classes: Mapping[int, str]) -> list[str]:
+    """File names in the workdir of all outputs for these label volumes and classes of instances."""
     written = []
     for part in slugs(classes).values():
         written += [*file_names(part), *([f"instances_{part}.precomputed"] if "precomputed" in outputs else [])]
@@ -196,39 +216,35 @@ def plan(outputs: Sequence[str], paths: Sequence[pathlib.Path], classes: dict[in
     return written + ([CELLSKETCH] if "cellsketch" in outputs else [])
 
 
-def instance_classes(wanted: Sequence[int | str], names: dict[int, str]) -> dict[int, str]:
-    """Name by id of the labels that `segment.instances` (ids, names, or "all") asks for.
+def instance_classes(wanted: Sequence[int | str], names: Mapping[int, str]) -> dict[int, str]:
+    """Names, by id, of the labels that `segment.instances` (ids, names, or "all") selects.
 
     Raises:
       UserError: there is no such label.
     """
-    found = {}
+    selected = {}
     for item in wanted:
-        which = [i for i, name in names.items() if item in ("all", i, name)]
-        if not which:
+        matching = {i: name for i, name in names.items() if item in ("all", i, name)}
+        if not matching:
             known = ", ".join(f"{i} ({n})" for i, n in names.items())
             raise UserError(f"config key segment.instances: there is no label {item!r}; choose of {known}, or 'all'")
-        found |= {i: names[i] for i in which}
-    return dict(sorted(found.items()))
+        selected |= matching
+    return dict(sorted(selected.items()))
 
 
 def prefix(image: VolumeLike) -> str:
-    """What CellSketch's files begin with: the volume's name without folder, crop and ending."""
+    """Prefix of CellSketch's files: the volume's name without folder, crop and ending."""
     name = re.sub(r"\s*\[[^\]]*\]$|\?[^/]*$", "", str(image.name)).rstrip("/\\")
     name = re.split(r"[/\\]", name)[-1]
     name = re.sub(r"(\.ome)?\.(zarr|tiff?|n5|h5|hdf5|mrc)$", "", name, flags=re.IGNORECASE)
     return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "cell"
 
 
-def _bar(path: pathlib.Path, voxels: float) -> tqdm.tqdm:
-    return tqdm.tqdm(total=int(voxels), unit="voxel", unit_scale=True, desc=path.name, mininterval=1.0)
+def _stem(path: pathlib.Path) -> str:
+    return path.name.removesuffix(".ome.zarr")
 
 
-def _stem(path):
-    return pathlib.Path(path).name.removesuffix(".ome.zarr")
-
-
-def _names_inside(path):
+def _stored_names(path: pathlib.Path) -> dict[int, str]:
     """Names of labels in a label volume's metadata."""
     label = ome_zarr.read_group(path)[1].get("image-label", {})
     return {p["label-value"]: p["name"] for p in label.get("properties", ())}

@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
-from his4mae_jax import files
 from his4mae_jax.data.volumes.blocks import in_order, slabs
-from his4mae_jax.data.volumes.volume import VolumeLike
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.output import records
 
-CLASSIC_BYTES = 2**32 - 2**25  # of pixels that fit a TIFF with offsets of 32 bits, with room for its headers
+CLASSIC_BYTES = 2**32 - 2**25  # bytes of pixels that fit a TIFF with 32-bit offsets, with room for its headers
 
 
 def write_tiff(
@@ -23,42 +23,39 @@ def write_tiff(
     dtype: npt.DTypeLike | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Writes one page a slice, zlib compressed, slab by slab; a BigTIFF where 4 GB may not be enough.
+    """Writes one page per slice, zlib compressed, slab by slab; a BigTIFF where 4 GB may not be enough.
 
-    Voxel sizes stand in ImageJ's own metadata: µm, x and y as resolution and z as spacing. ImageJ itself opens no
-    BigTIFF; Fiji does, through Bio-Formats.
+    The voxel size is stored as ImageJ does: in µm, x and y as the resolution and z as the spacing. ImageJ itself opens
+    no BigTIFF; Fiji does, through Bio-Formats.
 
     Args:
-      volume: to write.
-      path: of the file, which takes its name when it is whole and replaces one that is there.
+      volume: to write, (z, y, x).
+      path: of the new file, which takes its name when it is whole.
       convert: applied to the voxels of each slab; it must return an array of the same shape and of `dtype`.
       dtype: of the file; None: that of the volume.
       progress: called with the number of voxels newly written.
 
     Raises:
-      UserError: the volume cannot be read or the file not written.
+      UserError: the volume cannot be read, the file cannot be written, or something is there already.
     """
-    file = pathlib.Path(path)
-    part = file.with_name(f"partial.{file.name}")
     dtype = np.dtype(volume.dtype if dtype is None else dtype)
     z, y, x = (size / 1e3 for size in volume.voxel_size_nm)
     depth = volume.shape[0]
-    about = f"ImageJ=1.54f\nimages={depth}\nslices={depth}\nunit=micron\nspacing={z:.9g}\nloop=false\n"
+    description = f"ImageJ=1.54f\nimages={depth}\nslices={depth}\nunit=micron\nspacing={z:.9g}\nloop=false\n"
     page = dict(
         photometric="minisblack", compression="zlib", contiguous=False, metadata=None, software=False,
         resolution=(1 / x, 1 / y), resolutionunit="NONE",
     )  # fmt: skip
 
-    def read(box):
+    def read(box: Box) -> np.ndarray:
         slab = volume.read(box)
         return (slab if convert is None else convert(slab)).astype(dtype, copy=False)
 
-    with files.writing(file):
-        with tifffile.TiffWriter(part, bigtiff=int(np.prod(volume.shape)) * dtype.itemsize > CLASSIC_BYTES) as tif:
-            for slab in in_order(read, slabs(volume), workers=1, ahead=1):
-                for plane in slab:
-                    tif.write(plane, description=about, **page)
-                    about = None  # of the first page only
-                if progress is not None:
-                    progress(slab.size)
-        os.replace(part, file)
+    bigtiff = int(np.prod(volume.shape)) * dtype.itemsize > CLASSIC_BYTES
+    with records.new(pathlib.Path(path)) as (part,), tifffile.TiffWriter(part, bigtiff=bigtiff) as tif:
+        for slab in in_order(read, slabs(volume), workers=1, ahead=1):
+            for plane in slab:
+                tif.write(plane, description=description, **page)
+                description = None  # on the first page only
+            if progress is not None:
+                progress(slab.size)

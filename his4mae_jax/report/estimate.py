@@ -18,7 +18,7 @@ from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
-from his4mae_jax.output import label_volume
+from his4mae_jax.output import plan
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run.feed import host_rows, on_device
@@ -117,8 +117,8 @@ def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: f
     noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
     encode = jax.jit(make_encode(models)).lower(params, noise).compile()
     seconds, _ = _measure(encode, lambda: encode(params, noise))
-    sizes = label_volume.label_sizes(config)
-    written = len(sizes) + (label_volume.headline(config) if s.probabilities else 0)
+    sizes = plan.label_sizes(config)
+    written = len(sizes) + (plan.headline(config) if s.probabilities else 0)
     fovs = coverage.count_fovs(tuple(b.stop - b.start for b in box))
     encode_s, read_s = fovs * seconds / images, n_bytes(volume) / bytes_per_s
     return {

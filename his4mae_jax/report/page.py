@@ -12,7 +12,7 @@ from his4mae_jax.figures.bars import dsc_bars
 from his4mae_jax.figures.curves import training_curves
 from his4mae_jax.figures.slices import slice_overlays
 from his4mae_jax.files import writing
-from his4mae_jax.output.label_volume import headline, label_path
+from his4mae_jax.output.plan import headline, label_path
 
 
 def draw(

@@ -15,7 +15,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.output import tiff_stack
 from his4mae_jax.output.cellsketch import write_cellsketch
 from his4mae_jax.output.instances import label_instances
-from his4mae_jax.output.precomputed import write_precomputed
+from his4mae_jax.output.neuroglancer import write_precomputed
 from his4mae_jax.output.pyramid import build_pyramid
 from his4mae_jax.output.tiff_stack import write_tiff
 
@@ -57,11 +57,12 @@ def test_large_tiff_is_a_bigtiff_written_slab_by_slab(tmp_path, in_memory, monke
         np.testing.assert_array_equal(tif.asarray(), data)
 
 
-def test_a_tiff_that_fails_replaces_nothing(tmp_path, in_memory, small_disk):
-    write_tiff(in_memory(np.ones((2, 3, 4), np.uint8)), small_disk / "v.tif")
+def test_a_tiff_that_fails_leaves_nothing(tmp_path, in_memory, small_disk):
     noise = np.random.default_rng(0).integers(0, 255, (128, 128, 128), np.uint8)
     with pytest.raises(UserError, match="v.tif: no space"):
         write_tiff(in_memory(noise), small_disk / "v.tif")
+    assert os.listdir(small_disk) == []
+    write_tiff(in_memory(noise[:2, :3, :4]), small_disk / "v.tif")
     assert tifffile.imread(small_disk / "v.tif").shape == (2, 3, 4)
     with pytest.raises(UserError, match="file stands where a folder"):
         (tmp_path / "file").write_text("")
@@ -105,7 +106,6 @@ def test_precomputed_holds_every_level_and_name(tmp_path, label_volume, patches,
     assert dict(zip(properties["inline"]["ids"], label["values"], strict=True)) == {
         "1": "cytoplasm", "2": "µ", "3": "c", "4": "d",
     }  # fmt: skip
-    write_precomputed(path, tmp_path / "seg", names=names)  # again, over itself
     assert "partial.seg" not in os.listdir(tmp_path)
 
 
@@ -126,13 +126,13 @@ def test_precomputed_is_whole_or_not_there(tmp_path, label_volume, patches, smal
     path = label_volume(patches((12, 20, 20)))
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
-    with pytest.raises(UserError, match="thesis: not a precomputed volume"):
+    with pytest.raises(UserError, match="thesis: in the way"):
         write_precomputed(path, tmp_path / "thesis")
     assert os.listdir(tmp_path / "thesis") == ["chapter.tex"]
     noise = np.random.default_rng(0).integers(0, 2**32, (64, 64, 64), np.uint32)
     with pytest.raises(UserError, match="seg: no space"):
         write_precomputed(label_volume(noise, name="noise.ome.zarr", names={}), small_disk / "seg")
-    assert not (small_disk / "seg").exists()
+    assert os.listdir(small_disk) == []
 
 
 def cellsketch_reads(folder):
@@ -160,10 +160,11 @@ def test_cellsketch_finds_all_parts_of_the_cell(tmp_path, label_volume, patches,
     cell = np.where(np.indices(labels.shape)[2] < 5, 255, 0).astype(np.uint8)
     path = label_volume(labels)
     names = {0: "cluster 0", 1: "Mito-chondria", 2: "granules"}
-    found = label_instances(path, {1: names[1]}, tmp_path, min_voxels=20)
+    mito = label_instances(path, 1, tmp_path / "mito.ome.zarr", tmp_path / "mito.csv", min_voxels=20)
     write_cellsketch(
-        tmp_path / "out", "high_c4", in_memory(raw), open_volume(path, image=False), names, found, cell=in_memory(cell)
-    )
+        tmp_path / "out", "high_c4", in_memory(raw), open_volume(path, image=False), names, {1: mito},
+        cell=in_memory(cell),
+    )  # fmt: skip
     image, entities, size = cellsketch_reads(tmp_path / "out")
     assert image.name == "high_c4.tif" and size == pytest.approx([0.03, 0.008, 0.004])
     np.testing.assert_array_equal(tifffile.imread(image), raw)
@@ -177,16 +178,32 @@ def test_cellsketch_finds_all_parts_of_the_cell(tmp_path, label_volume, patches,
         np.testing.assert_array_equal(mask, (labels == label) * 255)
     np.testing.assert_array_equal(tifffile.imread(entities["plasmamembrane", "mask"]), (cell != 255) * 255)
     ids = tifffile.imread(entities["mitochondria", "label"])
-    assert ids.dtype == np.uint16 and ids.max() == found[1].count > 1
+    assert ids.dtype == np.uint16 and ids.max() == mito.count > 1
     assert ((ids > 0) <= (labels == 1)).all()
 
 
-def test_cellsketch_replaces_only_its_own(tmp_path, patches, in_memory):
-    labels = in_memory(patches((3, 8, 8), 2))
-    args = ("c", labels, labels, {0: "a", 1: "b"}, {})
-    write_cellsketch(tmp_path / "out", *args)
-    write_cellsketch(tmp_path / "out", *args)
-    (tmp_path / "out" / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="out: holds other files"):
-        write_cellsketch(tmp_path / "out", *args)
-    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_no_writer_replaces_anything(tmp_path, patches, in_memory, label_volume):
+    """Files, folders, links that lead nowhere, and names that are used while something is written."""
+    array = patches((3, 8, 8), 2)
+    path, labels, names = label_volume(array), in_memory(array), {0: "a", 1: "b"}
+    writers = {
+        "mine.tif": lambda path: write_tiff(labels, path),
+        "mine.precomputed": lambda out: write_precomputed(path, out, names=names),
+        "mine": lambda out: write_cellsketch(out, "c", labels, labels, names, {}),
+        "mine.csv": lambda out: label_instances(labels, 1, tmp_path / "i.ome.zarr", out),
+        "mine.ome.zarr": lambda out: label_instances(labels, 1, out, tmp_path / "i.csv"),
+    }
+    for name, write in writers.items():
+        for way in (tmp_path / name, tmp_path / f"partial.{name}"):
+            for put in (lambda p: p.write_text("mine"), lambda p: p.mkdir(), lambda p: p.symlink_to("nowhere")):
+                put(way)
+                before = tree(tmp_path)
+                with pytest.raises(UserError, match=f"{way.name}: in the way"):
+                    write(tmp_path / name)
+                assert tree(tmp_path) == before and os.path.lexists(way)
+                way.rmdir() if way.is_dir() else way.unlink()
+        write(tmp_path / name)

@@ -17,8 +17,9 @@ from hypothesis.extra import numpy as hnp
 
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
+from his4mae_jax.output import records
 from his4mae_jax.output.components import RANKS
-from his4mae_jax.output.instances import COLUMNS, label_instances
+from his4mae_jax.output.instances import COLUMNS, file_names, label_instances
 from his4mae_jax.output.names import slugs
 
 SIZE = (30.0, 8.0, 4.0)
@@ -31,9 +32,17 @@ def rows_of(path):
         return [{k: float(v) for k, v in row.items()} for row in reader]
 
 
+def write(volume, label, folder, name=None, **settings):
+    """`label_instances` under names as the segment stage has them; what an earlier call wrote goes."""
+    paths = [pathlib.Path(folder) / file for file in file_names(name or f"class{label}")]
+    for path in paths:
+        records.remove(path)
+    return label_instances(volume, label, *paths, **settings)
+
+
 def check(labels, volume, folder, **settings):
     """`label_instances` of label 1 against scipy on the whole volume."""
-    found = label_instances(volume, {1: "Mito!"}, folder, pyramid=False, workers=2, **settings)[1]
+    found = write(volume, 1, folder, pyramid=False, workers=2, **settings)
     ids = zarr.open_array(found.volume / "0")[:]
     structure = scipy.ndimage.generate_binary_structure(3, RANKS[settings.get("connectivity", 6)])
     whole, count = scipy.ndimage.label(labels == 1, structure)
@@ -85,18 +94,16 @@ def test_what_touches_at_corners_alone_stays_apart(tmp_path, in_memory):
 def test_files_that_readers_open(tmp_path, label_volume, patches, version):
     labels = patches((20, 40, 40))
     path = label_volume(labels)
-    names = {1: "Größe / ß", 2: "μ", 3: "grosse"}
-    found = label_instances(path, names, tmp_path / "out", min_voxels=5, block=(8, 16, 16), version=version)
-    assert [f.volume.name for f in found.values()] == [f"instances_{s}.ome.zarr" for s in slugs(names).values()]
+    found = write(path, 2, tmp_path / "out", min_voxels=5, block=(8, 16, 16), version=version)
     assert not [p for p in os.listdir(tmp_path / "out") if "partial" in p]
-    volume = open_volume(found[2].volume, image=False)
+    volume = open_volume(found.volume, image=False)
     assert volume.voxel_size_nm == SIZE and volume.shape == labels.shape
-    assert volume.read((slice(None),) * 3).max() == found[2].count == len(rows_of(found[2].table)) > 1
+    assert volume.read((slice(None),) * 3).max() == found.count == len(rows_of(found.table)) > 1
 
     models = pytest.importorskip(f"ome_zarr_models.v{version.replace('.', '')}")
-    models.Image.from_zarr(zarr.open_group(found[2].volume, mode="r"))
+    models.Image.from_zarr(zarr.open_group(found.volume, mode="r"))
     io, reader = pytest.importorskip("ome_zarr.io"), pytest.importorskip("ome_zarr.reader")
-    node = next(iter(reader.Reader(io.parse_url(found[2].volume))()))
+    node = next(iter(reader.Reader(io.parse_url(found.volume))()))
     assert node.data[0].shape == labels.shape
 
 
@@ -104,24 +111,6 @@ def test_names_of_files():
     assert slugs({0: "../x", 1: "X", 2: "", 3: "cluster 3", 4: "Élan"}) == {
         0: "x", 1: "xid1", 2: "class2", 3: "cluster3", 4: "elan",
     }  # fmt: skip
-
-
-def test_runs_again_and_replaces_only_its_own(tmp_path, label_volume, patches):
-    path = label_volume(patches((12, 20, 20)))
-    one = label_instances(path, {1: "a"}, tmp_path, min_voxels=1, pyramid=False)[1]
-    table = one.table.read_bytes()
-    # What a stopped run leaves.
-    os.rename(one.volume, tmp_path / f"partial.{one.volume.name}")
-    (tmp_path / f"partial.{one.table.name}").write_text("id")
-    again = label_instances(path, {1: "a"}, tmp_path, min_voxels=1, pyramid=False)[1]
-    assert again == one and one.table.read_bytes() == table
-    assert not [p for p in os.listdir(tmp_path) if "partial" in p]
-
-    (tmp_path / "instances_b.ome.zarr").mkdir()
-    (tmp_path / "instances_b.ome.zarr" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"instances_b.ome.zarr: not a zarr volume"):
-        label_instances(path, {1: "b"}, tmp_path, min_voxels=1)
-    assert (tmp_path / "instances_b.ome.zarr" / "thesis.tex").exists()
 
 
 def test_no_voxel_of_the_class(tmp_path, in_memory):
@@ -139,7 +128,7 @@ def test_memory_does_not_grow_with_the_volume(tmp_path, patches):
             read=lambda box: slab[: box[0].stop - box[0].start, box[1], box[2]],
         )  # fmt: skip
         tracemalloc.start()
-        label_instances(volume, {1: "a"}, tmp_path, min_voxels=50, block=(16, 32, 32), pyramid=False, workers=1)
+        write(volume, 1, tmp_path, min_voxels=50, block=(16, 32, 32), pyramid=False, workers=1)
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return most
@@ -151,6 +140,5 @@ def test_memory_does_not_grow_with_the_volume(tmp_path, patches):
 def test_a_full_disk(small_disk, in_memory):
     labels = np.random.default_rng(0).integers(0, 2, (64, 64, 64), np.uint8)
     with pytest.raises(UserError, match="space"):
-        label_instances(in_memory(labels), {1: "a"}, small_disk, min_voxels=1, block=(16, 16, 16))
-    assert not (pathlib.Path(small_disk) / "instances_a.csv").exists()
-    assert not (pathlib.Path(small_disk) / "instances_a.ome.zarr").exists()
+        write(in_memory(labels), 1, small_disk, min_voxels=1, block=(16, 16, 16))
+    assert os.listdir(small_disk) == []

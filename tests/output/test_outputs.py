@@ -61,16 +61,16 @@ def test_all_of_it_and_again(tmp_path, label_volume, patches, in_memory, config,
 def test_nothing_of_an_earlier_segmentation_stays(tmp_path, label_volume, patches, in_memory, config):
     labels = patches((12, 30, 30), 3)
     path = label_volume(labels)
-    write_outputs(config, tmp_path, in_memory(labels), path, NAMES, print)
+    write_outputs(config, tmp_path, in_memory(labels), [path], NAMES, print)
     (tmp_path / "instances_cluster1.ome.zarr").rename(tmp_path / "partial.instances_cluster1.ome.zarr")  # as if stopped
     config.segment.outputs, config.segment.instances = ("tiff",), ()
-    write_outputs(config, tmp_path, in_memory(labels), path, NAMES, print)
+    write_outputs(config, tmp_path, in_memory(labels), [path], NAMES, print)
     assert set(os.listdir(tmp_path)) == {"labels.ome.zarr", "labels.tif", "outputs.json"}
     remove_outputs(tmp_path)
     remove_outputs(tmp_path)
     assert os.listdir(tmp_path) == ["labels.ome.zarr"]
     config.segment.outputs = ()
-    assert write_outputs(config, tmp_path, in_memory(labels), path, NAMES, print) == []
+    assert write_outputs(config, tmp_path, in_memory(labels), [path], NAMES, print) == []
     assert os.listdir(tmp_path) == ["labels.ome.zarr"]
 
 
@@ -78,8 +78,8 @@ def test_what_is_not_ours_stays(tmp_path, label_volume, patches, in_memory, conf
     labels = patches((12, 30, 30), 3)
     path = label_volume(labels)
     (tmp_path / "labels.tif").write_text("corrected by hand")
-    with pytest.raises(UserError, match="labels.tif: was not written by this run"):
-        write_outputs(config, tmp_path, in_memory(labels), path, NAMES, print)
+    with pytest.raises(UserError, match="labels.tif: in the way, and no record"):
+        write_outputs(config, tmp_path, in_memory(labels), [path], NAMES, print)
     assert (tmp_path / "labels.tif").read_text() == "corrected by hand"
     (tmp_path / "checkpoints").mkdir()
     for text in ('{"outputs": ["checkpoints"]}', '{"outputs": ["../x"]}', "[]", "{"):
@@ -94,9 +94,9 @@ def test_which_instances(tmp_path, label_volume, patches, in_memory, config):
     path = label_volume(labels)
     config.segment.outputs, config.segment.instances = (), ("mitochondria",)
     with pytest.raises(UserError, match=r"segment.instances: .*'mitochondria'; choose of 0 \(cluster 0\), 1"):
-        write_outputs(config, tmp_path, in_memory(labels), path, NAMES, print)
+        write_outputs(config, tmp_path, in_memory(labels), [path], NAMES, print)
     config.segment.instances, config.segment.pyramid = ("all",), False
-    written = write_outputs(config, tmp_path, in_memory(labels), path, list(NAMES.values()), print)
+    written = write_outputs(config, tmp_path, in_memory(labels), [path], NAMES, print)
     assert {p.name for p in written if p.suffix == ".csv"} == {f"instances_cluster{i}.csv" for i in range(3)}
 
 
@@ -124,7 +124,7 @@ def test_killed_at_any_time_and_run_again(tmp_path, label_volume, patches, in_me
     labels = patches((16, 48, 48), 3)
     path = label_volume(labels)
     image = open_volume(path, image=False)
-    write_outputs(config, tmp_path, image, path, NAMES, print)
+    write_outputs(config, tmp_path, image, [path], NAMES, print)
     whole = tree(tmp_path)
     del whole["outputs.json"]
     script = f"""
@@ -136,7 +136,7 @@ c = configs.get_default()
 c.segment.update({config.segment.to_dict()!r})
 image = open_volume({str(path)!r}, image=False)
 print("ready", flush=True)
-write_outputs(c, {str(tmp_path)!r}, image, {str(path)!r}, {NAMES!r}, print, segmentation="2")
+write_outputs(c, {str(tmp_path)!r}, image, [{str(path)!r}], {NAMES!r}, print, segmentation="2")
 """
     for wait in (0.0, 0.1, 0.3):
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
@@ -144,7 +144,7 @@ write_outputs(c, {str(tmp_path)!r}, image, {str(path)!r}, {NAMES!r}, print, segm
         time.sleep(wait)
         process.kill()
         process.communicate()
-    write_outputs(config, tmp_path, image, path, NAMES, print, segmentation="2")
+    write_outputs(config, tmp_path, image, [path], NAMES, print, segmentation="2")
     rest = tree(tmp_path)
     assert json.loads(rest.pop("outputs.json"))["of"]["segmentation"] == "2"
     assert rest == whole
@@ -156,7 +156,7 @@ def test_a_stopped_call_is_gone_on_with_for_the_same_labels_alone(tmp_path, labe
 
     def write(segmentation):
         lines.clear()
-        write_outputs(config, tmp_path, image, path, NAMES, lines.append, segmentation=segmentation)
+        write_outputs(config, tmp_path, image, [path], NAMES, lines.append, segmentation=segmentation)
         return sum("there already" in line for line in lines), (tmp_path / "labels.tif").stat().st_ino
 
     kept, file = write("a")

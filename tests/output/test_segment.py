@@ -18,9 +18,10 @@ import tensorstore as ts
 
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output import label_volume
+from his4mae_jax.output import records
 from his4mae_jax.output.job import Job
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -115,9 +116,10 @@ def kills(trained, workdir, times):
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed += 1
-        if (workdir / "labels.ome.zarr").exists() and not (workdir / "segment.json").exists():
-            # Killed while it published: labels get their name when they are whole, and the job is there to be ended.
-            assert (workdir / "segment.partial" / "job.json").exists()
+        if (workdir / "labels.ome.zarr").exists():
+            # Killed while it published, or after: labels get their name when they are whole, and are known to be ours.
+            assert "labels.ome.zarr" in json.loads((workdir / "segment.json").read_text())["files"]
+            assert records.segmentation(workdir) or (workdir / "segment.partial" / "job.json").exists()
     return killed
 
 
@@ -125,7 +127,7 @@ def test_killed_and_gone_on_with_equals_undisturbed(trained, undisturbed, tmp_pa
     workdir = workdir_of(trained, tmp_path)
     assert kills(trained, workdir, 3) == 3
     with pytest.raises(UserError, match="no segmentation to score"):
-        label_volume.segmented(workdir, [3])
+        records.segmented(workdir, [3])
     assert "going on" in segment(trained, workdir)
     same_labels(workdir, undisturbed)
     assert "is there" in segment(trained, workdir)  # and once more does nothing
@@ -157,10 +159,10 @@ def test_processes_share_the_tiles_of_one_job(trained, undisturbed, tmp_path):
 
 
 def test_another_job_waits_its_turn(trained, tmp_path):
-    running = Job(tmp_path, {"step": 1})
+    running = Job(tmp_path, {"step": 1}, [])
     with pytest.raises(UserError, match="with other settings .step: 1 there, 2 here"):
-        Job(tmp_path, {"step": 2})
-    same = Job(tmp_path, {"step": 1})
+        Job(tmp_path, {"step": 2}, [])
+    same = Job(tmp_path, {"step": 1}, [])
     assert same.id == running.id
     claims = {}
     assert list(running.claim(2, claims)) == [0, 1] and list(same.claim(2, {})) == []
@@ -171,7 +173,7 @@ def test_another_job_waits_its_turn(trained, tmp_path):
     assert list(same.claim(2, claims)) == [1]
     claims.pop(1).close()
     same.close()
-    with contextlib.closing(Job(tmp_path, {"step": 2})) as another:
+    with contextlib.closing(Job(tmp_path, {"step": 2}, [])) as another:
         assert another.id != same.id  # nobody is left who minds
 
 
@@ -192,6 +194,41 @@ def test_settings_that_change_labels_segment_anew_and_others_do_not(trained, und
     clear = np.abs(shares[0].astype(int) - shares[1]) > 2
     assert clear.mean() > 0.5
     np.testing.assert_array_equal(shares.argmax(axis=0)[clear], labels[clear])
+
+
+def strays_in(workdir):
+    """Volumes and notes of the user, of names like ours, and their bytes."""
+    names = (
+        "labels_corrected.ome.zarr", "labels_copy_of_mine.ome.zarr", "labels_c9.ome.zarr", "probabilities.ome.zarr",
+        "baselines", "partial.mine.ome.zarr", "segment.partial/done_by_hand", "figures/mine",
+    )  # fmt: skip
+    for name in names:
+        (workdir / name).mkdir(parents=True)
+        (workdir / name / "0").write_text("years of work")
+    return {name: text for name, text in tree(workdir).items() if text == b"years of work"}
+
+
+def test_volumes_of_the_user_survive_and_what_is_in_the_way_ends_it_at_once(trained, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    record = json.loads((workdir / "segment.json").read_text())
+    del record["files"]  # as earlier versions wrote it
+    (workdir / "segment.json").write_text(json.dumps(record))
+    strays = strays_in(workdir)
+    assert len(strays) == 8
+    for changes in (("clusters=2", "outputs=('tiff',)"), ("clusters=3", "outputs=()")):
+        segment(trained, workdir, *(f"--config.segment.{change}" for change in changes))
+        assert (workdir / "labels.tif").exists() == (changes[0] == "clusters=2")
+        assert {name: text for name, text in tree(workdir).items() if text == b"years of work"} == strays
+    before = tree(workdir)
+    refused = command(trained, workdir, "--mode=segment", "--config.segment.probabilities=True")
+    assert refused.returncode == 2 and "probabilities.ome.zarr: in the way" in refused.stderr.splitlines()[-1]
+    assert tree(workdir) == before and "segment: " not in refused.stderr
+    # With training to come, it is said before that.
+    (tmp_path / "new" / "labels.ome.zarr").mkdir(parents=True)
+    refused = command(trained, tmp_path / "new", "--mode=all")
+    assert refused.returncode == 2 and "labels.ome.zarr: in the way" in refused.stderr.splitlines()[-1]
+    assert os.listdir(tmp_path / "new") == ["labels.ome.zarr"]
 
 
 def test_centres_of_one_volume_are_applied_to_another(trained, undisturbed, tmp_path):
@@ -221,7 +258,7 @@ def test_padding_is_neither_sampled_nor_labelled(trained, tmp_path):
     workdir = workdir_of(trained, tmp_path)
     segment(trained, workdir, f"--config.segment.volume={tmp_path / 'padded.zarr'}")
     labels = open_volume(workdir / "labels.ome.zarr", image=False).read(tuple(slice(n) for n in SHAPE))
-    empty = labels == label_volume.IGNORE
+    empty = labels == IGNORE
     assert empty[:, :, -12:].all() and empty[:10, :10, :10].all()
     assert not empty[array > 0].any()
     assert empty[array == 0].mean() > 0.9  # all but the steps of the corner's slope

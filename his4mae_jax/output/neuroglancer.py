@@ -3,8 +3,7 @@
 import json
 import os
 import pathlib
-import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.blocks import boxes, in_order
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.errors import UserError
+from his4mae_jax.data.volumes.volume import Box
+from his4mae_jax.output import records
 
 CHUNK = (64, 64, 64)
 PROPERTIES = "segment_properties"  # folder of the names
@@ -31,27 +31,23 @@ def write_precomputed(
 ) -> None:
     """Copies every level of an OME-Zarr label volume, chunk by chunk.
 
-    Neuroglancer takes segment 0 for background and does not show it, but class or cluster 0 is one like others: with
-    `names`, segment s is label s - 1, and IGNORE is background. Without, segments are the labels themselves, as in
-    volumes of instances.
+    Neuroglancer takes segment 0 for background and does not show it, but class or cluster 0 is one like the others:
+    with `names`, segment s is label s - 1, and IGNORE is background. Without, segments are the labels themselves, as
+    in volumes of instances.
 
     Args:
-      labels_path: folder of the label volume, one of this package's.
-      path: folder to write, which takes its name when it is whole and replaces a precomputed volume that is there.
-      names: of the labels; what neuroglancer shows beside each segment.
-      workers: threads.
+      labels_path: folder of a label volume that this package wrote.
+      path: new folder, which takes its name when it is whole.
+      names: of the labels; neuroglancer shows them beside each segment.
+      workers: number of threads.
       progress: called with the number of voxels newly written.
 
     Raises:
-      UserError: `labels_path` cannot be read, or `path` not written.
+      UserError: `labels_path` cannot be read, `path` cannot be written, or something is there already.
     """
-    folder = pathlib.Path(path)
-    part = folder.with_name(f"partial.{folder.name}")
     version, attributes = ome_zarr.read_group(labels_path)
-    with files.writing(folder):
-        check_replaceable(folder)
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+    with records.new(pathlib.Path(path)) as (part,):
+        part.mkdir()
         for dataset in attributes["multiscales"][0]["datasets"]:
             source = ome_zarr.open_array(pathlib.Path(labels_path) / dataset["path"], version)
             _write_scale(part, source, ome_metadata.scale_of(dataset), names is not None, workers, progress)
@@ -60,23 +56,17 @@ def write_precomputed(
             files.write_json(part / PROPERTIES / "info", _properties({i + 1: n for i, n in names.items()}))
             info = json.loads((part / "info").read_text("utf-8"))
             files.write_json(part / "info", {**info, "segment_properties": PROPERTIES})
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part, folder)
 
 
-def check_replaceable(folder: pathlib.Path) -> None:
-    """Raises UserError if something other than a precomputed volume or an empty folder is there."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: a file is there; remove it yourself or write elsewhere")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "info").exists():
-        raise UserError(
-            f"{folder}: not a precomputed volume, so it is not overwritten; remove it yourself or write elsewhere"
-        )
-
-
-def _write_scale(folder, source, size_nm, classes, workers, progress):
-    """One scale of the volume; the precomputed format has x first."""
+def _write_scale(
+    folder: pathlib.Path,
+    source: ts.TensorStore,
+    size_nm: Sequence[float],
+    classes: bool,
+    workers: int,
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Writes one scale of the volume; the precomputed format has x first."""
     spec = {
         "driver": "neuroglancer_precomputed",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
@@ -91,7 +81,7 @@ def _write_scale(folder, source, size_nm, classes, workers, progress):
     }
     out = ts.open(spec, create=True).result()[ts.d["channel"][0]].transpose([2, 1, 0])
 
-    def copy(box):
+    def copy(box: Box) -> int:
         with ome_zarr.reading(folder):
             labels = source[box].read().result()
         ids = labels.astype(np.uint32)
@@ -100,15 +90,15 @@ def _write_scale(folder, source, size_nm, classes, workers, progress):
         out[box].write(ids).result()
         return ids.size
 
-    # Pieces of whole chunks of both: none is written by two threads, and few are read twice.
-    pieces = [n * max(1, m // n) for n, m in zip(CHUNK, source.chunk_layout.read_chunk.shape, strict=True)]
-    for size in in_order(copy, boxes(source.shape, pieces), workers):
+    # Boxes of whole chunks of both volumes: no chunk is written by two threads, and few are read twice.
+    block = [n * max(1, m // n) for n, m in zip(CHUNK, source.chunk_layout.read_chunk.shape, strict=True)]
+    for size in in_order(copy, boxes(source.shape, block), workers):
         if progress is not None:
             progress(size)
 
 
 def _properties(names: dict[int, str]) -> dict[str, Any]:
-    """The segment properties: a label for each id."""
+    """Neuroglancer's segment properties: a label for each id."""
     labels = {"id": "label", "type": "label", "values": list(names.values())}
     return {
         "@type": "neuroglancer_segment_properties",

@@ -1,0 +1,121 @@
+"""What is segmented, with which encoder, and into which label volumes."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from his4mae_jax.config import SUPERVISED
+from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.errors import UserError
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
+from his4mae_jax.output.records import PROBABILITIES, label_file
+
+# Settings of `segment` that decide what is made of the labels, not what the labels are.
+OUTPUT_SETTINGS = (
+    "pyramid", "outputs", "instances", "min_instance_voxels", "instance_connectivity", "volume", "file_voxel_size_nm",
+)  # fmt: skip
+
+
+def headline(config: ml_collections.ConfigDict) -> int:
+    """The number of labels in `labels.ome.zarr`: C, or the number of classes of a supervised method."""
+    return config.supervised.classes if config.method in SUPERVISED else config.segment.clusters
+
+
+def label_sizes(config: ml_collections.ConfigDict) -> list[int]:
+    """Every number of labels to segment with, ascending: the headline's and those of `evaluate.clusters`."""
+    if config.method in SUPERVISED:
+        return [headline(config)]
+    return sorted({config.segment.clusters, *config.evaluate.clusters})
+
+
+def label_path(workdir: str | pathlib.Path, clusters: int, headline: int) -> pathlib.Path:
+    """Where `label_file` lies in a workdir."""
+    return pathlib.Path(workdir) / label_file(clusters, headline)
+
+
+def label_names(config: ml_collections.ConfigDict, size: int, class_names: Sequence[str]) -> dict[int, str]:
+    """Name of each label id: the classes of a supervised method, else numbered clusters."""
+    if config.method in SUPERVISED:
+        return dict(enumerate(class_names))
+    return {i: f"cluster {i}" for i in range(size)}
+
+
+def volume_paths(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
+) -> tuple[dict[int, pathlib.Path], pathlib.Path | None]:
+    """Final paths of the volumes that the segment stage writes.
+
+    Returns:
+      ({C: label volume}, the headline's first; the volume of probabilities, or None where it is not requested).
+    """
+    first = headline(config)
+    sizes = sorted(label_sizes(config), key=lambda size: size != first)
+    labels = {size: label_path(workdir, size, first) for size in sizes}
+    return labels, pathlib.Path(workdir) / PROBABILITIES if config.segment.probabilities else None
+
+
+def need_checkpoint(workdir: str | pathlib.Path) -> None:
+    """Checks that the workdir holds a trained run.
+
+    Raises:
+      UserError: there is no checkpoint.
+    """
+    folder = pathlib.Path(workdir) / "checkpoints"
+    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+        raise UserError(f"{folder}: no checkpoint to segment with; run --mode=train (or all) with this --workdir first")
+
+
+def check_voxel_size(volume: VolumeLike, trained_nm: float) -> None:
+    """Checks that the pixels of slices have the size that the model was trained at.
+
+    Raises:
+      UserError: they differ by more than 1 %: organelles would have another size than those the model knows.
+    """
+    if abs(in_plane_nm(volume) / trained_nm - 1) > 0.01:
+        raise UserError(
+            f"{volume.name}: voxels of {size_text(volume)}, but the model was trained at {trained_nm:g} nm; give the "
+            "volume's true size with --config.segment.file_voxel_size_nm, or train with --config.data.voxel_size_nm"
+        )
+
+
+def check_size(encoder: VolumeEncoder, volume: VolumeLike, inside: Box) -> None:
+    """Checks that slices across every axis in use hold a field of view, within the box that is not padding.
+
+    Raises:
+      UserError: the volume is too small.
+    """
+    shape = tuple(s.stop - s.start for s in inside)
+    small = encoder.coverage.axis_too_small(shape)
+    if small:
+        raise UserError(
+            f"{volume.name}: {'x'.join(map(str, shape))} voxels (z, y, x) at {size_text(volume)}: slices across "
+            f"{small} are smaller than the field of view of {encoder.coverage.fov}; segment a larger volume or leave that "
+            "axis out of segment.axes"
+        )
+
+
+def labels_depend_on(
+    config: ml_collections.ConfigDict,
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    inside: Box,
+    mask: VolumeLike | None,
+    step: int,
+) -> dict[str, Any]:
+    """All that the labels depend on, as JSON: two segmentations with equal values have equal labels."""
+    settings = {k: v for k, v in config.segment.to_dict().items() if k not in OUTPUT_SETTINGS}
+    if settings["centres_file"]:
+        settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
+    values = {
+        "step": step, "volume": str(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
+        "voxel_size_nm": volume.voxel_size_nm, "contrast": encoder.contrast.to_json(),
+        "inside": [[s.start, s.stop] for s in inside], "padding": encoder.padding, "clusters": label_sizes(config),
+        "mask": None if mask is None else str(mask.name), "seed": config.seed, "slices": encoder.coverage.axes,
+        "settings": settings,
+    }  # fmt: skip
+    return json.loads(json.dumps(values))

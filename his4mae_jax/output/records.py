@@ -1,0 +1,187 @@
+"""Which files of a workdir are ours: those that segment.json, outputs.json or a job's job.json name.
+
+Nothing else is ever removed or replaced. A record names files before they get their final names, so that a process
+killed in between leaves nothing that the next one would take for the user's own.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from his4mae_jax.errors import UserError
+from his4mae_jax.files import writing
+
+SEGMENTATION = "segment.json"
+CENTRES = "centres.npz"
+PROBABILITIES = "probabilities.ome.zarr"
+# What a record of label volumes may name: a record that was tampered with must not have other files removed.
+_LABELS = re.compile(r"labels(_c\d+)?\.ome\.zarr|probabilities\.ome\.zarr|centres\.npz")
+
+
+def label_file(clusters: int, headline: int) -> str:
+    """File name of a label volume: `labels.ome.zarr` for the headline C, `labels_c<C>.ome.zarr` for the others."""
+    return "labels.ome.zarr" if clusters == headline else f"labels_c{clusters}.ome.zarr"
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The content of a record; empty where there is none.
+
+    Raises:
+      UserError: the file is no record, or damaged.
+    """
+    try:
+        record = json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(_damaged(path)) from error
+    if not isinstance(record, dict):
+        raise UserError(_damaged(path))
+    return record
+
+
+def checked(path: pathlib.Path, names: Any, allowed: re.Pattern) -> set[str]:
+    """The names that a record lists.
+
+    Raises:
+      UserError: one is not a name that such a record may list.
+    """
+    if not isinstance(names, list):
+        raise UserError(_damaged(path))
+    for name in names:
+        if not isinstance(name, str) or not allowed.fullmatch(name):
+            raise UserError(f"{path}: lists {name!r}, which this program did not write; {_REMEDY}")
+    return set(names)
+
+
+_REMEDY = "move it elsewhere, with the files of earlier segmentations beside it"
+
+
+def _damaged(path):
+    return f"{path}: damaged, or not written by this program; {_REMEDY}"
+
+
+def labels_named_by(path: pathlib.Path, record: dict[str, Any]) -> set[str]:
+    """File names of the label volumes, probabilities and centres that segment.json or job.json names.
+
+    Records written before they listed their files say it by their numbers of clusters.
+
+    Raises:
+      UserError: the record lists something else.
+    """
+    if "files" in record:
+        return checked(path, record["files"], _LABELS)
+    values = record.get("what") or {}
+    sizes, settings = record.get("clusters") or values.get("clusters") or [], values.get("settings") or {}
+    first = settings.get("clusters") if len(sizes) > 1 else (sizes or [None])[0]
+    names = [label_file(size, first) for size in sizes]
+    names += [PROBABILITIES] if settings.get("probabilities") else []
+    names += [label_file(0, 0)] if sizes and first is None else []
+    return checked(path, [*names, CENTRES] if names else [], _LABELS)
+
+
+def recorded_labels(workdir: pathlib.Path) -> set[str]:
+    """File names of the label volumes, probabilities and centres in the workdir that are ours.
+
+    Raises:
+      UserError: a record is damaged.
+    """
+    path = workdir / SEGMENTATION
+    job = workdir / "segment.partial"
+    record = read(job / "job.json")
+    planned = labels_named_by(job / "job.json", record) if record else set()
+    # Earlier versions recorded nothing while they published: what was made in the job's folder has left it.
+    moved = {name for name in planned if (job / f"{name}.made").exists() and not (job / name).exists()}
+    moved |= {CENTRES} if moved and not (job / CENTRES).exists() else set()
+    return labels_named_by(path, read(path)) | moved
+
+
+def check_free(folder: pathlib.Path, names: Iterable[str], ours: Iterable[str] = ()) -> None:
+    """Checks that no file of the user has a name that is about to be written.
+
+    Args:
+      folder: to write into.
+      names: to write.
+      ours: those that a record names, which may be replaced.
+
+    Raises:
+      UserError: something is in the way.
+    """
+    for name in names:
+        path = folder / name
+        if name not in ours and (path.is_symlink() or path.exists()):
+            raise UserError(
+                f"{path}: in the way, and no record in {folder} says that this program wrote it, so it is not "
+                "replaced; move it, or write elsewhere (another --workdir)"
+            )
+
+
+def partial_names(name: str) -> list[str]:
+    """Names that a file or folder may have while `new` writes it."""
+    return [f"partial.{name}", f"partial.{name}.draft"]
+
+
+@contextlib.contextmanager
+def new(*paths: pathlib.Path) -> Iterator[tuple[pathlib.Path, ...]]:
+    """Makes files or folders that are there whole or not at all.
+
+    Args:
+      paths: final paths, in one folder, which is created where it is missing.
+
+    Yields:
+      The paths to write to; they take their final names, in this order, when the `with` block ends.
+
+    Raises:
+      UserError: something is at one of the paths, or the disk refuses a write.
+    """
+    folder, names = paths[0].parent, [path.name for path in paths]
+    parts = tuple(folder / f"partial.{name}" for name in names)
+    with writing(paths[0]):
+        check_free(folder, [*names, *(part for name in names for part in partial_names(name))])
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield parts
+        except BaseException:
+            for name in names:
+                for part in partial_names(name):
+                    with contextlib.suppress(OSError):
+                        remove(folder / part)
+            raise
+        for part, path in zip(parts, paths, strict=True):
+            os.replace(part, path)
+
+
+def remove(path: pathlib.Path) -> None:
+    """Removes a file, a folder with all in it, or a link; does nothing where there is none."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def segmentation(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The content of segment.json; empty where there is no whole segmentation."""
+    record = read(pathlib.Path(workdir) / SEGMENTATION)
+    return {} if "publishing" in record or "clusters" not in record else record
+
+
+def segmented(workdir: str | pathlib.Path, clusters: Iterable[int]) -> dict[str, Any]:
+    """The content of segment.json, of a whole segmentation with these numbers of clusters.
+
+    Raises:
+      UserError: there is no such segmentation.
+    """
+    path, facts = pathlib.Path(workdir) / SEGMENTATION, segmentation(workdir)
+    if not facts:
+        raise UserError(f"{path}: no segmentation to score; run --mode=segment with this --workdir first")
+    missing = sorted(set(clusters) - set(facts["clusters"]))
+    if missing:
+        raise UserError(
+            f"{path}: no labels for {', '.join(map(str, missing))} clusters; run --mode=segment with this config again"
+        )
+    return facts

@@ -1,0 +1,266 @@
+"""The segment stage: checkpoint and volume in, centres and OME-Zarr label volumes out."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import tensorstore as ts
+
+from his4mae_jax import files
+from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.fit import encoder_digest, fit_centres, fit_mask, load_centres, read_codes
+from his4mae_jax.config import SUPERVISED
+from his4mae_jax.data.datasets import Target
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.volumes.anisotropy import size_text
+from his4mae_jax.data.volumes.contrast import content_box
+from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.padding import padding_values
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.output import outputs, records
+from his4mae_jax.output.job import Claims, Job
+from his4mae_jax.output.plan import (
+    check_size,
+    check_voxel_size,
+    headline,
+    label_names,
+    labels_depend_on,
+    make_segmenter,
+    need_checkpoint,
+    volume_paths,
+)
+from his4mae_jax.output.publish import check_workdir, files_of, publish
+from his4mae_jax.progress import progress
+from his4mae_jax.training.run.checkpoints import Checkpoints
+
+Log = Callable[[str], object]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Task:
+    """What one run of the stage works with: `inside` is the box without padding, `mask` limits the fit of centres."""
+
+    config: ml_collections.ConfigDict
+    workdir: pathlib.Path
+    volume: VolumeLike
+    class_names: Sequence[str]
+    checkpoints: Checkpoints
+    step: int
+    segmenter: Segmenter
+    inside: Box
+    mask: VolumeLike | None
+    labels: dict[int, pathlib.Path]
+    probabilities: pathlib.Path | None
+    log: Log
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of clusters, ascending."""
+        return sorted(self.labels)
+
+    @property
+    def paths(self) -> list[pathlib.Path]:
+        """Final paths of all volumes."""
+        return [*self.labels.values(), *([self.probabilities] if self.probabilities else [])]
+
+
+def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.PathLike, log: Log) -> float:
+    """Fits and saves the centres, writes the label volumes and the other outputs that the config requests.
+
+    Nothing of an earlier segmentation is replaced before the new one is whole. What a killed process left is
+    resumed, and processes that run the same command at the same time share the tiles.
+
+    Args:
+      config: the configuration.
+      test: the volume to segment.
+      workdir: folder of the run.
+      log: prints one line.
+
+    Returns:
+      Seconds that the segmentation took, those of stopped and of other processes included; 0 where another process
+      published it.
+
+    Raises:
+      UserError: the volume does not fit the model, something is in the way in the workdir, or a disk refuses a write.
+    """
+    need_checkpoint(workdir)
+    check_workdir(config, workdir, test.class_names)
+    checkpoints = Checkpoints(workdir, config)
+    with contextlib.closing(checkpoints):
+        task = _prepare(config, test, pathlib.Path(workdir), checkpoints, log)
+        values = labels_depend_on(config, task.segmenter, task.volume, task.inside, task.mask, task.step)
+        facts = records.segmentation(workdir)
+        if facts.get("what") == values and all(path.exists() for path in task.paths):
+            log(f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings")
+        else:
+            facts = _run(task, values)
+    if facts is None:
+        return 0.0
+    if task.probabilities and config.segment.pyramid:
+        outputs.add_pyramid(task.probabilities, math.prod(test.image.shape) * headline(config), log)
+    outputs.write_outputs(
+        config, workdir, test.image, list(task.labels.values()),
+        label_names(config, headline(config), test.class_names), log, cell=test.labels, segmentation=facts["job"],
+    )  # fmt: skip
+    return facts["seconds"]
+
+
+def _prepare(config, test, workdir, checkpoints, log) -> _Task:
+    """Opens the encoder and measures the volume; raises UserError where they do not fit each other."""
+    step, volume = checkpoints.steps()[-1], test.image
+    check_voxel_size(volume, checkpoints.about(step)["voxel_size_nm"])
+    segmenter = make_segmenter(config, checkpoints, step, volume)
+    inside = content_box(volume)
+    check_size(segmenter, volume, inside)
+    segmenter.padding = padding_values(volume, inside)
+    labels, probabilities = volume_paths(config, workdir)
+    return _Task(
+        config, workdir, volume, test.class_names, checkpoints, step, segmenter, inside,
+        fit_mask(config, test.labels), labels, probabilities, log,
+    )  # fmt: skip
+
+
+def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
+    """Carries one `Job` through; returns the content of segment.json, or None where another process published it."""
+    s, volume, segmenter, log = task.config.segment, task.volume, task.segmenter, task.log
+    fovs = segmenter.count_fovs(tuple(i.stop - i.start for i in task.inside))
+    spacing = f"at stride {s.stride} across" if s.inference == "expand" else "at every pixel across"
+    log(
+        f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {size_text(volume)}, "
+        f"{fovs:,} fields of view {spacing} {segmenter.axes}; {s.encoder} of step {task.step}"
+    )
+    names = files_of(task.config)
+    with files.writing(task.workdir), contextlib.closing(Job(task.workdir, values, names)) as job:
+        with job.alone():
+            if job.published:
+                return None
+            centres = _centres(task, job)
+            maps = sum(len(c.centres_CxM) for c in centres.values())
+            written = len(task.labels) + (headline(task.config) if task.probabilities else 0)
+            tiling = segmenter.label_tiles(volume.shape, written, maps, inside=task.inside, block=tuple(s.block))
+            missing = job.missing(len(tiling))
+            arrays = _open_volumes(task, job) if missing else {}
+        need = segmenter.memory_bytes(volume, written, maps)
+        log(
+            f"segment: {len(tiling)} tiles, at most about {need / 2**30:.1f} GiB of arrays at once (set by "
+            "segment.tile and segment.batch_fovs)"
+        )
+        if missing:
+            _write_tiles(task, job, centres, tiling, arrays)
+        with job.alone():
+            if job.published:
+                log("segment: another process has published the labels")
+                return None
+            facts = {
+                "seconds": job.seconds() + _fit_seconds(job), "fovs": fovs, "step": task.step,
+                "clusters": task.sizes, "volume": str(volume.name), "job": job.id, "what": values,
+            }  # fmt: skip
+            publish(job, names, task.workdir, facts)
+            log(f"segment: labels in {task.paths[0]} after {facts['seconds']:.1f} s")
+            return facts
+
+
+def _centres(task: _Task, job: Job) -> dict[int, Centres]:
+    """`{C: Centres}` that the job has already, or those of `segment.centres_file`, or new ones; saved with the job."""
+    path, s, log = job.folder / records.CENTRES, task.config.segment, task.log
+    if path.exists():
+        log("segment: going on; centres are there")
+        return centre_files.load(path)[0]
+    began, voxels, digest = time.perf_counter(), 0, encoder_digest(task.segmenter.params)
+    sizes = ", ".join(map(str, task.sizes))
+    if s.centres_file:
+        centres = load_centres(s.centres_file, task.sizes, digest)
+        log(f"segment: centres of {sizes} clusters from {s.centres_file}")
+    else:
+        codes_KxD = read_codes(task.config, task.checkpoints, task.step) if s.centres == "codebook" else None
+        centres, voxels = fit_centres(
+            task.config, task.segmenter, task.volume, task.sizes, s.fraction, task.mask, codes_KxD, task.inside
+        )
+        log(
+            f"segment: classes of method {task.config.method}, no clusters" if task.config.method in SUPERVISED
+            else f"segment: centres of {sizes} clusters from {voxels:,} voxels"
+        )  # fmt: skip
+    centre_files.save(
+        path, centres, encoder=s.encoder, step=task.step, volume=str(task.volume.name), seed=task.config.seed,
+        voxels=voxels, contrast=task.segmenter.contrast.to_json(), encoder_digest=digest,
+        seconds=time.perf_counter() - began,
+    )  # fmt: skip
+    return centres
+
+
+def _fit_seconds(job: Job) -> float:
+    path = job.folder / records.CENTRES
+    return centre_files.load(path)[1].get("seconds", 0.0) if path.exists() else 0.0
+
+
+def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
+    """The arrays of all volumes in the job's folder, by their final paths; created where they are not there yet."""
+    arrays, version = {}, task.config.segment.ome_zarr_version
+
+    def open_volume(path, shape, fill_value, **names):
+        part, whole = job.folder / path.name, job.folder / f"{path.name}.made"
+        if not whole.exists():
+            ome_zarr.create(
+                part, shape, np.uint8, task.volume.voxel_size_nm, chunks=task.config.segment.block,
+                fill_value=fill_value, overwrite=True, version=version, **names,
+            )  # fmt: skip
+            whole.touch()
+        arrays[path] = ome_zarr.open_array(part / "0", version)
+
+    for size, path in task.labels.items():
+        names = label_names(task.config, size, task.class_names)
+        open_volume(path, task.volume.shape, IGNORE, label_values=names)
+    if task.probabilities:
+        channels = list(label_names(task.config, headline(task.config), task.class_names).values())
+        open_volume(task.probabilities, (len(channels), *task.volume.shape), 0, channels=channels)
+    return arrays
+
+
+def _write_tiles(task: _Task, job: Job, centres: dict[int, Centres], tiling, arrays) -> None:
+    """Labels, and writes, every tile that no other process takes; returns when all are done."""
+    claims: Claims = {}
+    in_flight: list[tuple[int, list[Future]]] = []  # the tile whose chunks are written while the next is computed
+    began = time.perf_counter()
+
+    def finish_writes():
+        nonlocal began
+        for number, writes in in_flight:
+            for write in writes:
+                write.result()
+            now = time.perf_counter()
+            job.mark(number, claims, now - began)
+            began = now
+        in_flight.clear()
+
+    missing = job.missing(len(tiling))
+    if 0 < len(missing) < len(tiling):
+        task.log(f"segment: going on; {len(tiling) - len(missing)} of {len(tiling)} tiles are done")
+    voxels = sum(math.prod(tiling[n].shape) for n in missing)
+    probabilities_of = headline(task.config) if task.probabilities else None
+    with progress("segment", voxels, unit="voxels", log=task.log) as bar:
+        while job.missing(len(tiling)):
+            start = jax.process_index() / jax.process_count()
+            tiles = (tiling[n] for n in job.claim(len(tiling), claims, start))
+            for tile, labels, probabilities in task.segmenter.label(
+                task.volume, centres, tiles, probabilities_of=probabilities_of
+            ):
+                finish_writes()
+                writes = [arrays[task.labels[size]][tile.write].write(block) for size, block in labels.items()]
+                if probabilities is not None:
+                    writes.append(arrays[task.probabilities][(slice(None), *tile.write)].write(probabilities))
+                in_flight.append((tile.number, writes))
+                bar.advance(math.prod(tile.shape))
+            if not in_flight:
+                job.pause()  # other processes compute the rest
+            finish_writes()

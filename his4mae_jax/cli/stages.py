@@ -129,7 +129,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
     """
     from his4mae_jax.data import datasets
     from his4mae_jax.data.label_check import check_run_labels
-    from his4mae_jax.output.publish import check_workdir as check_free
+    from his4mae_jax.output.publish import check_free
     from his4mae_jax.training.devices import distributed
     from his4mae_jax.training.run import loop
 

@@ -19,7 +19,7 @@ def files_of(config: ml_collections.ConfigDict) -> list[str]:
     return [*(path.name for path in labels.values()), *([probabilities.name] if probabilities else []), records.CENTRES]
 
 
-def check_workdir(config: ml_collections.ConfigDict, workdir: str | os.PathLike, class_names: Sequence[str]) -> None:
+def check_free(config: ml_collections.ConfigDict, workdir: str | os.PathLike, class_names: Sequence[str]) -> None:
     """Checks, before any work, that nothing of the user lies where the segment stage will write.
 
     Args:

@@ -40,7 +40,7 @@ from his4mae_jax.output.plan import (
     need_checkpoint,
     volume_paths,
 )
-from his4mae_jax.output.publish import check_workdir, files_of, publish
+from his4mae_jax.output.publish import check_free, files_of, publish
 from his4mae_jax.progress import progress
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
@@ -95,7 +95,7 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
       UserError: the volume does not fit the model, something is in the way in the workdir, or a disk refuses a write.
     """
     need_checkpoint(workdir)
-    check_workdir(config, workdir, test.class_names)
+    check_free(config, workdir, test.class_names)
     checkpoints = Checkpoints(workdir, config)
     with contextlib.closing(checkpoints):
         task = _prepare(config, test, pathlib.Path(workdir), checkpoints, log)

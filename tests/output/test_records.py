@@ -16,7 +16,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.output import records
 from his4mae_jax.output.job import Job, check_folder
 from his4mae_jax.output.outputs import remove_outputs
-from his4mae_jax.output.publish import check_workdir, files_of, publish
+from his4mae_jax.output.publish import check_free, files_of, publish
 
 ROOT = pathlib.Path(__file__).parents[2]
 EARLIER = ["centres.npz", "labels.ome.zarr", "labels_c3.ome.zarr", "probabilities.ome.zarr"]
@@ -214,12 +214,12 @@ def test_whatever_is_in_the_way_is_an_error_before_any_work(tmp_path, name):
     config = configs.get_default()
     config.segment.outputs, config.segment.instances = ("tiff", "precomputed"), (0,)
     config.segment.probabilities, config.evaluate.clusters = True, (6,)
-    check_workdir(config, tmp_path, ())
+    check_free(config, tmp_path, ())
     assert set(files_of(config)) == {
         "labels.ome.zarr", "labels_c6.ome.zarr", "centres.npz", "probabilities.ome.zarr",
     }  # fmt: skip
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(UserError, match=f"{name}: in the way") as error:
-        check_workdir(config, tmp_path, ())
+        check_free(config, tmp_path, ())
     assert "\n" not in str(error.value) and os.listdir(tmp_path) == [name.split("/")[0]]

@@ -7,7 +7,7 @@ import os
 import pathlib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from his4mae_jax.errors import UserError
@@ -34,6 +34,24 @@ def slug(name: str, separator: str = "-") -> str:
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     return separator.join(re.findall(r"[a-z0-9]+", plain))
+
+
+def slugs(names: Mapping[int, str]) -> dict[int, str]:
+    """Reduces the names of labels to parts of file names, no two alike.
+
+    They have no underscore, which separates the parts of CellSketch's `<prefix>_<name>_mask.tif`. Of names that would
+    become equal, all but the first get their id; a name without any plain letter or digit becomes `class<id>`.
+
+    Args:
+      names: by label id.
+    """
+    parts: dict[int, str] = {}
+    for label, name in names.items():
+        part = slug(str(name), separator="") or f"class{label}"
+        while part in parts.values():
+            part += f"id{label}"
+        parts[label] = part
+    return parts
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
+from his4mae_jax.files import slugs
 from his4mae_jax.output import records
 from his4mae_jax.output.instances import Instances
-from his4mae_jax.output.names import slugs
 from his4mae_jax.output.tiff_stack import write_tiff
 
 CELL = "plasmamembrane"  # name of the mask of the whole cell, filled

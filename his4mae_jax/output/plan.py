@@ -94,8 +94,8 @@ def check_size(encoder: VolumeEncoder, volume: VolumeLike, inside: Box) -> None:
     if small:
         raise UserError(
             f"{volume.name}: {'x'.join(map(str, shape))} voxels (z, y, x) at {size_text(volume)}: slices across "
-            f"{small} are smaller than the field of view of {encoder.coverage.fov}; segment a larger volume or leave that "
-            "axis out of segment.axes"
+            f"{small} are smaller than the field of view of {encoder.coverage.fov}; segment a larger volume or leave "
+            "that axis out of segment.axes"
         )
 
 

@@ -17,8 +17,7 @@ import tensorstore as ts
 
 from his4mae_jax import files
 from his4mae_jax.clustering import centres as centre_files
-from his4mae_jax.clustering.centres import Centres
-from his4mae_jax.clustering.fit import encoder_digest, fit_centres, fit_mask, load_centres, read_codes
+from his4mae_jax.clustering.fit import Fit, encoder_digest, fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
@@ -27,7 +26,9 @@ from his4mae_jax.data.volumes.contrast import content_box
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.driver import Segmenter
+from his4mae_jax.inference.tiling import Tiling
+from his4mae_jax.inference.trained import volume_encoder
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Claims, Job
 from his4mae_jax.output.plan import (
@@ -36,7 +37,6 @@ from his4mae_jax.output.plan import (
     headline,
     label_names,
     labels_depend_on,
-    make_segmenter,
     need_checkpoint,
     volume_paths,
 )
@@ -57,7 +57,7 @@ class _Task:
     class_names: Sequence[str]
     checkpoints: Checkpoints
     step: int
-    segmenter: Segmenter
+    encoder: VolumeEncoder
     inside: Box
     mask: VolumeLike | None
     labels: dict[int, pathlib.Path]
@@ -99,7 +99,7 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
     checkpoints = Checkpoints(workdir, config)
     with contextlib.closing(checkpoints):
         task = _prepare(config, test, pathlib.Path(workdir), checkpoints, log)
-        values = labels_depend_on(config, task.segmenter, task.volume, task.inside, task.mask, task.step)
+        values = labels_depend_on(config, task.encoder, task.volume, task.inside, task.mask, task.step)
         facts = records.segmentation(workdir)
         if facts.get("what") == values and all(path.exists() for path in task.paths):
             log(f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings")
@@ -120,44 +120,44 @@ def _prepare(config, test, workdir, checkpoints, log) -> _Task:
     """Opens the encoder and measures the volume; raises UserError where they do not fit each other."""
     step, volume = checkpoints.steps()[-1], test.image
     check_voxel_size(volume, checkpoints.about(step)["voxel_size_nm"])
-    segmenter = make_segmenter(config, checkpoints, step, volume)
+    encoder = volume_encoder(config, checkpoints, step, volume)
     inside = content_box(volume)
-    check_size(segmenter, volume, inside)
-    segmenter.padding = padding_values(volume, inside)
+    check_size(encoder, volume, inside)
+    encoder = dataclasses.replace(encoder, padding=padding_values(volume, inside))
     labels, probabilities = volume_paths(config, workdir)
     return _Task(
-        config, workdir, volume, test.class_names, checkpoints, step, segmenter, inside,
+        config, workdir, volume, test.class_names, checkpoints, step, encoder, inside,
         fit_mask(config, test.labels), labels, probabilities, log,
     )  # fmt: skip
 
 
 def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
     """Carries one `Job` through; returns the content of segment.json, or None where another process published it."""
-    s, volume, segmenter, log = task.config.segment, task.volume, task.segmenter, task.log
-    fovs = segmenter.count_fovs(tuple(i.stop - i.start for i in task.inside))
+    s, volume, encoder, log = task.config.segment, task.volume, task.encoder, task.log
+    fovs = encoder.coverage.count_fovs(tuple(i.stop - i.start for i in task.inside))
     spacing = f"at stride {s.stride} across" if s.inference == "expand" else "at every pixel across"
     log(
         f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {size_text(volume)}, "
-        f"{fovs:,} fields of view {spacing} {segmenter.axes}; {s.encoder} of step {task.step}"
+        f"{fovs:,} fields of view {spacing} {encoder.coverage.axes}; {s.encoder} of step {task.step}"
     )
     names = files_of(task.config)
     with files.writing(task.workdir), contextlib.closing(Job(task.workdir, values, names)) as job:
         with job.alone():
             if job.published:
                 return None
-            centres = _centres(task, job)
-            maps = sum(len(c.centres_CxM) for c in centres.values())
+            fit = _fit(task, job)
+            maps = sum(len(c.centres_CxM) for c in fit.centres.values())
             written = len(task.labels) + (headline(task.config) if task.probabilities else 0)
-            tiling = segmenter.label_tiles(volume.shape, written, maps, inside=task.inside, block=tuple(s.block))
+            tiling = encoder.coverage.label_tiles(volume.shape, written, maps, inside=task.inside, block=tuple(s.block))
             missing = job.missing(len(tiling))
             arrays = _open_volumes(task, job) if missing else {}
-        need = segmenter.memory_bytes(volume, written, maps)
+        need = encoder.memory_bytes(volume, written, maps)
         log(
             f"segment: {len(tiling)} tiles, at most about {need / 2**30:.1f} GiB of arrays at once (set by "
             "segment.tile and segment.batch_fovs)"
         )
         if missing:
-            _write_tiles(task, job, centres, tiling, arrays)
+            _write_tiles(task, job, fit, tiling, arrays)
         with job.alone():
             if job.published:
                 log("segment: another process has published the labels")
@@ -171,32 +171,32 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             return facts
 
 
-def _centres(task: _Task, job: Job) -> dict[int, Centres]:
-    """`{C: Centres}` that the job has already, or those of `segment.centres_file`, or new ones; saved with the job."""
+def _fit(task: _Task, job: Job) -> Fit:
+    """The centres that the job has already, or those of `segment.centres_file`, or new ones; saved with the job."""
     path, s, log = job.folder / records.CENTRES, task.config.segment, task.log
     if path.exists():
         log("segment: going on; centres are there")
-        return centre_files.load(path)[0]
-    began, voxels, digest = time.perf_counter(), 0, encoder_digest(task.segmenter.params)
+        return Fit(centre_files.load(path)[0])
+    began, digest = time.perf_counter(), encoder_digest(task.encoder.params)
     sizes = ", ".join(map(str, task.sizes))
     if s.centres_file:
-        centres = load_centres(s.centres_file, task.sizes, digest)
+        fit = Fit(centre_files.load_for(s.centres_file, task.sizes, digest))
         log(f"segment: centres of {sizes} clusters from {s.centres_file}")
     else:
-        codes_KxD = read_codes(task.config, task.checkpoints, task.step) if s.centres == "codebook" else None
-        centres, voxels = fit_centres(
-            task.config, task.segmenter, task.volume, task.sizes, s.fraction, task.mask, codes_KxD, task.inside
+        codes_KxD = read_codes(task.config, task.checkpoints, task.step)
+        fit = fit_centres(
+            task.config, task.encoder, task.volume, task.sizes, s.fraction, task.mask, codes_KxD, task.inside, task.log
         )
         log(
             f"segment: classes of method {task.config.method}, no clusters" if task.config.method in SUPERVISED
-            else f"segment: centres of {sizes} clusters from {voxels:,} voxels"
+            else f"segment: centres of {sizes} clusters from {fit.voxels:,} voxels"
         )  # fmt: skip
     centre_files.save(
-        path, centres, encoder=s.encoder, step=task.step, volume=str(task.volume.name), seed=task.config.seed,
-        voxels=voxels, contrast=task.segmenter.contrast.to_json(), encoder_digest=digest,
+        path, fit.centres, encoder=s.encoder, step=task.step, volume=str(task.volume.name), seed=task.config.seed,
+        voxels=fit.voxels, contrast=task.encoder.contrast.to_json(), encoder_digest=digest,
         seconds=time.perf_counter() - began,
     )  # fmt: skip
-    return centres
+    return fit
 
 
 def _fit_seconds(job: Job) -> float:
@@ -227,8 +227,9 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
     return arrays
 
 
-def _write_tiles(task: _Task, job: Job, centres: dict[int, Centres], tiling, arrays) -> None:
+def _write_tiles(task: _Task, job: Job, fit: Fit, tiling: Tiling, arrays: dict[pathlib.Path, ts.TensorStore]) -> None:
     """Labels, and writes, every tile that no other process takes; returns when all are done."""
+    clusterings = centre_files.linear_scores(fit.centres)
     claims: Claims = {}
     in_flight: list[tuple[int, list[Future]]] = []  # the tile whose chunks are written while the next is computed
     began = time.perf_counter()
@@ -252,15 +253,14 @@ def _write_tiles(task: _Task, job: Job, centres: dict[int, Centres], tiling, arr
         while job.missing(len(tiling)):
             start = jax.process_index() / jax.process_count()
             tiles = (tiling[n] for n in job.claim(len(tiling), claims, start))
-            for tile, labels, probabilities in task.segmenter.label(
-                task.volume, centres, tiles, probabilities_of=probabilities_of
+            for tile, labels, probabilities in task.encoder.label(
+                task.volume, clusterings, tiles, probabilities_of=probabilities_of, encoded=fit.encoded, bar=bar
             ):
                 finish_writes()
                 writes = [arrays[task.labels[size]][tile.write].write(block) for size, block in labels.items()]
                 if probabilities is not None:
                     writes.append(arrays[task.probabilities][(slice(None), *tile.write)].write(probabilities))
                 in_flight.append((tile.number, writes))
-                bar.advance(math.prod(tile.shape))
             if not in_flight:
                 job.pause()  # other processes compute the rest
             finish_writes()

@@ -17,10 +17,10 @@ from hypothesis.extra import numpy as hnp
 
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
+from his4mae_jax.files import slugs
 from his4mae_jax.output import records
 from his4mae_jax.output.components import RANKS
 from his4mae_jax.output.instances import COLUMNS, file_names, label_instances
-from his4mae_jax.output.names import slugs
 
 SIZE = (30.0, 8.0, 4.0)
 

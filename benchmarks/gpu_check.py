@@ -24,7 +24,7 @@ IMAGES = 8
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
-def computed(dtype, device):
+def computed(dtype: str, device: jax.Device) -> dict[str, np.ndarray]:
     """Compute `{name: array}` in one dtype on one device."""
     config = get_default()
     config.model.dtype = dtype
@@ -47,7 +47,7 @@ def computed(dtype, device):
         return {**{k: np.asarray(v) for k, v in losses.items()}, **flat, "tokens": np.asarray(tokens, np.float32)}
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add_json_option(parser)
     args = parser.parse_args()

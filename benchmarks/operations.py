@@ -11,6 +11,8 @@ import argparse
 import contextlib
 import os
 import time
+from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -35,19 +37,19 @@ OPERATIONS = (
 )
 
 
-def inputs(kind, shape):
+def inputs(kind: str, shape: tuple[int, ...]) -> list[np.ndarray]:
     """Return the operation's input and parameters, NumPy arrays."""
     rng, D = np.random.default_rng(0), shape[-1]
     more = {"linear": [(D, 3 * D), (3 * D,)], "norm": [(D,), (D,)]}.get(kind, [])
     return [rng.normal(size=s).astype(np.float32) for s in (shape, *more)]
 
 
-def gradient(shape):
+def gradient(shape: tuple[int, ...]) -> np.ndarray:
     """Return a gradient of the operation's output, a NumPy array."""
     return np.random.default_rng(1).normal(size=shape).astype(np.float32)
 
 
-def ours(kind, shape, heads):
+def ours(kind: str, shape: tuple[int, ...], heads: int) -> dict[str, Callable[[], Any]]:
     """Return our implementation, `{"forward": run, "both": run}`."""
     function = {
         "linear": lambda x, w, b: x @ w + b,
@@ -71,7 +73,7 @@ def ours(kind, shape, heads):
     }
 
 
-def theirs(kind, shape, heads):
+def theirs(kind: str, shape: tuple[int, ...], heads: int) -> dict[str, Callable[[], Any]]:
     """Return PyTorch's implementation, as `ours` does."""
     import torch
     from torch.nn import functional as F
@@ -106,7 +108,7 @@ def theirs(kind, shape, heads):
     return {"forward": forward, "both": both}
 
 
-def least_ms(runners, rounds, seconds):
+def least_ms(runners: dict[Any, Callable[[], Any]], rounds: int, seconds: float) -> dict[Any, float]:
     """Measure `{name: ms of processor time per call}`, the least of `rounds` rounds in turn."""
     calls, least = {}, dict.fromkeys(runners, float("inf"))
     for name, run in runners.items():
@@ -123,7 +125,7 @@ def least_ms(runners, rounds, seconds):
     return least
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=float, default=0.5, help="of one round of one operation")

@@ -3,6 +3,7 @@
 import collections
 import math
 import re
+from collections.abc import Iterable
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8}
 FREE = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all", "partition-id", "iota"}
@@ -20,7 +21,7 @@ COLLECTIVE = re.compile(rf"= (\(?[a-z0-9]+\[.*?) ({'|'.join(COLLECTIVES)})(?:-st
 Kernel = collections.namedtuple("Kernel", "name kind op bytes")
 
 
-def size(text, on_chip=False):
+def size(text: str, on_chip: bool = False) -> int:
     """Return the bytes of all shapes in a text; those in on-chip memory count only with `on_chip`."""
     return sum(
         BYTES[dtype] * math.prod(int(n) for n in sides.split(",") if n)
@@ -29,7 +30,7 @@ def size(text, on_chip=False):
     )
 
 
-def collectives(text):
+def collectives(text: str) -> dict[str, list[int]]:
     """Return the collectives of a program, `{kind: [count, bytes of their results]}`."""
     found = {}
     for line in text.splitlines():
@@ -40,7 +41,7 @@ def collectives(text):
     return found
 
 
-def kernels(text):
+def kernels(text: str) -> list[Kernel]:
     """Return the kernels that a program launches, `[Kernel]`.
 
     Loops count as often as their known trip count, conditionals with their largest branch. `bytes` are those of a
@@ -50,7 +51,7 @@ def kernels(text):
     return _of(computations, entry)
 
 
-def _computations(text):
+def _computations(text: str) -> tuple[dict[str, list[tuple]], str]:
     found, current, entry = {}, None, None
     for line in text.splitlines():
         head = COMPUTATION.match(line)
@@ -68,7 +69,7 @@ def _computations(text):
     return found, entry
 
 
-def _of(computations, name):
+def _of(computations: dict[str, list[tuple]], name: str) -> list[Kernel]:
     instructions, rows = computations[name], []
     types = {name: result for name, result, *_ in instructions}
     for name, result, opcode, rest, line in instructions:
@@ -95,7 +96,7 @@ def _of(computations, name):
     return rows
 
 
-def _read(instructions):
+def _read(instructions: Iterable[tuple]) -> dict[int, int]:
     """Return `{parameter number: bytes}` of the parameters that a fused computation only reads slices of."""
     users, numbers, found = {}, {}, {}
     for name, result, opcode, rest, _ in instructions:
@@ -118,7 +119,7 @@ def _read(instructions):
     return found
 
 
-def _kind(opcode, line):
+def _kind(opcode: str, line: str) -> str:
     called = re.search(r'custom_call_target="([^"]+)"', line)
     if called:
         return called.group(1)

@@ -18,6 +18,8 @@ import pathlib
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,14 +32,16 @@ from his4mae_jax.data.sampling.geometry import PLANE_AXES, make_geometry
 from his4mae_jax.data.sampling.resident import ResidentSampler
 from his4mae_jax.data.sampling.streaming import HostSampler
 from his4mae_jax.data.volumes.contrast import Contrast
-from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.training.devices.mesh import make_mesh
 
 FOV, CHUNK = 80, 64
+Batch = Callable[[int], dict[str, Any]]  # of a step
+Makers = dict[str, tuple[Callable[[], Batch], bool]]
 BASELINE = "zarr-python"  # ratios are relative to it
 
 
-def write_volume(folder, side, compress):
+def write_volume(folder: pathlib.Path, side: int, compress: bool) -> tuple[pathlib.Path, pathlib.Path]:
     """Write a zarr volume and its raw copy, slab by slab; return their paths."""
     zarr_path, raw_path = folder / "volume.zarr", folder / "volume.raw"
     metadata = {"chunks": [CHUNK] * 3, "shape": [side] * 3, "dtype": "|u1"}
@@ -52,7 +56,7 @@ def write_volume(folder, side, compress):
     return zarr_path, raw_path
 
 
-def plans(volume, batch_size, slots, every):
+def plans(volume: VolumeLike, batch_size: int, slots: int, every: int) -> list[Plan]:
     """Return the plan without and with a pool of bricks."""
     geometry = make_geometry([volume], [tuple(slice(0, n) for n in volume.shape)], "zyx", FOV)
     pool = make_pool(geometry, [(CHUNK,) * 3], seed=0, slots=slots, every=every, brick=192)
@@ -62,10 +66,10 @@ def plans(volume, batch_size, slots, every):
 class OneByOne:
     """Reads crops one by one from anything that is indexed like an array."""
 
-    def __init__(self, plan, array, threads=None):
+    def __init__(self, plan: Plan, array: Any, threads: concurrent.futures.Executor | None = None):
         self._at, self._array, self._threads = jax.jit(plan.at), array, threads
 
-    def batch(self, step):
+    def batch(self, step: int) -> dict[str, np.ndarray]:
         chosen = jax.device_get(self._at(step))
         boxes = []
         for start, axis in zip(chosen["start"].tolist(), chosen["axis"], strict=True):
@@ -74,14 +78,16 @@ class OneByOne:
         return {"crop": np.stack([np.asarray(crop).reshape(FOV, FOV) for crop in each(self._array.__getitem__, boxes)])}
 
 
-def on_device(plan, volume):
+def on_device(plan: Plan, volume: VolumeLike) -> Batch:
     """Return `batch(step)` of a `ResidentSampler`, jitted."""
     sampler = ResidentSampler(plan, [volume], [Contrast(0, 255)], make_mesh())
     cut = jax.jit(sampler.batch)
     return lambda step: jax.block_until_ready(cut(sampler.arrays, jax.numpy.int32(step)))
 
 
-def methods(zarr_path, raw_path, side, batch_size, slots, every):
+def methods(
+    zarr_path: pathlib.Path, raw_path: pathlib.Path, side: int, batch_size: int, slots: int, every: int
+) -> Makers:
     """Return `{name: (make, cold)}`; make() opens the volume and returns `batch(step)`."""
     opened = lambda: open_volume(zarr_path, 10.0)  # noqa: E731
     anywhere, pooled = plans(opened(), batch_size, slots, every)
@@ -110,7 +116,9 @@ def methods(zarr_path, raw_path, side, batch_size, slots, every):
     }
 
 
-def measure(makers, batches, rounds, batch_size, report):
+def measure(
+    makers: Makers, batches: int, rounds: int, batch_size: int, report: Callable[[str], None]
+) -> dict[str, list[float]]:
     """Measure `{name: crops/s of each round}`; methods take turns."""
     kept = {name: make() for name, (make, cold) in makers.items() if not cold}
     for batch in kept.values():  # compiles, and fills the caches
@@ -130,7 +138,7 @@ def measure(makers, batches, rounds, batch_size, report):
     return rates
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=512, help="voxels a side of the volume")
     parser.add_argument("--batch", type=int, default=256, help="crops of one batch")

@@ -34,7 +34,7 @@ def get_config():
 """
 
 
-def write_noise(path, shape, seed=0):
+def write_noise(path: pathlib.Path, shape: tuple[int, int, int], seed: int = 0) -> None:
     """Write noise slab by slab: one block, shifted differently each time, so that no two slabs are alike."""
     # Drawn as bytes: this process's own peak memory is where the peaks of its children start.
     block = np.random.default_rng(seed).integers(60, 196, (64, *shape[1:]), np.uint8)
@@ -43,7 +43,7 @@ def write_noise(path, shape, seed=0):
         out[z : min(z + 64, shape[0])].write(np.roll(block, z + 1, axis=2)[: shape[0] - z]).result()
 
 
-def run(folder, *args):
+def run(folder: pathlib.Path, *args: str) -> tuple[float, float]:
     """Run one command in a separate process; return its seconds and peak resident set (MB)."""
     command = [sys.executable, "-m", "his4mae_jax.main", f"--config={folder}/config.py", f"--workdir={folder}/run"]
     began = time.perf_counter()
@@ -56,7 +56,7 @@ def run(folder, *args):
     return time.perf_counter() - began, used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", default=["256,256,256", "1021,545,1082"], help="z,y,x of each volume")
     parser.add_argument("--axes", default="z", help="segment.axes")

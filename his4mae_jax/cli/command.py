@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import re
 import sys
 from collections.abc import Sequence
 
@@ -190,7 +191,12 @@ def _defaults(word):
     return "\n".join(lines)
 
 
+def rephrase(message: str) -> str:
+    """A message with subcommands in place of the flag --mode, which the stages name in theirs."""
+    return re.sub(r"--mode=(\w+)", r"his4mae \1", message)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command and of `python -m his4mae_jax`."""
     words = sys.argv[1:] if argv is None else argv
-    process.execute(lambda: parse(words))
+    process.execute(lambda: parse(words), rephrase)

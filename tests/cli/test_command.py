@@ -104,3 +104,13 @@ def test_the_package_runs_as_the_command():
         assert done.stdout == f"his4mae {his4mae_jax.__version__}\n" and done.returncode == 0
     done = subprocess.run([sys.executable, "-m", "his4mae_jax", "trian"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: his4mae has no command 'trian'")
+
+
+def test_a_stage_that_comes_too_early_names_the_subcommand_that_is_missing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("his4mae_jax.cli.process.preemption.install", lambda: None)
+    words = ["segment", "--config=demo", f"--workdir={tmp_path}", "--config.data.phantom.size=32"]
+    monkeypatch.setattr("his4mae_jax.cli.stages.make_phantoms", lambda *args: None)
+    with pytest.raises(SystemExit) as ended:
+        command.main(words)
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and "his4mae train" in error and "--mode" not in error

@@ -34,7 +34,7 @@ class VanillaViT(nn.Module):
 
     @nn.nowrap
     def widest_features(self, patch_size: int) -> int:
-        """Return the encoder's, of which there are more than logits."""
+        """Return the width of the encoder, which is larger than the number of classes."""
         return self.encoder.widest_features(patch_size)
 
     @nn.compact
@@ -100,7 +100,7 @@ class Segmenter(nn.Module):
 
     @nn.nowrap
     def widest_features(self, patch_size: int) -> int:
-        """Return the encoder's, of which there are more than logits."""
+        """Return the width of the encoder, which is larger than the number of classes."""
         return self.encoder.widest_features(patch_size)
 
     def __call__(self, patches_BxNxP: jax.Array) -> jax.Array:

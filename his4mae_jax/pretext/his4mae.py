@@ -73,12 +73,12 @@ def init_params(rng: jax.Array, models: Models) -> Params:
 
 
 def teacher_loss(z_tea: jax.Array, quantised: jax.Array) -> jax.Array:
-    """Equation 3: mean (sg(Z_tea) - e[idx])^2; moves the codebook only."""
+    """Equation 3: mean (sg(Z_tea) - e[idx])^2, a scalar; moves the codebook only. Both are `(B, N, D)`."""
     return jnp.mean((jax.lax.stop_gradient(z_tea).astype(jnp.float32) - quantised) ** 2)
 
 
 def student_loss(z_stu_BxVxD: jax.Array, quantised_BxVxD: jax.Array) -> jax.Array:
-    """Equation 4: mean over tokens of 1 - cos(sg(e[idx]), Z_stu); moves the student only."""
+    """Equation 4: mean over tokens of 1 - cos(sg(e[idx]), Z_stu), a scalar; moves the student only."""
     target = jax.lax.stop_gradient(quantised_BxVxD).astype(jnp.float32)
     z = z_stu_BxVxD.astype(jnp.float32)
     # The epsilon is inside the root, so that the gradient stays finite for a zero vector.

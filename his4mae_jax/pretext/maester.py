@@ -91,7 +91,17 @@ def init_params(rng: jax.Array, models: Models) -> Params:
 def recon_loss(
     target_BxNxP: jax.Array, predicted_BxNxP: jax.Array, mask_BxN: jax.Array, recon_on: str = "masked"
 ) -> jax.Array:
-    """Equation 2: the mean squared error of pixels in [0, 1], over masked patches or all."""
+    """Equations 1 and 2: the mean squared error of pixels in [0, 1], over masked patches (m_i = 1) or all.
+
+    Args:
+      target_BxNxP: pixels of all patches.
+      predicted_BxNxP: their prediction, float32.
+      mask_BxN: 1 where a patch is masked, else 0.
+      recon_on: "masked", as in MAE, or "all", equation 2 read literally.
+
+    Returns:
+      A scalar.
+    """
     error_BxN = jnp.mean((predicted_BxNxP - target_BxNxP) ** 2, axis=-1)
     if recon_on == "all":
         return jnp.mean(error_BxN)

@@ -73,7 +73,7 @@ def init_params(rng: jax.Array, models: Models) -> Params:
 
 
 def teacher_loss(z_tea: jax.Array, quantised: jax.Array) -> jax.Array:
-    """Equation 3: mean (sg(Z_tea) - e[idx])^2, a scalar; moves the codebook only. Both are `(B, N, D)`."""
+    """Equation 3: mean (sg(Z_tea) - e[idx])^2, a scalar; moves the codebook only. Both have one shape, `(..., D)`."""
     return jnp.mean((jax.lax.stop_gradient(z_tea).astype(jnp.float32) - quantised) ** 2)
 
 

@@ -96,7 +96,11 @@ def make_parser() -> Parser:
         prog="his4mae",
         usage="his4mae COMMAND [--config=CONFIG] [--workdir=FOLDER] [--config.KEY=VALUE ...]",
         description=his4mae_jax.__doc__,
-        epilog=_examples("his4mae all --config=demo --workdir=runs/demo", "his4mae COMMAND --help")
+        epilog=_examples(
+            "his4mae all --config=demo --workdir=runs/demo",
+            "his4mae init cell.tif",
+            "his4mae segment --help",
+        )
         + f"\n\nshipped configs: {', '.join(config_file.shipped())}",
     )
     parser.add_argument("--version", action="version", version=f"his4mae {his4mae_jax.__version__}")

@@ -113,6 +113,6 @@ def test_the_sdist_is_the_repository(built):
         names = {name.partition("/")[2] for name in archive.getnames()}
     for path in ("README.md", "LICENSE", "CITATION.cff", "CHANGELOG.md", "CONTRIBUTING.md", "requirements.txt",
                  "configs/demo.py", "configs/compare/table3.py", "his4mae_jax/cli/command.py", "launch/local.sh",
-                 "docs/method.md", "tests/cli/test_wheel.py", "benchmarks/growth.py", "Makefile"):  # fmt: skip
+                 "docs/method.md", "mkdocs.yml", "tests/cli/test_wheel.py", "benchmarks/growth.py"):  # fmt: skip
         assert path in names
     assert not [name for name in names if name.startswith("runs/") or name.endswith(".pyc")]

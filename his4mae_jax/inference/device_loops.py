@@ -35,6 +35,41 @@ def split_map(mesh: Mesh, fn: Callable[..., Any], xs: jax.Array, *shared: jax.Ar
     return jax.tree.map(lambda x: x[:rounds], mapped(xs, *shared))
 
 
+def split_some(
+    mesh: Mesh,
+    fn: Callable[..., jax.Array],
+    out: jax.Array,
+    xs: jax.Array,
+    start: jax.Array,
+    stop: jax.Array,
+    *shared: jax.Array,
+) -> jax.Array:
+    """Some rounds of `split_map`: those from `start` to `stop` of every device's own, put into `out`.
+
+    `start` and `stop` are values, not shapes: a long loop is cut into dispatches of any length with one compilation.
+
+    Args:
+      mesh: the devices.
+      fn: see `split_map`; of one array.
+      out: results so far, `(rounds, ...)`, sharded over the devices as `xs`.
+      xs: one x a round, along the first axis; a multiple of the devices.
+      start, stop: integers.
+      shared: see `split_map`.
+    """
+
+    def run(out, xs, start, stop, *shared):
+        def body(i, out):
+            return jax.lax.dynamic_update_index_in_dim(out, fn(xs[i], *shared), i, 0)
+
+        return jax.lax.fori_loop(start, stop, body, out)
+
+    if mesh.size == 1:
+        return run(out, xs, start, stop, *shared)
+    split, whole = PartitionSpec(mesh.axis_names), [PartitionSpec()] * (2 + len(shared))
+    mapped = jax.shard_map(run, mesh=mesh, in_specs=(split, split, *whole), out_specs=split, check_vma=False)
+    return mapped(out, xs, start, stop, *shared)
+
+
 def split_batches(mesh: Mesh, fn: Callable[[jax.Array], jax.Array], x_BxS: jax.Array, batch: int) -> jax.Array:
     """`in_batches(fn, x, batch)`, its rows divided equally among the devices of `mesh` (B is a multiple of them)."""
     parts = x_BxS.reshape(mesh.size, -1, *x_BxS.shape[1:])

@@ -5,7 +5,7 @@ map, so tokens become C scores first, and C maps are expanded to voxels in place
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,48 @@ class LinearScores:
     offset_C: np.ndarray
     group_C: np.ndarray | None = None
     variance: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class StackedScores:
+    """Several clusterings as the arguments of jitted functions.
+
+    Attributes:
+      weights_CxD, offset_C: the centres of all clusterings, one after the other.
+      groups: for each clustering the label of each centre (uint8) or None.
+      counts: number of centres of each clustering.
+      probable: (index, number of labels) of the clustering whose probabilities are wanted, or None.
+      variance: of that clustering.
+    """
+
+    weights_CxD: np.ndarray
+    offset_C: np.ndarray
+    groups: tuple[jax.Array | None, ...]
+    counts: tuple[int, ...]
+    probable: tuple[int, int] | None
+    variance: np.float32
+
+    @classmethod
+    def of(cls, clusterings: Mapping[int, LinearScores], probabilities_of: int | None) -> "StackedScores":
+        """Stacks `{number of labels: LinearScores}`."""
+        each = tuple(clusterings.values())
+        probable = variance = None
+        if probabilities_of is not None:
+            probable = (list(clusterings).index(probabilities_of), probabilities_of)
+            variance = clusterings[probabilities_of].variance
+        return cls(
+            np.concatenate([c.weights_CxD for c in each]),
+            np.concatenate([c.offset_C for c in each]),
+            tuple(None if c.group_C is None else jnp.asarray(c.group_C, jnp.uint8) for c in each),
+            tuple(len(c.offset_C) for c in each),
+            probable,
+            np.float32(1.0 if variance is None else variance),
+        )
+
+    @property
+    def linear(self) -> tuple[np.ndarray, np.ndarray]:
+        """The arguments of `score_maps.scores` behind the features."""
+        return self.weights_CxD, self.offset_C
 
 
 def scores(features: jax.Array, weights_CxD: jax.Array, offset_C: jax.Array) -> jax.Array:

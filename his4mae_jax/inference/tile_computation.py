@@ -1,14 +1,13 @@
 """The jitted computations of a tile: raw voxels to lattices of features or score maps, and these to labels.
 
 Slices are encoded in rounds. Several rounds make a dispatch, in which the devices of this host share the rounds; a
-tile takes a few dispatches of one shape, so that progress can be shown while it is encoded. The next dispatch is
-enqueued before the last one is waited for: devices are never idle.
+tile takes several dispatches, so that progress can be shown while it is encoded. The next dispatch is enqueued before
+the last one is waited for: devices are never idle.
 """
 
-import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,11 +18,11 @@ from his4mae_jax.data.volumes.contrast import Contrast, apply_window
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
 from his4mae_jax.inference.coverage import EXPAND_SLICES, Coverage
-from his4mae_jax.inference.device_loops import split_batches, split_map
+from his4mae_jax.inference.device_loops import split_batches, split_map, split_some
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.inference.lattice import along, smooth
-from his4mae_jax.inference.score_maps import LinearScores, nearest, probabilities, scores
-from his4mae_jax.training.devices.mesh import make_local_mesh, replicated
+from his4mae_jax.inference.score_maps import StackedScores, nearest, probabilities, scores
+from his4mae_jax.training.devices.mesh import batch_sharding, make_local_mesh, replicated
 
 Done = Callable[[float], None]  # called with the fraction that is finished
 AxisArrays = dict[str, np.ndarray]  # `Tile.arrays` of one axis
@@ -31,48 +30,6 @@ AxisArrays = dict[str, np.ndarray]  # `Tile.arrays` of one axis
 ROUND_BATCHES = 4  # a round is of so many slices that they make so many batches,
 ROUND_BYTES = 2**25  # or more, up to such a size of their tokens' features or scores
 DISPATCH_BATCHES = 64  # at least, on each device, where a tile has so many: a dispatch costs a CPU 1 ms
-
-
-@dataclasses.dataclass(frozen=True)
-class StackedScores:
-    """Several clusterings as the arguments of jitted functions.
-
-    Attributes:
-      weights_CxD, offset_C: the centres of all clusterings, one after the other.
-      groups: for each clustering the label of each centre (uint8) or None.
-      counts: number of centres of each clustering.
-      probable: (index, number of labels) of the clustering whose probabilities are wanted, or None.
-      variance: of that clustering.
-    """
-
-    weights_CxD: np.ndarray
-    offset_C: np.ndarray
-    groups: tuple[jax.Array | None, ...]
-    counts: tuple[int, ...]
-    probable: tuple[int, int] | None
-    variance: np.float32
-
-    @classmethod
-    def of(cls, clusterings: Mapping[int, LinearScores], probabilities_of: int | None) -> "StackedScores":
-        """Stacks `{number of labels: LinearScores}`."""
-        each = tuple(clusterings.values())
-        probable = variance = None
-        if probabilities_of is not None:
-            probable = (list(clusterings).index(probabilities_of), probabilities_of)
-            variance = clusterings[probabilities_of].variance
-        return cls(
-            np.concatenate([c.weights_CxD for c in each]),
-            np.concatenate([c.offset_C for c in each]),
-            tuple(None if c.group_C is None else jnp.asarray(c.group_C, jnp.uint8) for c in each),
-            tuple(len(c.offset_C) for c in each),
-            probable,
-            np.float32(1.0 if variance is None else variance),
-        )
-
-    @property
-    def linear(self) -> tuple[np.ndarray, np.ndarray]:
-        """The arguments of `score_maps.scores` behind the features."""
-        return self.weights_CxD, self.offset_C
 
 
 class TileComputation:
@@ -86,12 +43,13 @@ class TileComputation:
         """
         self.coverage, self.batch, self.mesh = coverage, batch, make_local_mesh()
         self._grid, self._encode = models.encoder.grid, make_encode(models, coverage.symmetries)
-        self._encode_rounds = jax.jit(self._rounds)
+        self._encode_round = jax.jit(self._one_round)
+        self._encode_rounds = jax.jit(self._some_rounds, donate_argnums=0)
         self._planes = jax.jit(jnp.moveaxis, static_argnums=(1, 2))
         self._encode_tokens = jax.jit(self._tokens)
         static = ("counts", "probable")
         self._label_features = jax.jit(self._labels_of_features, static_argnames=static)
-        self._label_parts = jax.jit(self._labels_of_parts, static_argnames=static)
+        self._label_rounds = jax.jit(self._labels_of_rounds, static_argnames=static)
 
     def features(
         self, params: Any, box: np.ndarray, arrays: Sequence[Sequence[AxisArrays]], contrast: Contrast, done: Done
@@ -105,13 +63,13 @@ class TileComputation:
           contrast: of the volume.
           done: called with the fraction of the tile that is encoded, after each dispatch.
         """
-        parts = self._parts(params, box, arrays, contrast, None, done)
+        lattices = self._lattices(params, box, arrays, contrast, None, done)
         return [
             [
-                np.moveaxis(np.concatenate([np.asarray(x) for x in found])[: len(grid[axis]["slices"])], 0, axis)
-                for axis, found in zip(self._axes, by_axis, strict=True)
+                _slices_across(np.asarray(x), axis, len(grid[axis]["slices"]))
+                for axis, x in zip(self._axes, by_axis, strict=True)
             ]
-            for by_axis, grid in zip(parts, arrays, strict=True)
+            for by_axis, grid in zip(lattices, arrays, strict=True)
         ]
 
     def labels(
@@ -127,9 +85,9 @@ class TileComputation:
 
         Arguments are those of `features`, and the clusterings. Both results are filled up.
         """
-        parts = self._parts(params, box, arrays, contrast, stacked.linear, done)
-        return self._label_parts(
-            parts, arrays, stacked.groups, stacked.variance, counts=stacked.counts, probable=stacked.probable
+        lattices = self._lattices(params, box, arrays, contrast, stacked.linear, done)
+        return self._label_rounds(
+            lattices, arrays, stacked.groups, stacked.variance, counts=stacked.counts, probable=stacked.probable
         )
 
     def labels_of_features(
@@ -151,45 +109,67 @@ class TileComputation:
 
     # Raw voxels to lattices.
 
-    def _parts(self, params, box, arrays, contrast, linear, done):
-        """For each shift and axis, the lattice of slices across it in parts `(slices, rows, cols, F)`.
+    def _lattices(self, params, box, arrays, contrast, linear, done):
+        """For each shift and axis, the lattice of slices across it in rounds, `(rounds, slices, rows, cols, F)`.
 
-        F is D or, with `linear`, C. All parts together have at least the slices of the tile: the last is filled up.
+        F is D or, with `linear`, C. All rounds together have at least the slices of the tile: the last is filled up.
         """
-        window = contrast.window
         box = jax.device_put(box, replicated(self.mesh))
-        dispatches = [[self._dispatches(grid, axis, linear) for axis in self._axes] for grid in arrays]
-        total, enqueued = sum(len(takes) for by_axis in dispatches for takes in by_axis), []
-        parts = [[[] for _ in self._axes] for _ in arrays]
+        takes = [[self._takes(grid, axis, linear) for axis in self._axes] for grid in arrays]
+        total, waiting, finished = sum(len(take) for by_axis in takes for take in by_axis) / self.mesh.size, [], 0
+        lattices = [[] for _ in arrays]
+
+        def wait(most):
+            nonlocal finished
+            while len(waiting) > most:
+                number, signal = waiting.pop(0)
+                jax.block_until_ready(signal)
+                finished += number
+                done(finished / total)
+
         for number, axis in enumerate(self._axes):
             planes = self._planes(box, axis, 0)
-            for grid, takes, into in zip(arrays, dispatches, parts, strict=True):
+            for grid, by_axis, into in zip(arrays, takes, lattices, strict=True):
                 rows, cols = (_for_encoding(grid[i]) for i in range(3) if i != axis)
-                for take in takes[number]:
-                    enqueued.append(self._encode_rounds(params, planes, rows, cols, take, window, linear))
-                    into[number].append(enqueued[-1])
-                    if len(enqueued) > 1:
-                        jax.block_until_ready(enqueued[-2])
-                        done((len(enqueued) - 1) / total)
-        jax.block_until_ready(enqueued[-1])
-        done(1.0)
-        return parts
+                take_RxS = by_axis[number]
+                # XLA inlines a loop or a buffer of one round, and then rounds some sums in another way. Results are
+                # pinned: of one axis to the inlined loop, of several to the loop, by a second round that is never run.
+                if len(self._axes) == 1 and len(take_RxS) == self.mesh.size:
+                    into.append(self._encode_round(params, planes, rows, cols, take_RxS, contrast.window, linear))
+                    waiting.append((1, into[-1]))
+                    continue
+                rounds, batches = len(take_RxS) // self.mesh.size, _batches(take_RxS, rows, cols, self.batch)
+                spare = 2 if rounds == 1 else 1
+                take_RxS, step = np.repeat(take_RxS, spare, axis=0), -(-DISPATCH_BATCHES // batches)
+                values = len(linear[0]) if linear else self.coverage.dim
+                shape = (*take_RxS.shape, _points(rows), _points(cols), values)
+                out = jnp.zeros(shape, jnp.float32, device=batch_sharding(self.mesh))
+                for start in range(0, rounds, step):
+                    stop = min(start + step, rounds)
+                    span, fixed = (np.int32(start), np.int32(stop)), (take_RxS, contrast.window, linear)
+                    out, signal = self._encode_rounds(out, *span, params, planes, rows, cols, *fixed)
+                    waiting.append((stop - start, signal))
+                    wait(1)
+                into.append(out[::spare] if spare > 1 else out)
+        wait(0)
+        return lattices
 
-    def _dispatches(self, grid, axis, linear):
-        """Which slices across `axis` each dispatch encodes: arrays (rounds, slices of a round)."""
+    def _takes(self, grid, axis, linear):
+        """Which slices across `axis` each round encodes, `(rounds, slices)`: as many rounds for every device."""
         slices = grid[axis]["slices"]
         fovs = math.prod(len(grid[i]["origins"]) for i in range(3) if i != axis)  # of a slice
         values = len(linear[0]) if linear else self.coverage.dim
         most = max(ROUND_BATCHES * self.batch, ROUND_BYTES // (4 * values * math.prod(self._grid)))
         in_round = slices_of_round(fovs, self.batch, -(-len(slices) // self.mesh.size), most)
-        rounds = -(-len(slices) // (in_round * self.mesh.size))  # of each device
-        least = -(-DISPATCH_BATCHES // -(-in_round * fovs // self.batch))
-        in_dispatch = rounds_of_dispatch(rounds, least) * self.mesh.size
-        filled = np.pad(slices, (0, -len(slices) % (in_round * in_dispatch)), "edge")
-        return list(filled.reshape(-1, in_dispatch, in_round))
+        filled = np.pad(slices, (0, -len(slices) % (in_round * self.mesh.size)), "edge")
+        return filled.reshape(-1, in_round)
 
-    def _rounds(self, params, planes, rows, cols, take_RxS, window, linear):
-        """The lattice of some slices: rounds of `S` of `planes`, divided among the devices."""
+    def _one_round(self, params, planes, rows, cols, take_RxS, window, linear):
+        """The lattice of the only round of every device."""
+        return split_map(self.mesh, self._round(params, rows, cols, window, linear), take_RxS, planes)
+
+    def _round(self, params, rows, cols, window, linear):
+        """A function of the slices of a round, and of the planes they are taken from, to their lattice."""
         size = dict(fov=self.coverage.fov, batch=self.batch)
         if self.coverage.cover:
             token_grid = functools.partial(cs.token_grid, patch=self.coverage.patch, **size)
@@ -200,11 +180,12 @@ class TileComputation:
             tokens = self._encode(params, images)
             return scores(tokens, *linear) if linear else tokens
 
-        def encode(take, planes):
-            return token_grid(project, apply_window(planes[take], *window), rows, cols)
+        return lambda take, planes: token_grid(project, apply_window(planes[take], *window), rows, cols)
 
-        out = split_map(self.mesh, encode, take_RxS, planes)
-        return out.reshape(-1, *out.shape[2:])
+    def _some_rounds(self, out, start, stop, params, planes, rows, cols, take_RxS, window, linear):
+        """`out` with the rounds from `start` to `stop` of every device, and an array that is ready when they are."""
+        encode = self._round(params, rows, cols, window, linear)
+        return split_some(self.mesh, encode, out, take_RxS, start, stop, planes), stop + 0
 
     def _tokens(self, params, fovs_BxFxF, window, token_Bx2):
         images_BxFxF = apply_window(fovs_BxFxF, *window)
@@ -213,12 +194,11 @@ class TileComputation:
 
     # Lattices to labels.
 
-    def _labels_of_parts(self, parts, arrays, groups, variance, *, counts, probable):
+    def _labels_of_rounds(self, rounds, arrays, groups, variance, *, counts, probable):
         lattices = []
-        for by_axis, grid in zip(parts, arrays, strict=True):
+        for by_axis, grid in zip(rounds, arrays, strict=True):
             whole = [
-                jnp.moveaxis(jnp.concatenate(found)[: len(grid[axis]["slices"])], 0, axis)
-                for axis, found in zip(self._axes, by_axis, strict=True)
+                _slices_across(x, axis, len(grid[axis]["slices"])) for axis, x in zip(self._axes, by_axis, strict=True)
             ]
             lattices.append(sum(whole) / len(whole))
         return self._expand(lattices, arrays, groups, variance, counts, probable)
@@ -248,6 +228,22 @@ class TileComputation:
         return _merge(labels, depth), None if posterior is None else _merge(posterior, depth)
 
 
+def _slices_across(rounds, axis, number):
+    """A lattice `(z, y, x, F)` from the rounds of its slices across `axis`, `(rounds, slices, rows, cols, F)`."""
+    moveaxis = jnp.moveaxis if isinstance(rounds, jax.Array) else np.moveaxis
+    return moveaxis(rounds.reshape(-1, *rounds.shape[2:])[:number], 0, axis)
+
+
+def _batches(take_RxS, rows: AxisArrays, cols: AxisArrays, batch: int) -> int:
+    """Batches of a round."""
+    return -(-len(take_RxS[0]) * len(rows["origins"]) * len(cols["origins"]) // batch)
+
+
+def _points(arrays: AxisArrays) -> int:
+    """Lattice points of an axis."""
+    return len(arrays["token"] if "token" in arrays else arrays["weight"])
+
+
 def _merge(chunks, depth):
     """Chunks `(chunk, n, z, y, x)` as `(n, depth, y, x)`."""
     return jnp.moveaxis(chunks, 0, 1).reshape(chunks.shape[1], -1, *chunks.shape[3:])[:, :depth]
@@ -269,8 +265,3 @@ def slices_of_round(fovs: int, batch: int, number: int, most: int) -> int:
     """
     choices = range(1, max(1, min(most // fovs, number)) + 1)
     return min(choices, key=lambda s: (-(-number // s) * -(-s * fovs // batch), s))
-
-
-def rounds_of_dispatch(rounds: int, least: int) -> int:
-    """How many of `rounds` to dispatch together: `least` or a few more, so that filling up adds 1 % at most."""
-    return next(n for n in range(min(least, rounds), rounds + 1) if 100 * (-rounds % n) <= rounds)

@@ -17,8 +17,8 @@ from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.lattice import at_voxels, smooth, smoothing_matrix
-from his4mae_jax.inference.score_maps import LinearScores
-from his4mae_jax.inference.tile_computation import Done, StackedScores, TileComputation
+from his4mae_jax.inference.score_maps import LinearScores, StackedScores
+from his4mae_jax.inference.tile_computation import Done, TileComputation
 from his4mae_jax.inference.tiling import Plan, Tile
 from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.progress import Progress

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.lattice import smoothing_matrix
-from his4mae_jax.inference.tile_computation import ROUND_BYTES, rounds_of_dispatch, slices_of_round
+from his4mae_jax.inference.tile_computation import ROUND_BYTES, slices_of_round
 
 
 def make(**changes):
@@ -55,14 +55,3 @@ def test_slices_of_a_large_plane_fill_their_batches():
     at_once = slices_of_round(195, 64, 128, ROUND_BYTES // (4 * 4 * 256))
     places = 128 // at_once * math.ceil(at_once * 195 / 64) * 64
     assert 128 % at_once == 0 and places < 1.01 * 128 * 195
-
-
-@given(st.integers(1, 5000), st.integers(1, 200))
-def test_dispatches_are_no_smaller_than_asked_for_and_hardly_filled_up(rounds, least):
-    number = rounds_of_dispatch(rounds, least)
-    assert min(least, rounds) <= number <= rounds
-    assert -(-rounds // number) * number <= 1.01 * rounds
-
-
-def test_long_tiles_are_cut_into_many_dispatches():
-    assert [rounds_of_dispatch(165, least) for least in (1, 2, 16)] == [1, 2, 33]

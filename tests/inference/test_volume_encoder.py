@@ -12,7 +12,10 @@ from his4mae_jax.progress import Progress
 
 def linear(centres_CxD, **kwargs):
     """Scores whose smallest is the nearest of some centres."""
-    return LinearScores(-2 * centres_CxD, (centres_CxD**2).sum(1), **kwargs)
+    centres = centres_CxD.astype(np.float64)
+    middle = centres.mean(axis=0)  # scores relative to it: float32 then holds small differences
+    weights, offset = -2 * (centres - middle), (centres**2).sum(1) - (middle**2).sum()
+    return LinearScores(weights.astype(np.float32), offset.astype(np.float32), **kwargs)
 
 
 def token_centres(encoder, volume, count):

@@ -8,7 +8,13 @@ import pathlib
 from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
+from his4mae_jax.output.records import check_free
 
+COPIES = "checkpoints.partial"  # name of checkpoints of another run while they are copied
+# What a run writes into its folder, from row.json on: a folder that has one of these without row.json is the user's.
+OURS = (
+    "run.json", "log.txt", "metrics.json", "metrics.csv", "segment.json", "train.jsonl", "checkpoints", COPIES,
+)  # fmt: skip
 RESERVED = ("data", "figures")  # folders of the workdir that are no row's
 # Settings without influence on a run's scores: what is scored stays so when they change.
 INERT = ("data.root", "data.workers", "data.cache_mb", "data.sampler", "data.device_fraction", "train.steps_per_call",
@@ -183,7 +189,10 @@ def check_folders(runs):
             raise UserError(f"{run.folder}: a file is in the way; give --workdir another folder")
         path = next((p for p in (run.folder / f for f in ("row.json", "config.json")) if p.exists()), None)
         if path is None:
+            check_free(run.folder, OURS)
             continue
+        if "copies" not in (read_json(run.folder / "run.json") or {}):
+            check_free(run.folder, [COPIES])
         saved = read_json(path)
         if not isinstance(saved, dict):
             raise UserError(f"{path}: cannot be read; delete {run.folder} to run that row and seed anew")

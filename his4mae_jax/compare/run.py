@@ -32,7 +32,7 @@ import ml_collections
 
 from his4mae_jax import config as configs
 from his4mae_jax.compare import process, tables
-from his4mae_jax.compare.rows import check_folders, plan, read_json, rows_of
+from his4mae_jax.compare.rows import COPIES, check_folders, plan, read_json, rows_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.tables import write_text
 from his4mae_jax.files import slug, writing
@@ -60,9 +60,14 @@ def share_training(run, others):
         return None
     for other in others:
         if steps in trained_steps(other.folder) and other.training == run.training:
-            part, final = run.folder / "checkpoints.partial", run.folder / "checkpoints"
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.rmtree(final, ignore_errors=True)
+            part, final = run.folder / COPIES, run.folder / "checkpoints"
+            if final.is_dir() and any(final.iterdir()):
+                return None  # saves of its own that were killed, or files of the user
+            facts = read_json(run.folder / "run.json") or {}
+            if facts.get("copies") == part.name:  # of a process that was killed while it copied
+                shutil.rmtree(part, ignore_errors=True)
+            # Before it is made: one that is cut short is known to be ours.
+            write_text(run.folder / "run.json", json.dumps({**facts, "copies": part.name}, indent=2) + "\n")
             unfinished = shutil.ignore_patterns("*tmp*")  # saves that were killed
             shutil.copytree(other.folder / "checkpoints", part, copy_function=_link, ignore=unfinished)
             if (other.folder / "train.jsonl").exists():

@@ -100,7 +100,7 @@ def _row(name, method, runs, names):
         "epochs": steps * config.train.batch_size / config.train.samples_per_epoch if config else None,
         "fovs": next((run["segment"]["fovs"] for run in scored if run["segment"]), None),
         "same_training_as": names.get(shared, shared),
-        "devices": sorted({f"{fact['device']} with {fact['cpus']} CPUs" for fact in facts if fact}),
+        "devices": sorted({f"{fact['device']} with {fact['cpus']} CPUs" for fact in facts if "device" in fact}),
         "dsc": {c: spread([m["dsc"]["one_to_one"].get(c) for m in metrics]) for c in classes},
         "by_clusters": {matching: _by_clusters(metrics, matching) for matching in MATCHINGS},
         "train_seconds": spread([m["seconds"].get("train") for m in metrics]),

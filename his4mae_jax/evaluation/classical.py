@@ -12,7 +12,8 @@ show no seams and memory depends on the block alone.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
@@ -22,6 +23,9 @@ from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.errors import UserError
+from his4mae_jax.progress import progress, say
+
+_Item = TypeVar("_Item")
 
 SIGMAS = {"intensity": (1.0,), "filters": (1.0, 1.6, 3.5, 5.0, 10.0)}  # voxels, on every axis
 TRUNCATE = 3.0  # a filter reaches this many sigmas
@@ -42,6 +46,7 @@ def cluster_classical(
     fraction: float = 1e-3,
     block: Sequence[int] = (64, 128, 128),
     restarts: int = 10,
+    log: Callable[[str], None] = say,
 ) -> None:
     """Clusters a volume by one of the two baselines, for several numbers of clusters at once.
 
@@ -55,10 +60,11 @@ def cluster_classical(
       mask: label volume of the same shape. Where it is `IGNORE` no voxel is sampled for
         the fit; the labels still cover the whole volume.
       seed: of the sample and of k-means: the same seed gives the same labels.
-      fraction: share of the voxels that is sampled, spread over the blocks in proportion to
+      fraction: of the voxels that is sampled, spread over the blocks in proportion to
         their size; at least 2,000 and at most 300,000 voxels in all.
       block: voxels (z, y, x) that are labelled at a time.
       restarts: of k-means++; the best fit is kept. A single one often ends in a wrong optimum.
+      log: prints one line of progress where there is no terminal.
 
     Raises:
       UserError: an unknown kind, an impossible C, a mask of another shape, or too few different
@@ -75,7 +81,7 @@ def cluster_classical(
             f"{tuple(volume.shape)} (z, y, x): a mask must cover the same voxels."
         )
     tiles = list(boxes(volume.shape, block))
-    sample = _sample(volume, kind, tiles, contrast, mask, seed, fraction)
+    sample = _sample(volume, kind, tiles, contrast, mask, seed, fraction, log)
     mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
     std[std < CONSTANT] = 1.0  # no division by rounding errors
     sample = ((sample - mean) / std).astype(np.float32)
@@ -86,7 +92,7 @@ def cluster_classical(
         )
 
     projections = {}
-    for count in wanted:
+    for count in progressing(f"baseline {kind}: k-means", wanted, "fits", log):
         fit = KMeans(count, init="k-means++", n_init=restarts, random_state=seed).fit(sample)
         centres = fit.cluster_centers_.astype(np.float64)
         centres = centres[np.argsort(centres[:, 0], kind="stable")]
@@ -96,13 +102,21 @@ def cluster_classical(
         projections[count] = weight, bias
 
     centre = mean.astype(np.float32)[:, None]
-    for where in tiles:
+    for where in progressing(f"baseline {kind}: labels", tiles, "blocks", log):
         values = features(volume, where, kind, contrast)
         flat = values.reshape(len(values), -1)
         flat -= centre
         for count, (weight, bias) in projections.items():
             labels = (weight @ flat + bias).argmin(axis=0).astype(np.uint8)
             out(count, where, labels.reshape(values.shape[1:]))
+
+
+def progressing(label: str, items: Sequence[_Item], unit: str, log: Callable[[str], None]) -> Iterator[_Item]:
+    """Yields items, and shows how many of them are done."""
+    with progress(label, len(items), unit=unit, log=log) as bar:
+        for item in items:
+            yield item
+            bar.advance()
 
 
 def features(volume, where: Box, kind: str, contrast) -> np.ndarray:
@@ -197,7 +211,7 @@ def _grow(where: Box, shape: Sequence[int], halo: int) -> tuple[Box, Box]:
     return grown, inner
 
 
-def _sample(volume, kind, tiles, contrast, mask, seed, fraction) -> np.ndarray:
+def _sample(volume, kind, tiles, contrast, mask, seed, fraction, log=say) -> np.ndarray:
     """Features of a stratified random sample, float32 (n, F)."""
 
     def allowed(where: Box) -> np.ndarray:
@@ -210,14 +224,14 @@ def _sample(volume, kind, tiles, contrast, mask, seed, fraction) -> np.ndarray:
     if available == 0:
         raise UserError(f"{mask.name}: every voxel is {IGNORE}, none is left to cluster.")
     wanted = min(max(int(fraction * available), MIN_SAMPLE), MAX_SAMPLE, available)
-    # Rounding the running total gives every block its share and exactly `wanted` in all.
-    shares = np.diff([wanted * total // available for total in np.cumsum([0, *sizes]).tolist()])
+    # Rounding the running total samples every block in proportion to its size, and exactly `wanted` voxels in all.
+    counts = np.diff([wanted * total // available for total in np.cumsum([0, *sizes]).tolist()])
     sample = []
-    for index, (where, size, share) in enumerate(zip(tiles, sizes, shares, strict=True)):
-        if share:
-            chosen = np.random.default_rng((seed, index)).choice(size, share, replace=False)
-            if mask is not None:
-                chosen = allowed(where)[chosen]
-            values = features(volume, where, kind, contrast)
-            sample.append(values.reshape(len(values), -1)[:, chosen].T)
+    blocks = [block for block in enumerate(zip(tiles, sizes, counts, strict=True)) if block[1][2]]
+    for index, (where, size, count) in progressing(f"baseline {kind}: sample", blocks, "blocks", log):
+        chosen = np.random.default_rng((seed, index)).choice(size, count, replace=False)
+        if mask is not None:
+            chosen = allowed(where)[chosen]
+        values = features(volume, where, kind, contrast)
+        sample.append(values.reshape(len(values), -1)[:, chosen].T)
     return np.concatenate(sample)

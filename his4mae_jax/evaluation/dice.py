@@ -61,31 +61,51 @@ def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarra
             f"{tuple(truth.shape)} (z, y, x): labels and ground truth must cover the same voxels. "
             "Crop or resample the ground truth to the segmented volume."
         )
-    total = np.zeros((num_clusters + 1) * num_classes, np.int64)
-    for where in boxes(truth.shape, BLOCK):
-        truth_ids = np.asarray(truth.read(where))
-        scored = truth_ids != IGNORE
-        truth_ids = truth_ids[scored]
-        _check_ids(
-            truth_ids,
-            num_classes,
-            f"{truth.name}: ",
-            f"but data.class_names names {num_classes} classes (ids 0 to {num_classes - 1}; "
-            f"{IGNORE} = not scored). Give every id a name in data.class_names, or relabel the "
-            f"others to {IGNORE}.",
+    total = np.zeros((num_clusters + 1, num_classes), np.int64)
+    for box in boxes(truth.shape, BLOCK):
+        total += block_confusion(
+            clusters.read(box), truth.read(box), num_clusters, num_classes, clusters.name, truth.name
         )
-        cluster_ids = np.asarray(clusters.read(where))[scored]
-        cluster_ids = np.where(cluster_ids == IGNORE, num_clusters, cluster_ids)
-        _check_ids(
-            cluster_ids,
-            num_clusters + 1,
-            f"{clusters.name}: ",
-            f"but {num_clusters} clusters are to be scored (ids 0 to {num_clusters - 1}; "
-            f"{IGNORE} = no prediction). Score it with the number of clusters it was made with.",
-        )
-        pairs = cluster_ids.astype(np.intp) * num_classes + truth_ids.astype(np.intp)
-        total += np.bincount(pairs, minlength=total.size)
-    return total.reshape(num_clusters + 1, num_classes)
+    return total
+
+
+def block_confusion(
+    clusters: np.ndarray,
+    truth: np.ndarray,
+    num_clusters: int,
+    num_classes: int,
+    clusters_name: str = "labels",
+    truth_name: str = "ground truth",
+) -> np.ndarray:
+    """The `confusion` of two arrays of one shape; the names are those that errors say.
+
+    Raises:
+      UserError: an array holds ids outside its range.
+    """
+    truth_ids = np.asarray(truth)
+    scored = truth_ids != IGNORE
+    truth_ids = truth_ids[scored]
+    _check_ids(
+        truth_ids,
+        num_classes,
+        f"{truth_name}: ",
+        f"but data.class_names names {num_classes} classes (ids 0 to {num_classes - 1}; "
+        f"{IGNORE} = not scored). Give every id a name in data.class_names, or relabel the "
+        f"others to {IGNORE}.",
+    )
+    cluster_ids = np.asarray(clusters)[scored]
+    predicted = cluster_ids != IGNORE
+    _check_ids(
+        cluster_ids[predicted],
+        num_clusters,
+        f"{clusters_name}: ",
+        f"but {num_clusters} clusters are to be scored (ids 0 to {num_clusters - 1}; "
+        f"{IGNORE} = no prediction). Score it with the number of clusters it was made with.",
+    )
+    cluster_ids = np.where(predicted, cluster_ids, num_clusters)
+    pairs = cluster_ids.astype(np.intp) * num_classes + truth_ids.astype(np.intp)
+    counts = np.bincount(pairs, minlength=(num_clusters + 1) * num_classes)
+    return counts.reshape(num_clusters + 1, num_classes)
 
 
 def dice_matrix(confusion: np.ndarray) -> np.ndarray:

@@ -1,23 +1,19 @@
 """The evaluate stage: score label volumes, baselines and checkpoints into one metrics dict."""
 
 import pathlib
-import shutil
 import time
 
 import numpy as np
 
-from his4mae_jax import files
 from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
-from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.contrast import estimate_contrast
 from his4mae_jax.data.volumes.crop import Crop, central_box
-from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
-from his4mae_jax.evaluation.classical import cluster_classical
+from his4mae_jax.evaluation.classical import cluster_classical, progressing
 from his4mae_jax.inference.trained import volume_encoder
 from his4mae_jax.output.plan import headline, label_path, label_sizes, need_checkpoint
 from his4mae_jax.output.records import segmented
@@ -44,31 +40,26 @@ def _block(confusions, headline, class_names, seconds, supervised=False):
     }  # fmt: skip
 
 
-def _baseline(kind, config, test, sizes, workdir):
-    """Cluster the volume by a classical baseline, as label volumes, and score them."""
-    folder = pathlib.Path(workdir) / "baselines"
-    arrays, paths = {}, {}
-    for size in sizes:
-        paths[size] = folder / f"{kind}_c{size}.ome.zarr"
-        arrays[size] = ome_zarr.create(
-            paths[size], test.image.shape, np.uint8, test.image.voxel_size_nm, chunks=config.segment.block,
-            label_values={i: f"cluster {i}" for i in range(size)}, fill_value=IGNORE, overwrite=True,
-        )  # fmt: skip
+def _baseline(kind, config, test, sizes, log):
+    """Clusters the volume by a classical baseline and scores it block by block; its labels are not kept."""
     contrast = estimate_contrast(
         test.image, percentiles=tuple(config.data.contrast_percentiles), invert=config.data.invert, seed=config.seed
     )
+    confusions = {size: np.zeros((size + 1, len(test.class_names)), np.int64) for size in sizes}
+    truth, truth_box = None, None
+
+    def score(size, box, labels):
+        nonlocal truth, truth_box
+        if box != truth_box:  # all sizes of a block come one after the other
+            truth, truth_box = test.labels.read(box), box
+        confusions[size] += dice.block_confusion(labels, truth, size, len(test.class_names), kind, test.labels.name)
+
     began = time.perf_counter()
-    with files.writing(folder):
-        cluster_classical(
-            test.image, kind, sizes, lambda size, where, labels: arrays[size][where].write(labels).result(),
-            contrast=contrast, mask=fit_mask(config, test.labels), seed=config.seed,
-            fraction=config.segment.fraction, block=config.segment.block, restarts=config.segment.restarts,
-        )  # fmt: skip
+    cluster_classical(
+        test.image, kind, sizes, score, contrast=contrast, mask=fit_mask(config, test.labels), seed=config.seed,
+        fraction=config.segment.fraction, block=config.segment.block, restarts=config.segment.restarts, log=log,
+    )  # fmt: skip
     seconds = {"segment": time.perf_counter() - began}
-    confusions = {
-        size: dice.confusion(open_volume(paths[size], image=False), test.labels, size, len(test.class_names))
-        for size in sizes
-    }
     return _block(confusions, config.segment.clusters, test.class_names, seconds)
 
 
@@ -96,7 +87,7 @@ def dsc_curve(config, test, workdir, log, scored):
     image, labels = Crop(test.image, box), Crop(test.labels, box)
     mask = fit_mask(config, labels)
     clusters, curve = headline(config), []
-    for step in checkpoints.spread():
+    for step in progressing("evaluate: curve", list(checkpoints.spread()), "checkpoints", log):
         if step == scored[0] and image.shape == test.image.shape:
             curve.append({"step": step, "dsc": scored[1]})
             continue
@@ -144,9 +135,8 @@ def evaluate(config, test, workdir, log):
     baseline_sizes = sorted({config.segment.clusters, *config.evaluate.clusters})
     for kind in config.evaluate.baselines:
         log(f"evaluate: baseline {kind} with k-means")
-        metrics["baselines"][kind] = _baseline(kind, config, test, baseline_sizes, workdir)
+        metrics["baselines"][kind] = _baseline(kind, config, test, baseline_sizes, log)
     if config.evaluate.curve_box:
         metrics["curve"] = dsc_curve(config, test, workdir, log, (facts["step"], metrics["dsc"]))
-    shutil.rmtree(pathlib.Path(workdir) / "baselines", ignore_errors=True)  # scored: only figures are kept
     match = dice.direct if supervised else dice.one_to_one
     return metrics, match(confusions[clusters], test.class_names).assignment

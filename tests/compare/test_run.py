@@ -453,3 +453,23 @@ def test_the_command_names_files_that_are_there(config, tmp_path):
     path, row = config_file.find(args[3].removeprefix("--config="))
     assert path.is_file() and row == str(tmp_path / "his4mae" / "seed0" / "row.json")
     assert args[-1] == "--mode=all" and f"--workdir={tmp_path / 'his4mae' / 'seed0'}" in args
+
+
+def test_files_of_the_user_in_a_runs_folder_stay(config, tmp_path, started):
+    runs = compare_rows.plan(config, tmp_path / "runs")
+    folder = runs[-1].folder
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "checkpoints" / "mine").write_text("weeks")
+    with pytest.raises(UserError, match="checkpoints: in the way"):
+        compare_rows.check_folders(runs)
+    (folder / "row.json").write_text(json.dumps(runs[-1].settings))
+    compare_rows.check_folders(runs)
+    assert compare.share_training(runs[-1], runs) is None  # nobody has trained yet
+    run(config, tmp_path)
+    assert (folder / "checkpoints" / "mine").read_text() == "weeks"
+    (folder / "checkpoints.partial").write_text("mine")
+    (folder / "run.json").unlink()
+    with pytest.raises(UserError, match="checkpoints.partial: in the way"):
+        compare_rows.check_folders(runs)
+    (folder / "run.json").write_text('{"copies": "checkpoints.partial"}')  # killed while it copied
+    compare_rows.check_folders(runs)

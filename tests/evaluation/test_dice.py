@@ -190,3 +190,15 @@ def test_other_labels_that_do_not_fit():
         dice.confusion(labels(0), ArrayVolume(np.zeros((1, 1, 1))), 2, 2)
     with pytest.raises(UserError, match="data.class_names"):
         dice.one_to_one(np.ones((3, 2)), ["mean", "a"])
+
+
+def test_blocks_add_up_to_the_confusion_of_the_volume():
+    rng = np.random.default_rng(0)
+    clusters, truth = rng.integers(0, 4, (2, 9, 10, 11), np.uint8)
+    clusters[rng.random(clusters.shape) < 0.1] = truth[rng.random(truth.shape) < 0.1] = IGNORE
+    whole = dice.block_confusion(clusters, truth, 4, 4)
+    parts = sum(dice.block_confusion(clusters[i : i + 2], truth[i : i + 2], 4, 4) for i in range(0, 9, 2))
+    np.testing.assert_array_equal(whole, parts)
+    assert whole.sum() == np.count_nonzero(truth != IGNORE) and whole[4].sum() > 0
+    with pytest.raises(UserError, match="filters: holds label ids"):
+        dice.block_confusion(clusters, truth, 3, 4, "filters")

@@ -15,7 +15,7 @@ from his4mae_jax.data.volumes.blocks import boxes, in_order
 from his4mae_jax.data.volumes.labels import IGNORE
 
 SMALLEST = 256  # voxels: the longest side at which no further level is made
-SIDE = 64  # voxels: least side of the pieces written at once, of however small chunks
+SIDE = 64  # voxels: shortest side of the boxes written at once, also where chunks are smaller
 
 
 def build_pyramid(
@@ -34,7 +34,7 @@ def build_pyramid(
     Args:
       path: the folder of the OME-Zarr image or label volume.
       levels: how many in all, level 0 included; None: until no side is longer than SMALLEST.
-      workers: threads.
+      workers: number of threads.
       progress: called with the number of voxels newly written.
 
     Returns:
@@ -63,7 +63,7 @@ def build_pyramid(
 
 
 def plan(shape: Sequence[int], scale: Sequence[float], levels: int | None = None) -> list[tuple[int, ...]]:
-    """Voxels of level 0 (z, y, x) that one voxel of each level stands for.
+    """Downsampling factors (z, y, x) of each level relative to level 0.
 
     From level to level an axis is halved if its voxels are less than 1.5 times as long as the shortest, so that
     voxels of a stack of thick sections become isotropic before its sections are merged.
@@ -87,19 +87,18 @@ def plan(shape: Sequence[int], scale: Sequence[float], levels: int | None = None
 
 
 def downsample(array: np.ndarray, step: Sequence[int], *, labels: bool, ignore: int | None = None) -> np.ndarray:
-    """One voxel for each block of `step` voxels; what a block lacks at the far border does not count.
+    """Reduces each block of `step` voxels to one voxel; blocks that are cut off at the far border count what they have.
 
     Args:
       array: of any rank.
-      step: one number (1 or 2, say) for each axis.
-      labels: True takes the most frequent value, of equally frequent ones the smallest; False the mean, rounded
-        for integers.
-      ignore: a label that is taken only where it fills more than half the block.
+      step: side of a block along each axis, such as 1 or 2.
+      labels: True takes the mode, of equally frequent values the smallest; False the mean, rounded for integers.
+      ignore: a label that is taken only where it fills more than half of the block.
 
     Returns:
       An array of the same dtype, its shape divided by `step` and rounded up.
     """
-    # Repeating the border counts all voxels of a cut block equally often: neither mode nor mean change.
+    # Repeating the border counts all voxels of a cut block equally often, which changes neither mode nor mean.
     array = np.pad(array, [(0, -n % s) for n, s in zip(array.shape, step, strict=True)], "edge")
     views = [array[tuple(slice(o, None, s) for o, s in zip(at, step, strict=True))] for at in np.ndindex(*step)]
     if not labels:
@@ -128,8 +127,16 @@ def _mode(values_VxN: np.ndarray, ignore: int | None) -> np.ndarray:
     return np.take_along_axis(values_VxN, first_N[None], axis=0)[0]
 
 
-def _make_level(folder, index, step, version, labels, workers, progress):
-    """Writes level `index` from the one before under a partial name, unless it is there already."""
+def _make_level(
+    folder: pathlib.Path,
+    index: int,
+    step: Sequence[int],
+    version: str,
+    labels: bool,
+    workers: int,
+    progress: Callable[[int], object] | None,
+) -> None:
+    """Writes level `index` from the one before, under a partial name until it is whole; keeps one that is there."""
     source = ome_zarr.open_array(folder / str(index - 1), version)
     shape = [math.ceil(n / s) for n, s in zip(source.shape, step, strict=True)]
     target, part = folder / str(index), folder / f"partial.{index}"
@@ -144,7 +151,7 @@ def _make_level(folder, index, step, version, labels, workers, progress):
     # 255 of a uint8 label volume is IGNORE; in one of instances it is an id like others.
     ignore = IGNORE if labels and dtype == np.uint8 else None
 
-    def write(box):
+    def write(box: tuple[slice, ...]) -> int:
         reads = tuple(slice(b.start * s, min(b.stop * s, n)) for b, s, n in zip(box, step, source.shape, strict=True))
         with ome_zarr.reading(folder):
             block = source[reads].read().result()
@@ -152,10 +159,10 @@ def _make_level(folder, index, step, version, labels, workers, progress):
         out[box].write(block).result()
         return block.size
 
-    # Pieces of whole chunks: two threads that wrote parts of one chunk would each read and write it.
-    pieces = [c if axis < len(shape) - 3 else c * max(1, SIDE // c)
+    # Boxes of whole chunks: two threads that write parts of one chunk would each read and rewrite it.
+    block = [c if axis < len(shape) - 3 else c * max(1, SIDE // c)
               for axis, c in enumerate(out.chunk_layout.write_chunk.shape)]  # fmt: skip
-    for size in in_order(write, boxes(shape, pieces), workers):
+    for size in in_order(write, boxes(shape, block), workers):
         if progress is not None:
             progress(size)
     os.replace(part, target)

@@ -10,15 +10,12 @@ from his4mae_jax import config as configs
 from his4mae_jax.cli.memory import return_freed_memory
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
+from his4mae_jax.settings.table import fixed_by_training
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
 MODES = ("train", "segment", "evaluate", "all", "compare", "fetch", "inspect")
 ALONE = ("compare", "fetch", "inspect")  # modes of a single process
-# Settings that may change between stages of one run; all others must stay as they were trained.
-FREE = ("segment.", "evaluate.", "compare.", "train.log_every", "train.keep_checkpoints", "train.steps_per_call",
-        "train.require_accelerator", "data.workers", "data.cache_mb", "data.sampler", "data.device_fraction",
-        "data.root", "data.test", "data.test_labels", "data.binary_labels", "data.class_names")  # fmt: skip
 
 
 def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode: str) -> None:
@@ -86,7 +83,7 @@ def check_workdir(workdir: str | os.PathLike, config: ml_collections.ConfigDict)
         return
     saved, now = configs.flat_settings(saved), configs.flat_settings(config.to_dict())
     for key, value in now.items():
-        if not key.startswith(FREE) and saved[key] != value:
+        if fixed_by_training(key, config.method) and saved[key] != value:
             raise UserError(
                 f"{workdir}: holds a run of another config ({key} was {saved[key]!r}, now {value!r}); use another "
                 "--workdir, or the config of that run"

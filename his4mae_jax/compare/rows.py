@@ -9,6 +9,7 @@ from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
 from his4mae_jax.output.records import check_free
+from his4mae_jax.settings.table import affects_scores, fixed_by_training
 
 COPIES = "checkpoints.partial"  # name of checkpoints of another run while they are copied
 # What a run writes into its folder, from row.json on: a folder that has one of these without row.json is the user's.
@@ -16,11 +17,6 @@ OURS = (
     "run.json", "log.txt", "metrics.json", "metrics.csv", "segment.json", "train.jsonl", "checkpoints", COPIES,
 )  # fmt: skip
 RESERVED = ("data", "figures")  # folders of the workdir that are no row's
-# Settings without influence on a run's scores: what is scored stays so when they change.
-INERT = ("data.root", "data.workers", "data.cache_mb", "data.sampler", "data.device_fraction", "train.steps_per_call",
-         "train.require_accelerator", "train.log_every", "train.keep_checkpoints", "compare.")  # fmt: skip
-# Settings without influence on its checkpoints: runs that differ in these alone share a training.
-AFTER_TRAINING = (*INERT, "segment.", "evaluate.", "data.test")
 
 
 def run_folder(workdir, name, seed):
@@ -36,9 +32,18 @@ def read_json(path):
         return None
 
 
-def _flat(settings, without):
-    """`{dotted key: value}` of a run's settings, without the keys that begin with one of `without`."""
-    return {key: value for key, value in configs.flat_settings(settings).items() if not key.startswith(without)}
+def scored(settings):
+    """The settings that a run's scores depend on, `{dotted key: value}`."""
+    return {key: value for key, value in configs.flat_settings(settings).items() if affects_scores(key)}
+
+
+def trained(settings):
+    """The settings that a run's checkpoints depend on, `{dotted key: value}`: runs that share them share a training."""
+    flat = configs.flat_settings(settings)
+    method = flat["method"]
+    if method in configs.SUPERVISED:  # learn a class for each name, unless their number is given
+        flat["supervised.classes"] = flat["supervised.classes"] or len(flat["data.class_names"])
+    return {key: value for key, value in flat.items() if fixed_by_training(key, method)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Run:
     @property
     def training(self):
         """The settings that the checkpoints depend on, `{dotted key: value}`."""
-        return _flat(self.settings, AFTER_TRAINING)
+        return trained(self.settings)
 
     @property
     def done(self):
@@ -61,7 +66,7 @@ class Run:
         saved = read_json(self.folder / "row.json")
         if not isinstance(saved, dict) or read_json(self.folder / "metrics.json") is None:
             return False
-        return _flat(saved, INERT) == _flat(self.settings, INERT)
+        return scored(saved) == scored(self.settings)
 
 
 def parse(text, default):
@@ -196,7 +201,7 @@ def check_folders(runs):
         saved = read_json(path)
         if not isinstance(saved, dict):
             raise UserError(f"{path}: cannot be read; delete {run.folder} to run that row and seed anew")
-        saved, wanted = _flat(saved, AFTER_TRAINING), run.training
+        saved, wanted = trained(saved), run.training
         changed = next((key for key in wanted if saved.get(key) != wanted[key]), None)
         if changed:
             raise UserError(

@@ -441,13 +441,6 @@ def test_the_comparisons_of_the_repository_can_run(path, tmp_path):
     assert len(trainings) == 3 * (len(config.compare.rows) - shared)
 
 
-def test_what_may_change_here_may_change_for_a_run_too():
-    from his4mae_jax.main import FREE
-
-    assert all(key.startswith(FREE) for key in compare_rows.AFTER_TRAINING)
-    assert set(compare_rows.INERT) <= set(compare_rows.AFTER_TRAINING)
-
-
 def test_the_command_names_files_that_are_there(config, tmp_path):
     args = compare_process.command(compare_rows.plan(config, tmp_path)[0])
     path, row = config_file.find(args[3].removeprefix("--config="))

@@ -1,0 +1,6 @@
+"""The names of the pretext methods; `pretext.methods` holds the module of each."""
+
+METHODS = ("his4mae", "maester", "sdae", "sdae_recon", "vae", "vit", "segmenter")
+SUPERVISED = ("vit", "segmenter")  # trained on ground truth; they segment directly, without clusters
+MASKED = ("his4mae", "maester", "sdae", "sdae_recon")  # hide patches, by objective.mask_ratio
+EQUAL_FOLDS = ("sdae", "sdae_recon")  # split the hidden patches into sdae.folds

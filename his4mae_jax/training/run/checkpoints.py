@@ -12,7 +12,7 @@ import shutil
 import jax
 import orbax.checkpoint as ocp
 
-from his4mae_jax.config import total_steps
+from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import writing
 
@@ -155,11 +155,19 @@ def shared_config(workdir):
     return {f"{path}": [read_config(workdir), path.stat().st_mtime_ns if path.exists() else None]}
 
 
-def write_config(workdir, config):
-    """Save `config.json`, whole or not at all."""
-    path = pathlib.Path(workdir) / "config.json"
+def began_with(workdir, config):
+    """`data.in_memory_gb` that the training in a workdir began with; of one that begins, that of `config`."""
+    saved = read_config(workdir)
+    return config.data.in_memory_gb if saved is None else flat_settings(saved)["data.in_memory_gb"]
+
+
+def write_config(workdir, config, *, in_memory_gb=None):
+    """Save `config.json`, whole or not at all; with `data.in_memory_gb` as the training began with it, where given."""
+    path, settings = pathlib.Path(workdir) / "config.json", config.to_dict()
+    if in_memory_gb is not None:
+        settings["data"]["in_memory_gb"] = in_memory_gb
     with writing(workdir):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".partial")
-        part.write_text(json.dumps(config.to_dict(), indent=2))
+        part.write_text(json.dumps(settings, indent=2))
         os.replace(part, path)

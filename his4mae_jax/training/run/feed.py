@@ -19,13 +19,18 @@ CPU_CALL_FLOP = 1e12  # of one call on a CPU: seconds, so that one which is told
 POOL_BRICKS = 64  # of data.pool_bricks = -1, for volumes that do not fit in memory
 
 
-def make_plan(config, volumes, boxes, axes, labels=None):
-    """The plan of a run, from its config and data alone. Raises `UserError` for volumes too small."""
+def make_plan(config, volumes, boxes, axes, labels=None, *, in_memory_gb=None):
+    """The plan of a run, from its config and data alone. Raises `UserError` for volumes too small.
+
+    `in_memory_gb` is `data.in_memory_gb` as the training began with it, which an automatic `data.pool_bricks` goes by:
+    a training that goes on with more or less memory draws the same samples. None: as configured.
+    """
     d, batch_size = config.data, config.train.batch_size
     geometry = make_geometry(volumes, boxes, axes, config.model.fov)
     slots, pool = d.pool_bricks, None
     if slots < 0:
-        slots = POOL_BRICKS if total_bytes((*volumes, *(labels or ()))) > memory_bytes(config) else 0
+        most = d.in_memory_gb if in_memory_gb is None else in_memory_gb
+        slots = POOL_BRICKS if total_bytes((*volumes, *(labels or ()))) > int(most * 2**30) else 0
     if slots:
         pool = bricks.make_pool(
             geometry, [chunks_of(v) for v in volumes], seed=config.seed, slots=slots, every=d.steps_per_brick,

@@ -15,7 +15,7 @@ from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import distributed
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run import preemption
-from his4mae_jax.training.run.checkpoints import Checkpoints, shared_config, write_config
+from his4mae_jax.training.run.checkpoints import Checkpoints, began_with, shared_config, write_config
 from his4mae_jax.training.run.feed import Feed, make_plan
 from his4mae_jax.training.run.log_window import Windows
 from his4mae_jax.training.run.writers import make_writer
@@ -59,11 +59,12 @@ def train(config, volumes, workdir, log, labels=None):
     if labels:
         boxes = [content_box(v) for v in labels]
     axes = [slice_axes(v, config.data.axes) for v in volumes]
-    plan, mesh = make_plan(config, volumes, boxes, axes, labels), meshes.make_mesh()
+    in_memory_gb = began_with(workdir, config)
+    plan, mesh = make_plan(config, volumes, boxes, axes, labels, in_memory_gb=in_memory_gb), meshes.make_mesh()
     feed = Feed(config, plan, volumes, contrasts, mesh, labels)
     models = METHODS[config.method].build(config)
     if distributed.is_main():
-        write_config(workdir, config)  # the first thing written: all input has been checked
+        write_config(workdir, config, in_memory_gb=in_memory_gb)  # the first thing written: all input has been checked
     distributed.barrier("config")
     distributed.check_same({"the configuration": config.to_dict(), **shared_config(workdir)})
     optimizer = make_optimizer(config)

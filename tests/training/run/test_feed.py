@@ -11,7 +11,7 @@ from his4mae_jax.data.sampling import resident
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.errors import UserError
 from his4mae_jax.training.devices import mesh as meshes
-from his4mae_jax.training.run import feed, loop
+from his4mae_jax.training.run import checkpoints, feed, loop
 from his4mae_jax.training.run.log_window import Windows
 from his4mae_jax.training.step.multi_step import call_spans
 
@@ -136,3 +136,15 @@ def test_windows_do_not_depend_on_how_steps_are_grouped(start, more, every, data
     first = min(ends)
     assert found[0][1]["loss"] == np.mean(np.arange(start, first)) and found[0][1]["lr"] == 2.0 * (first - 1)
     assert ("perplexity" in found[0][1]) == any((s + 1) % 7 == 0 for s in range(start, first))
+
+
+def test_a_training_that_goes_on_with_other_memory_keeps_its_pool(tiny, tmp_path):
+    """`data.in_memory_gb` may change in a workdir, and the samples must not."""
+    boxes = [tuple(slice(0, n) for n in volume().shape)]
+    for began, later in ((8.0, 1e-6), (1e-6, 8.0)):
+        workdir = tmp_path / str(began)
+        for tiny.data.in_memory_gb in (began, later, later):
+            gb = checkpoints.began_with(workdir, tiny)
+            plan = feed.make_plan(tiny, [volume()], boxes, tiny.data.axes, in_memory_gb=gb)
+            checkpoints.write_config(workdir, tiny, in_memory_gb=gb)
+            assert (plan.pool is None) == (began == 8.0)

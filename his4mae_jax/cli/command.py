@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 
 import his4mae_jax
-from his4mae_jax import config as configs
 from his4mae_jax.cli import config_file, process
 from his4mae_jax.cli.arguments import Parser, add_run_arguments, run_command
 from his4mae_jax.cli.stages import MODES
 from his4mae_jax.errors import UserError
+from his4mae_jax.settings import describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
         voxel_size_nm = arguments.voxel_size and _voxel_size(arguments.voxel_size)
         output = arguments.output
         return process.Command(lambda: new_config.init(arguments.volumes, output, voxel_size_nm), output or ".")
-    return process.Command(lambda: print(_settings(arguments.word)), "the terminal")
+    return process.Command(lambda: print(describe(arguments.word)), "the terminal")
 
 
 def _voxel_size(text: str) -> tuple[float, float, float]:
@@ -174,25 +174,6 @@ def _voxel_size(text: str) -> tuple[float, float, float]:
     if len(sizes) not in (1, 3) or not all(0 < size < math.inf for size in sizes):
         raise UserError(f"--voxel-size={text}: give one size or three (z, y, x) in nm, as in --voxel-size=8,4,4")
     return tuple(sizes * (3 // len(sizes)))
-
-
-def _settings(word: str | None) -> str:
-    """The settings whose name or meaning has a word in it, as text for a terminal."""
-    try:
-        from his4mae_jax.settings import describe
-    except ModuleNotFoundError:  # without the table of settings: names and defaults
-        return _defaults(word)
-    return describe(word)
-
-
-def _defaults(word):
-    default = configs.get_default()
-    lines = [
-        f"{key} = {config_file.value(default, key)!r}" for key in configs.flat_keys(default) if (word or "") in key
-    ]
-    if not lines:
-        raise UserError(f"no setting has {word!r} in its name; `his4mae settings` lists all of them")
-    return "\n".join(lines)
 
 
 def rephrase(message: str) -> str:

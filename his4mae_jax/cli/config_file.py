@@ -3,7 +3,6 @@
 import difflib
 import functools
 import importlib.util
-import linecache
 import operator
 import pathlib
 import re
@@ -17,6 +16,7 @@ from ml_collections import config_flags
 
 from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
+from his4mae_jax.settings import explain_unknown_key
 
 _PACKAGE = pathlib.Path(__file__).parents[1]
 # In a wheel the configs lie in the package (setup.py); in a clone, and installed from one with -e, beside it.
@@ -65,7 +65,8 @@ def load(spec: str) -> ml_collections.ConfigDict:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(_explain_key(error) or f"{path}{_line(error, path)}: {_explain(error)}") from error
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+        raise UserError(explain_unknown_key(error) or f"{path}{_line(error, path)}: {reason}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(f"{path}: give it a function get_config() that returns its config, as {SHIPPED}/demo.py has it")
     return config.lock()
@@ -88,39 +89,6 @@ def _line(error: Exception, path: pathlib.Path) -> str:
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path.absolute())
     ]
     return f", line {lines[-1]}" if lines else ""
-
-
-def _explain_key(error: Exception) -> str | None:
-    """One line from the table of settings, where there is one, for a key or value that it lacks."""
-    try:
-        from his4mae_jax.settings import explain_unknown_key
-    except ModuleNotFoundError:
-        return None
-    return explain_unknown_key(error)
-
-
-def _explain(error: Exception) -> str:
-    """One line for what a config file raised; for a setting that there is not, with the nearest one."""
-    key = _unknown_key(error)
-    if key is None:
-        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    return f"there is no setting {key}; {_suggestion(key)}"
-
-
-def _unknown_key(error: Exception) -> str | None:
-    """The dotted key that ml_collections did not find; None for any other error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, AttributeError | KeyError) or not frames or "ml_collections" not in frames[-1].filename:
-        return None
-    text = str(error)
-    found = re.search(r'Key "(\w+)" does not exist', text) or re.match(r"[\\'\"]*(\w+)[\\'\"]*(?:\\n|\n|$)", text)
-    if found is None:
-        return None
-    key = found.group(1)
-    own = [frame for frame in frames if "ml_collections" not in frame.filename][-1]
-    # `c.train.stpes = 5`: the line has the section, which the error lacks.
-    dotted = re.search(rf"\w+\.([\w.]+\.)?{key}\b", linecache.getline(own.filename, own.lineno))
-    return f"{dotted.group(1) or ''}{key}" if dotted else key
 
 
 def _suggestion(key: str, prefix: str = "") -> str:

@@ -108,7 +108,7 @@ def test_the_package_runs_as_the_command():
 
 def test_a_stage_that_comes_too_early_names_the_subcommand_that_is_missing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("his4mae_jax.cli.process.preemption.install", lambda: None)
-    words = ["segment", "--config=demo", f"--workdir={tmp_path}", "--config.data.phantom.size=32"]
+    words = ["segment", "--config=demo", f"--workdir={tmp_path}"]
     monkeypatch.setattr("his4mae_jax.cli.stages.make_phantoms", lambda *args: None)
     with pytest.raises(SystemExit) as ended:
         command.main(words)

@@ -2,12 +2,16 @@
 
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import ml_collections
 import numpy as np
 
 from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
+from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.contrast import estimate_contrast
 from his4mae_jax.data.volumes.crop import Crop, central_box
 from his4mae_jax.data.volumes.volume import open_volume
@@ -20,14 +24,14 @@ from his4mae_jax.output.records import segmented
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 
-def same_volume(one, other):
-    """Whether two names are of one volume: local paths that lead to one file or folder, or equal texts."""
+def same_volume(one: str, other: str) -> bool:
+    """Whether two names mean the same volume: local paths to one file or folder, or equal texts."""
     local = "://" not in one and "://" not in other
     return one == other or (local and pathlib.Path(one).resolve() == pathlib.Path(other).resolve())
 
 
-def _score(confusion, class_names, supervised=False):
-    """DSC by either matching; a supervised method's labels are classes, and both say the same."""
+def _score(confusion: np.ndarray, class_names: Sequence[str], supervised: bool = False) -> dict[str, dict[str, float]]:
+    """DSC by both ways of matching; the labels of a supervised method are classes, so that both are equal."""
     one, many = (dice.direct,) * 2 if supervised else (dice.one_to_one, dice.many_to_one)
     return {"one_to_one": one(confusion, class_names).dsc, "many_to_one": many(confusion, class_names).dsc}
 
@@ -64,7 +68,7 @@ def _baseline(kind, config, test, sizes, log):
 
 
 class _Array:
-    """Labels in memory, with the interface of a volume."""
+    """A label array with the interface of a volume."""
 
     def __init__(self, array, like):
         self.array, self.name, self.voxel_size_nm = array, f"labels of {like.name}", like.voxel_size_nm
@@ -74,13 +78,27 @@ class _Array:
         return self.array[slices]
 
 
-def dsc_curve(config, test, workdir, log, scored):
+def dsc_curve(
+    config: ml_collections.ConfigDict,
+    test: Target,
+    workdir: str | pathlib.Path,
+    log: Callable[[str], None],
+    scored: tuple[int, dict[str, Any]],
+) -> list[dict[str, Any]]:
     """DSC of checkpoints spread over the run, on a box in the middle of the volume (Fig. 3).
 
-    `scored` is `(step, dsc)` of the segmentation itself, whose point is taken as it is where
-    the box is the whole volume. Each other checkpoint gets its own centres, fitted on the
-    same voxels. The curve is shown; it chooses nothing: the score of a run is always that of
-    its last checkpoint.
+    Each checkpoint gets centres of its own, fitted on the same voxels. The curve is only shown: the score of a run is
+    always that of its last checkpoint.
+
+    Args:
+      config: the configuration.
+      test: the volume and its ground truth.
+      workdir: folder of the run.
+      log: prints one line.
+      scored: (step, DSC) of the segmentation itself, which is reused where the box is the whole volume.
+
+    Returns:
+      {"step", "dsc"} of each checkpoint; empty where the box is smaller than a field of view.
     """
     checkpoints = Checkpoints(workdir, config)
     box = central_box(test.image.shape, config.evaluate.curve_box)
@@ -99,19 +117,30 @@ def dsc_curve(config, test, workdir, log, scored):
         fraction = min(0.1, max(config.segment.fraction, 5000 / np.prod(image.shape)))
         codes_KxD = read_codes(config, checkpoints, step)
         fit = fit_centres(config, encoder, image, [clusters], fraction, mask, codes_KxD, log=log)
-        found = encoder.labels(image, linear_scores(fit.centres), encoded=fit.encoded)[clusters]
-        confusion = dice.confusion(_Array(found, image), labels, clusters, len(test.class_names))
+        clustered = encoder.labels(image, linear_scores(fit.centres), encoded=fit.encoded)[clusters]
+        confusion = dice.confusion(_Array(clustered, image), labels, clusters, len(test.class_names))
         curve.append({"step": int(step), "dsc": _score(confusion, test.class_names, config.method in SUPERVISED)})
         log(f"evaluate: step {step}: mean DSC {curve[-1]['dsc']['one_to_one']['mean']:.3f} in a box of {image.shape}")
     checkpoints.close()
     return curve
 
 
-def evaluate(config, test, workdir, log):
-    """Score the segmentation in the workdir; returns `(metrics, assignment)`.
+def evaluate(
+    config: ml_collections.ConfigDict, test: Target, workdir: str | pathlib.Path, log: Callable[[str], None]
+) -> tuple[dict[str, Any], list[int | None]]:
+    """Scores the segmentation in the workdir, the baselines and the checkpoints of the curve.
 
-    `metrics` is the content of metrics.json; `assignment` the class of each headline
-    cluster (or None) by one-to-one matching, for the pictures.
+    Args:
+      config: the configuration.
+      test: the volume and its ground truth.
+      workdir: folder of the run.
+      log: prints one line.
+
+    Returns:
+      (content of metrics.json; class of each headline cluster by one-to-one matching, or None).
+
+    Raises:
+      UserError: there is no such segmentation, it is of another volume, or it does not fit the ground truth.
     """
     need_checkpoint(workdir)
     sizes, supervised = label_sizes(config), config.method in SUPERVISED

@@ -35,13 +35,13 @@ from reporting import add_json_option, write_json
 
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.models.kernels.backend import tracing_for
+from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.flop import flop_per_image
+from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.noise_batch import batch_like
-from his4mae_jax.training.step.optimizer import make_optimizer
-from his4mae_jax.training.step.step import compile_steps
+from his4mae_jax.training.step.settings import StepSettings
 
 # TFLOP/s (dense bfloat16) and TB/s of one chip.
 PEAKS = {"h100": (989, 3.35), "h200": (989, 4.8), "v5e": (197, 0.82), "v5p": (459, 2.77), "v6e": (918, 1.64)}
@@ -101,14 +101,15 @@ def as_hopper():
 def programs(config, devices):
     """Compile `{"step": ..., "encode": ...}` for a mesh of the devices."""
     mesh = jax.sharding.Mesh(devices, ("data",))
-    models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
-    state = jax.eval_shape(lambda: states.create(config, models, optimizer))
+    settings = StepSettings.from_config(config)
+    state = jax.eval_shape(lambda: states.create(settings))
     batch = batch_like(config)
     images = jax.ShapeDtypeStruct(batch["crop"].shape, jnp.float32)
     split = meshes.batch_sharding(mesh)
-    encode = jax.jit(make_encode(models), in_shardings=(meshes.replicated(mesh), split), out_shardings=split)
+    encode = jax.jit(make_encode(settings.models), in_shardings=(meshes.replicated(mesh), split), out_shardings=split)
     with tracing_for(devices[0]), as_hopper():
-        step = compile_steps(config, models, optimizer, mesh, ready=True)[0].lower(state, batch)
+        count = jax.ShapeDtypeStruct((), jnp.int32)
+        step = StepPrograms(settings, mesh).program(ready=True).lower(state, batch, count)
         encode = encode.lower(state.params["encoder"], images)
         return {"step": step.compile(), "encode": encode.compile()}
 

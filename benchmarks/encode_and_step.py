@@ -21,12 +21,11 @@ from reporting import add_json_option, machine, one_line, options, write_json
 
 from his4mae_jax.config import get_default
 from his4mae_jax.inference.encode import make_encode
-from his4mae_jax.pretext import his4mae
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.noise_batch import noise_batch
-from his4mae_jax.training.step.optimizer import make_optimizer
-from his4mae_jax.training.step.step import compile_steps
+from his4mae_jax.training.step.settings import StepSettings
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MODELS = {"demo": runpy.run_path(str(ROOT / "configs" / "demo.py"))["get_config"], "full": get_default}
@@ -55,20 +54,20 @@ def measure(config, repeats, calls):
     """Return two rows, of the step and of encoding: dicts of what, rate_per_s, seconds, compile_seconds."""
     mesh, batch_size = meshes.make_mesh(), config.train.batch_size
     everywhere, split = meshes.replicated(mesh), meshes.batch_sharding(mesh)
-    models, optimizer = his4mae.build(config), make_optimizer(config)
-    state = jax.jit(lambda: states.create(config, models, optimizer), out_shardings=everywhere)()
+    settings = StepSettings.from_config(config)
+    state = jax.jit(lambda: states.create(settings), out_shardings=everywhere)()
     batch = meshes.put_batch(mesh, noise_batch(config))
     images_BxFxF = meshes.put_batch(mesh, np.random.default_rng(0).random(batch["crop"].shape, np.float32))
 
-    encode = jax.jit(make_encode(models), in_shardings=(everywhere, split), out_shardings=split)
+    encode = jax.jit(make_encode(settings.models), in_shardings=(everywhere, split), out_shardings=split)
     encode, encode_compile = compiled(encode, state.params["encoder"], images_BxFxF)
     encode_seconds = median_seconds(lambda: encode(state.params["encoder"], images_BxFxF), repeats, calls)
 
-    step, step_compile = compiled(compile_steps(config, models, optimizer, mesh)[0], state, batch)
+    step, step_compile = compiled(StepPrograms(settings, mesh).program(), state, batch, 1)
 
     def one_step():
         nonlocal state  # the step donates its state: each call continues from the last
-        state, metrics = step(state, batch)
+        state, metrics = step(state, batch, 1)
         return state, metrics
 
     step_seconds = median_seconds(one_step, repeats, calls)

@@ -25,12 +25,11 @@ from reporting import add_json_option, machine, one_line, options, write_json
 from segment_memory import run, write_noise
 
 from his4mae_jax.config import get_default, get_small
-from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.noise_batch import noise_batch
-from his4mae_jax.training.step.optimizer import make_optimizer
-from his4mae_jax.training.step.step import compile_steps
+from his4mae_jax.training.step.settings import StepSettings
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -68,15 +67,15 @@ def batches(sizes, config, calls, report):
     rows, mesh = [], meshes.make_mesh()
     for size in sizes:
         config.train.batch_size = size
-        models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
-        create = functools.partial(states.create, config, models, optimizer)
+        settings = StepSettings.from_config(config)
+        create = functools.partial(states.create, settings)
         state = jax.jit(create, out_shardings=meshes.replicated(mesh))()
         batch = meshes.put_batch(mesh, noise_batch(config))
-        step, _ = compiled(compile_steps(config, models, optimizer, mesh)[0], state, batch)
+        step, _ = compiled(StepPrograms(settings, mesh).program(), state, batch, 1)
         memory, taken = step.memory_analysis(), []
         for _ in range(calls + 1):
             began = time.perf_counter()
-            state, _ = jax.block_until_ready(step(state, batch))
+            state, _ = jax.block_until_ready(step(state, batch, 1))
             taken.append(time.perf_counter() - began)
         mb = (memory.temp_size_in_bytes + memory.argument_size_in_bytes) / 1e6
         rows.append({"size": size, "name": f"batch {size}", "seconds": statistics.median(taken[1:]), "mb": mb})

@@ -19,22 +19,21 @@ from encode_and_step import MODELS
 from program import collectives
 from reporting import add_json_option, machine, write_json
 
-from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.noise_batch import batch_like
-from his4mae_jax.training.step.optimizer import make_optimizer
-from his4mae_jax.training.step.step import compile_steps
+from his4mae_jax.training.step.settings import StepSettings
 
 
 def compiled_step(config):
     """Compile one training step on all devices: `(text of the program, bytes of the parameters)`."""
-    models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
-    state = jax.eval_shape(lambda: states.create(config, models, optimizer))
-    step, _ = compile_steps(config, models, optimizer, meshes.make_mesh())
+    settings = StepSettings.from_config(config)
+    state = jax.eval_shape(lambda: states.create(settings))
+    step = StepPrograms(settings, meshes.make_mesh()).program()
     # Skip the passes that make fast machine code: they are most of the work, and nothing is run.
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    text = step.lower(state, batch_like(config)).compile(compiler_options=quick).as_text()
+    text = step.lower(state, batch_like(config), 1).compile(compiler_options=quick).as_text()
     return text, sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.params))
 
 

@@ -39,9 +39,9 @@ from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.expand_stride import token_weights
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
+from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices.cpu_devices import share_cores
-from his4mae_jax.training.step.flop import flop_per_image
 
 NM = 16.0
 SLICES = 16  # that PyTorch labels at once

@@ -32,16 +32,15 @@ from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.inference.device_loops import split_batches
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.models.kernels.batches import fovs_at_once
+from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.devices.cpu_devices import share_cores
-from his4mae_jax.training.run.feed import steps_per_call
+from his4mae_jax.training.run.batch_source import steps_per_dispatch
 from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.flop import flop_per_image
-from his4mae_jax.training.step.multi_step import compile_calls
+from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.noise_batch import batch_like
-from his4mae_jax.training.step.optimizer import make_optimizer
-from his4mae_jax.training.step.step import compile_steps
+from his4mae_jax.training.step.settings import StepSettings
 
 PEERS = ("his4mae", "maester")  # methods that torch_peer.py has; others are measured alone
 TOP = 20  # entries of the profile's table
@@ -67,20 +66,20 @@ class Ours:
     """This project: `steps(count)` and `encode(calls)` run and wait for the results."""
 
     def __init__(self, config, volume):
-        mesh, models, optimizer = meshes.make_mesh(), METHODS[config.method].build(config), make_optimizer(config)
+        mesh, settings = meshes.make_mesh(), StepSettings.from_config(config)
         everywhere, volume = meshes.replicated(mesh), Array(volume)
         box = tuple(slice(0, n) for n in volume.shape)
         geometry = make_geometry([volume], [box], "zyx", config.model.fov)
         plan = Plan(geometry, config.seed, config.train.batch_size, config.data.crop_min, config.model.fov)
         sampler = ResidentSampler(plan, [volume], [Contrast(0, 255)], mesh)
-        self.create = lambda: states.create(config, models, optimizer)
+        self.create = lambda: states.create(settings)
         self.state = jax.jit(self.create, out_shardings=everywhere)()
         self.params = jax.device_get(self.state.params)
-        self.per_call = steps_per_call(config, True)
-        self._advance, _ = compile_calls(config, models, optimizer, mesh, per_call=self.per_call, resident=sampler)
+        self.per_dispatch = steps_per_dispatch(config, resident=True)
+        self._programs = StepPrograms(settings, mesh, per_dispatch=self.per_dispatch, resident=sampler)
         self._data = sampler.arrays
         split = meshes.batch_sharding(mesh)
-        encode, at_once = make_encode(models), fovs_at_once(models)
+        encode, at_once = make_encode(settings.models), fovs_at_once(settings.models)
 
         def encode_all(params, images_BxFxF):  # as segmentation does
             return split_batches(mesh, lambda x: encode(params, x), images_BxFxF, at_once)
@@ -90,8 +89,8 @@ class Ours:
         self._images = meshes.put_batch(mesh, images)
 
     def steps(self, count):
-        for _ in range(count // self.per_call):
-            self.state, metrics = self._advance(self.state, self._data, self.per_call, True)
+        for _ in range(count // self.per_dispatch):
+            self.state, metrics = self._programs.advance(self.state, self._data, self.per_dispatch, True)
         jax.block_until_ready((self.state, metrics))
 
     def encode(self, calls):
@@ -130,9 +129,8 @@ def xla_counts(config, ours):
     B, mesh = config.train.batch_size, meshes.make_mesh()
     config = config.copy_and_resolve_references()
     config.train.microbatch = B  # XLA counts the body of a loop once
-    models = METHODS[config.method].build(config)
-    step, _ = compile_steps(config, models, make_optimizer(config), mesh, ready=True)
-    compiled = step.lower(jax.eval_shape(ours.create), batch_like(config)).compile()
+    step = StepPrograms(StepSettings.from_config(config), mesh).program(ready=True)
+    compiled = step.lower(jax.eval_shape(ours.create), batch_like(config), 1).compile()
     cost, memory = compiled.cost_analysis() or {}, compiled.memory_analysis()
     per_image = {name: cost[key] / B for name, key in (("flop", "flops"), ("bytes", "bytes accessed")) if key in cost}
     return {**per_image, "temporary_bytes": memory.temp_size_in_bytes if memory else None}
@@ -229,12 +227,12 @@ def measured(method, args, volume):
         runners[f"torch, {mode}"] = Theirs(config, volume, mode, runners["ours"].params)
     found = {"flop_per_image": flop}
     print(f"{method}: {flop['step'] / 1e9:.2f} GFLOP a step and image, {flop['encode'] / 1e9:.2f} to encode; "
-          f"{runners['ours'].per_call} of our steps a call")  # fmt: skip
+          f"{runners['ours'].per_dispatch} of our steps in a dispatch")  # fmt: skip
     if args.count:
         found["xla"] = xla_counts(config, runners["ours"])
         print("XLA counts " + ", ".join(f"{k} {v:.4g}" for k, v in found["xla"].items() if v is not None))
     for what in args.what:
-        calls = args.calls * (runners["ours"].per_call if what == "step" else 1)
+        calls = args.calls * (runners["ours"].per_dispatch if what == "step" else 1)
         rates = take_turns(runners, "steps" if what == "step" else "encode", args.rounds, calls)
         some = []
         for who, rounds in rates.items():
@@ -246,7 +244,7 @@ def measured(method, args, volume):
         print_rows(some, flop[what], args.peak_tflops)
         rows += some
     if args.profile:
-        steps = args.calls * runners["ours"].per_call
+        steps = args.calls * runners["ours"].per_dispatch
         found["profile"] = profile(f"{args.profile}/{method}", lambda: runners["ours"].steps(steps))
     return rows, found
 

@@ -174,19 +174,15 @@ def final_state(workdir):
     import jax
     from jax.sharding import SingleDeviceSharding
 
-    from his4mae_jax.pretext import his4mae
     from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
-    from his4mae_jax.training.step import state as states
-    from his4mae_jax.training.step.optimizer import make_optimizer
+    from his4mae_jax.training.step.state import state_like
 
     config = get_default()
     config.unlock()
     config.update(read_config(workdir))
-    models = his4mae.build(config)
-    like = jax.eval_shape(lambda: states.create(config, models, make_optimizer(config)))
     checkpoints = Checkpoints(workdir, config)
     step = checkpoints.steps()[-1]
-    state, _ = checkpoints.restore(step, like, SingleDeviceSharding(jax.devices()[0]))
+    state, _ = checkpoints.restore(step, state_like(config), SingleDeviceSharding(jax.devices()[0]))
     checkpoints.close()
     return step, state
 

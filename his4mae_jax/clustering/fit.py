@@ -18,12 +18,10 @@ from his4mae_jax.data.volumes.labels import Inside
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.volume_encoder import EncodedTile, VolumeEncoder
 from his4mae_jax.models.codebook import nearest_code
-from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.progress import Log, say
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run.checkpoints import Checkpoints
-from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.state import state_like
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -137,9 +135,7 @@ def read_codes(config: ml_collections.ConfigDict, checkpoints: Checkpoints, step
     if config.segment.centres != "codebook":
         return None
     trained = ml_collections.ConfigDict(checkpoints.about(step)["config"])
-    models = METHODS[trained.method].build(trained)
-    like = jax.eval_shape(lambda: states.create(trained, models, make_optimizer(trained)))
-    state, _ = checkpoints.restore(step, like, meshes.replicated(meshes.make_local_mesh()))
+    state, _ = checkpoints.restore(step, state_like(trained), meshes.replicated(meshes.make_local_mesh()))
     return np.asarray(state.params["codebook"]["codes"])
 
 

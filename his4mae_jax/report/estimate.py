@@ -21,12 +21,12 @@ from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import plan
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
-from his4mae_jax.training.run.feed import host_rows, on_device
+from his4mae_jax.training.run.batch_source import host_rows, on_device
 from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.gradients import microbatch
 from his4mae_jax.training.step.noise_batch import noise_batch
-from his4mae_jax.training.step.optimizer import make_optimizer
-from his4mae_jax.training.step.step import compile_steps
+from his4mae_jax.training.step.settings import StepSettings
 
 SECONDS = 2.0  # of each measurement, about; at least one run
 IMAGES = 32  # of a measured step, about, where a batch is taken in parts: time grows with their number
@@ -48,11 +48,11 @@ def training(config, volumes: list[VolumeLike]) -> dict:
     state = create()
     state_bytes, images = _tree_bytes(state), len(batch["crop"])
     batch = meshes.put_batch(meshes.make_mesh(), batch)
-    compiled = step.lower(state, batch).compile()
+    compiled = step.lower(state, batch, 1).compile()
 
     def advance():
         nonlocal state  # the step donates its state: the next one starts from what it returns
-        state, metrics = compiled(state, batch)
+        state, metrics = compiled(state, batch, 1)
         return metrics
 
     seconds, memory = _measure(compiled, advance)
@@ -79,19 +79,18 @@ def measured_step(config) -> tuple[Callable, Callable, dict[str, np.ndarray]]:
     grows with their number.
 
     Returns:
-      `(step, create, batch)`: the jitted step, the jitted function that makes the state it starts from, and the raw
-      batch that it takes, of noise.
+      `(step, create, batch)`: the jitted step `(state, batch, 1) -> (state, metrics)`, the jitted function that makes
+      the state it starts from, and the raw batch that it takes, of noise.
     """
     devices = jax.device_count()
-    models = METHODS[config.method].build(config)
-    per_device, at_once = config.train.batch_size // devices, microbatch(config, models, devices)
+    per_device = config.train.batch_size // devices
+    at_once = microbatch(StepSettings.from_config(config), devices)
     smaller = config.copy_and_resolve_references()
     smaller.train.batch_size = devices * min(per_device, at_once * math.ceil(IMAGES / at_once))
     smaller.train.microbatch = at_once
-    optimizer = make_optimizer(smaller)
-    mesh = meshes.make_mesh()
-    step, _ = compile_steps(smaller, models, optimizer, mesh, ready=True)
-    create = jax.jit(lambda: states.create(smaller, models, optimizer), out_shardings=meshes.replicated(mesh))
+    settings, mesh = StepSettings.from_config(smaller), meshes.make_mesh()
+    step = StepPrograms(settings, mesh).program(ready=True)
+    create = jax.jit(lambda: states.create(settings), out_shardings=meshes.replicated(mesh))
     return step, create, noise_batch(smaller)
 
 

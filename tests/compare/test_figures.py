@@ -16,10 +16,9 @@ from his4mae_jax.compare.rows import plan
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.errors import UserError
 from his4mae_jax.figures import slices, style
-from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.settings import StepSettings
 
 ROWS = (
     ("HiS4MAE", ()),
@@ -212,8 +211,7 @@ def test_nothing_finished_is_no_error(config, tmp_path):
 def save_checkpoint(run):
     """An untrained model as the run's only checkpoint."""
     config = ml_collections.ConfigDict(run.settings)
-    models = METHODS[config.method].build(config)
-    state = jax.jit(lambda: states.create(config, models, make_optimizer(config)))()
+    state = jax.jit(lambda: states.create(StepSettings.from_config(config)))()
     checkpoints = Checkpoints(run.folder, config)
     checkpoints.save(20, state, {"config": run.settings, "seconds": 0, "voxel_size_nm": 10})
     checkpoints.close()

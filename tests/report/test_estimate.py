@@ -20,7 +20,7 @@ vit.method, vit.supervised.classes = "vit", 4
 vae.method = "vae"
 for config in (paper, small, vit, vae):
     step, create, batch = estimate.measured_step(config)
-    jax.eval_shape(step, jax.eval_shape(create), batch)
+    jax.eval_shape(step, jax.eval_shape(create), batch, 1)
     print(jax.device_count(), config.method, len(batch["crop"]))
 """
 

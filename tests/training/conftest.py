@@ -115,18 +115,14 @@ class Runs:
         """`(step, state)` of the newest checkpoint, restored on the one device of the tests."""
         import ml_collections
 
-        from his4mae_jax.pretext import his4mae
         from his4mae_jax.training.devices.mesh import make_mesh, replicated
         from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
-        from his4mae_jax.training.step import state as states
-        from his4mae_jax.training.step.optimizer import make_optimizer
+        from his4mae_jax.training.step.state import state_like
 
         config = ml_collections.ConfigDict(read_config(self.folder / name))
-        models = his4mae.build(config)
-        like = jax.eval_shape(lambda: states.create(config, models, make_optimizer(config)))
         checkpoints = Checkpoints(self.folder / name, config)
         step = checkpoints.steps()[-1]
-        state, _ = checkpoints.restore(step, like, replicated(make_mesh()))
+        state, _ = checkpoints.restore(step, state_like(config), replicated(make_mesh()))
         checkpoints.close()
         return step, jax.device_get(state)
 

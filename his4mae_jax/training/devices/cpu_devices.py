@@ -1,7 +1,7 @@
 """A CPU's cores as several devices.
 
-One CPU device spreads each operation over the cores by itself, and leaves them idle in between: two cores encode 1.5
-times as fast as one that way. As two devices, each of which takes half of the images, they are twice as fast as one
+One CPU device spreads each operation over the cores by itself, and leaves them idle in between. Where each core is a
+device that takes its part of the batch, two cores encode twice as fast as one, in place of 1.5 times
 (docs/performance.md).
 """
 
@@ -10,30 +10,33 @@ import os
 import jax
 
 from his4mae_jax.models.kernels.batches import largest_divisor
-from his4mae_jax.training.step.flop import flop_per_image
+from his4mae_jax.pretext.flop import flop_per_image
 
-MOST = 8
-# Of a step: about 0.1 s on a core. Smaller ones gain nothing, as what devices tell each other costs 10 ms.
-WORTH_FLOP = 2e10
-
-
-def is_large(config):
-    """Whether a step is worth a part of its own for each core, and parts that fit the cache."""
-    return config.train.batch_size * flop_per_image(config)["step"] >= WORTH_FLOP
+MAX_DEVICES = 8
+# FLOP of a step that takes about 0.1 s on a core. Smaller ones gain nothing: communication takes 10 ms.
+LARGE_FLOP = 2e10
 
 
-def cpu_devices(config, cores):
-    """Devices to make of `cores`: a divisor of the batch, so that each takes as many images."""
-    if not is_large(config):
+def is_large(step_flop: float) -> bool:
+    """Returns whether a step of so many FLOP pays for being divided, over cores or into microbatches."""
+    return step_flop >= LARGE_FLOP
+
+
+def cpu_devices(config, cores: int) -> int:
+    """Returns how many devices to make of `cores`: a divisor of the batch, so that each takes as many images."""
+    if not is_large(config.train.batch_size * flop_per_image(config)["step"]):
         return 1
-    return largest_divisor(config.train.batch_size, min(cores, MOST))
+    return largest_divisor(config.train.batch_size, min(cores, MAX_DEVICES))
 
 
-def share_cores(config):
-    """Have JAX take the CPU for several devices, before it starts; the number is returned.
+def share_cores(config) -> int | None:
+    """Makes JAX see the CPU as several devices; to be called before JAX is used.
 
-    Left as it is, and None returned, where somebody chose a number (JAX_NUM_CPU_DEVICES, or XLA_FLAGS), where several
-    processes share the run, and where JAX has started.
+    Nothing is changed where the number was chosen (JAX_NUM_CPU_DEVICES, or XLA_FLAGS), where several processes share
+    the run, or where JAX has started.
+
+    Returns:
+      The number of devices; None where nothing was changed.
     """
     chosen = jax.config.jax_num_cpu_devices >= 0 or "host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or os.environ.get("JAX_NUM_PROCESSES"):

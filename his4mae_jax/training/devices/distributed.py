@@ -1,13 +1,14 @@
-"""Several processes as one run: finding each other, waiting for each other, leaving together.
+"""Several processes as one run: they find each other, wait for each other, and end together.
 
-One process drives all accelerators of its host. `initialise` finds the others by what the launcher tells in the
-environment:
+One process drives all accelerators of its host. `initialise` reads from the environment whether a launcher started
+several:
 
     JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID   set by hand, or by launch/gke_gpu.yaml
-    SLURM_*                                                       of a step that srun started
+    SLURM_*                                                       in a step that srun started
     TPU_WORKER_HOSTNAMES, or Google's metadata server             on hosts with TPUs
 
-Arrays that all processes share go through XLA; what is here is for the host's side.
+For SLURM and TPUs `jax.distributed.initialize` then finds addresses and process numbers by its own detection. Arrays
+that all processes share go through XLA; this module is for the host's side.
 """
 
 import glob
@@ -18,10 +19,13 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
 from his4mae_jax.errors import UserError
@@ -29,19 +33,28 @@ from his4mae_jax.training.devices.mesh import batch_sharding, replicated
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_NODES", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-GRACE = 5  # seconds
-LONG = 7 * 24 * 3600  # seconds that a process may wait for the others: process 0 scores while they do
+EXIT_DELAY = 5  # seconds that process 0 waits before it ends after an error
+MAX_WAIT = 7 * 24 * 3600  # seconds that a process may wait for the others: process 0 scores while they do
 
 
-def tpu_chips():
-    """Whether this host has TPUs that JAX can use."""
+def has_tpu_chips() -> bool:
+    """Returns whether this host has TPUs that JAX can use."""
     return bool(importlib.util.find_spec("libtpu") and (glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")))
 
 
-def detect(environ, has_tpu):
-    """`(how, arguments of jax.distributed.initialize)`, or None for a process that is alone.
+def detect(environ: Mapping[str, str], has_tpu: bool) -> tuple[str, dict[str, Any]] | None:
+    """Finds out whether a launcher started several processes.
 
-    `how` names the launcher, for the log. Raises `UserError` for variables that do not go together.
+    Args:
+      environ: environment variables.
+      has_tpu: whether the host has TPUs.
+
+    Returns:
+      `(launcher, arguments of jax.distributed.initialize)`, the launcher's name being for the log; None for a process
+      that is alone.
+
+    Raises:
+      UserError: variables contradict each other.
     """
     if environ.get("JAX_NUM_PROCESSES") or environ.get("JAX_PROCESS_ID"):
         return _explicit(environ)
@@ -49,8 +62,8 @@ def detect(environ, has_tpu):
         processes, nodes = _number(environ, "SLURM_NTASKS", 1), _number(environ, "SLURM_STEP_NUM_NODES", 1)
         if processes == 1:
             return None
-        # JAX would give each process the one GPU of its number on the node. Where a node runs one process, or
-        # SLURM shows each its own, all that are visible are meant: no ids, but not None either.
+        # JAX would give each process one GPU, by its number on the node. Where a node runs one process, or SLURM
+        # shows each process its own GPU, all visible ones are meant, for which JAX wants an empty tuple.
         all_visible = processes == nodes or environ.get("CUDA_VISIBLE_DEVICES", ",").count(",") == 0
         return "SLURM", {"cluster_detection_method": "slurm", "local_device_ids": () if all_visible else None}
     if has_tpu and "tpu" in (environ.get("JAX_PLATFORMS") or "tpu").split(","):
@@ -64,7 +77,7 @@ def detect(environ, has_tpu):
     return None
 
 
-def _explicit(environ):
+def _explicit(environ: Mapping[str, str]) -> tuple[str, dict[str, Any]] | None:
     missing = [name for name in EXPLICIT if not environ.get(name)]
     if missing:
         raise UserError(
@@ -80,12 +93,14 @@ def _explicit(environ):
     if count == 1:
         return None
     return "environment", {
-        "coordinator_address": address, "num_processes": count, "process_id": index,
+        "coordinator_address": address,
+        "num_processes": count,
+        "process_id": index,
         "cluster_detection_method": "deactivate",
-    }  # fmt: skip
+    }
 
 
-def _number(environ, name, least):
+def _number(environ: Mapping[str, str], name: str, least: int) -> int:
     try:
         value = int(environ[name])
     except ValueError:
@@ -95,42 +110,53 @@ def _number(environ, name, least):
     return value
 
 
-def initialise(environ=os.environ):
-    """Join the other processes of the run, where there are any; returns how they were found, or None.
+def initialise(environ: Mapping[str, str] = os.environ) -> str | None:
+    """Joins the other processes of the run, if there are any; to be called before JAX is used.
 
-    To be called before JAX is used. Raises `UserError` where the others cannot be reached.
+    Args:
+      environ: environment variables.
+
+    Returns:
+      The launcher's name; None for a process that is alone.
+
+    Raises:
+      UserError: the others cannot be reached, or variables contradict each other.
     """
-    found = detect(environ, tpu_chips())
-    if found is None:
+    detected = detect(environ, has_tpu_chips())
+    if detected is None:
         return None
-    how, arguments = found
-    # Its handler of SIGTERM would take the place of ours; training/run/preemption.py agrees on a step by itself.
+    launcher, arguments = detected
+    # JAX's handler of SIGTERM would replace that of training/run/preemption.py.
     jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(**arguments, shutdown_timeout_seconds=LONG)
+        jax.distributed.initialize(**arguments, shutdown_timeout_seconds=MAX_WAIT)
     except (RuntimeError, ValueError, OSError) as error:  # XLA's errors are RuntimeErrors
-        where = arguments.get("coordinator_address", f"the address found by {how}")
+        where = arguments.get("coordinator_address", f"the address found by {launcher}")
         raise UserError(
             f"cannot join the other processes of this run at {where} ({str(error).splitlines()[0][:200]}); check that "
             "all were started, that the port is free on the first host and that no firewall is between them"
         ) from error
-    return how
+    return launcher
 
 
-def is_main():
-    """Whether this is process 0, which alone writes logs, metrics and figures."""
+def is_main() -> bool:
+    """Returns whether this is process 0, which alone writes logs, metrics and figures."""
     return jax.process_index() == 0
 
 
-def barrier(name):
-    """Wait until every process has come to the barrier of this name; a name serves once."""
-    multihost.get_barrier_sync_fn()(key=f"his4mae/{name}", timeout_ms=LONG * 1000)
+def barrier(name: str) -> None:
+    """Waits until every process has reached the barrier of this name; each name can be used once."""
+    multihost.get_barrier_sync_fn()(key=f"his4mae/{name}", timeout_ms=MAX_WAIT * 1000)
 
 
-def compiled_together(function, name):
-    """`function` (jitted, always called with the same shapes), after whose compilation processes wait for each other.
+def compiled_together(function: Callable, name: str) -> Callable:
+    """Returns a jitted function after whose compilation the processes wait for each other.
 
-    Else the first to be done would wait within a collective, and on CPUs that is given up after 30 seconds.
+    Otherwise the first to have compiled it would wait in a collective, which times out after 30 seconds on CPUs.
+
+    Args:
+      function: jitted; always called with the same shapes.
+      name: of the barrier.
     """
     if jax.process_count() == 1:
         return function
@@ -146,8 +172,15 @@ def compiled_together(function, name):
     return call
 
 
-def check_same(facts):
-    """Raise `UserError`, on all processes, unless all have the same `facts`: `{what: JSON value}`."""
+def check_same(facts: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same facts.
+
+    Args:
+      facts: JSON values by what they are, as an error message names them.
+
+    Raises:
+      UserError: on all processes, if a fact differs on any.
+    """
     if jax.process_count() == 1:
         return
     from jax.experimental import multihost_utils
@@ -156,42 +189,46 @@ def check_same(facts):
     digests_Fx32 = np.stack([np.frombuffer(hashlib.sha256(t.encode()).digest(), np.uint8) for t in texts])
     digests_PxFx32 = multihost_utils.process_allgather(digests_Fx32)
     differs_PxF = (digests_PxFx32 != digests_PxFx32[0]).any(axis=2)
-    for what, text, differs_P in zip(facts, texts, differs_PxF.T, strict=True):
+    for name, text, differs_P in zip(facts, texts, differs_PxF.T, strict=True):
         if differs_P.any():
             raise UserError(
-                f"{what} is not the same on processes 0 and {int(differs_P.argmax())} ({text[:80]} on process "
+                f"{name} is not the same on processes 0 and {int(differs_P.argmax())} ({text[:80]} on process "
                 f"{jax.process_index()}): start all with the same command, and give them a --workdir and data on a "
                 "file system that all hosts share"
             )
 
 
-class Agreement:
-    """Whether any process was told to stop: the same answer on all of them, without waiting for any.
+class StopAgreement:
+    """Whether any process has received a signal to stop: the same answer on all, without waiting for any.
 
-    A process alone answers at once. Several reduce their notices on the devices, call by call, and read what
-    the call before has found, as metrics are read: the accelerator never waits for the host.
+    A single process answers at once. Several reduce their flags on the devices, dispatch by dispatch, and read the
+    result of the dispatch before, as metrics are read: the accelerator never waits for the host.
     """
 
-    def __init__(self, mesh):
-        self._waiting = None
+    def __init__(self, mesh: Mesh):
+        self._pending = None
         self._alone = jax.process_count() == 1
         if not self._alone:
-            split, share = batch_sharding(mesh), jax.local_device_count()
-            own = {told: np.full(share, told, np.int32) for told in (False, True)}
-            self._own = {told: jax.make_array_from_process_local_data(split, x) for told, x in own.items()}
+            split, count = batch_sharding(mesh), jax.local_device_count()
+            flags = {flag: np.full(count, flag, np.int32) for flag in (False, True)}
+            self._flags = {flag: jax.make_array_from_process_local_data(split, x) for flag, x in flags.items()}
             self._any = jax.jit(jnp.max, in_shardings=split, out_shardings=replicated(mesh))
 
-    def __call__(self, told):
-        """`told` is whether this process was; called by all processes equally often."""
+    def __call__(self, stop: bool) -> bool:
+        """Returns whether all stop now; to be called by all processes equally often.
+
+        Args:
+          stop: whether this process has received a signal.
+        """
         if self._alone:
-            return told
-        before, self._waiting = self._waiting, self._any(self._own[told])
-        self._waiting.copy_to_host_async()
+            return stop
+        before, self._pending = self._pending, self._any(self._flags[stop])
+        self._pending.copy_to_host_async()
         return before is not None and bool(np.asarray(before))
 
 
-def shut_down():
-    """Wait until all processes have come here, then part. The wait can be interrupted by signals."""
+def shut_down() -> None:
+    """Waits until all processes have called this, then disconnects. Signals can interrupt the wait."""
     if not jax.distributed.is_initialized():
         return
     failed = []
@@ -202,7 +239,7 @@ def shut_down():
         except Exception as error:  # raised below, in the thread that waits
             failed.append(error)
 
-    # In a thread: within XLA's own wait Python would handle no signal.
+    # In a thread: Python handles no signals while XLA waits.
     thread = threading.Thread(target=shutdown, daemon=True)
     thread.start()
     while thread.is_alive():
@@ -211,16 +248,16 @@ def shut_down():
         raise failed[0]
 
 
-def leave(status):
-    """End this process now with `status`.
+def leave(status: int) -> None:
+    """Ends this process now, with an exit status.
 
-    One of several does not wait for the others: they wait for it, and the launcher ends them when it is gone. The
-    first, without whom all others end at once, gives them a moment to tell the same error.
+    One of several does not wait for the others: they are waiting for it, and the launcher ends them when it is gone.
+    Process 0, without which all others end at once, gives them a moment to print the same error.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         if is_main():
-            time.sleep(GRACE)
+            time.sleep(EXIT_DELAY)
         os._exit(status)
     sys.exit(status)

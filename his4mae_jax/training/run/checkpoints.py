@@ -1,49 +1,51 @@
 """Orbax checkpoints: atomic, asynchronous, and quick to open for inference.
 
-Each holds the items `student` and `teacher` (the encoders), `rest` (all other state) and
-`about` (JSON: config, voxel size, seconds trained). Inference reads one encoder and `about`.
+Each holds the items `student` and `teacher` (the encoders), `rest` (all other state) and `about` (JSON: the
+configuration, seconds trained, pixel size). Inference reads one encoder and `about`.
 """
 
 import json
 import os
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from jax.sharding import Sharding
 
 from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import writing
+from his4mae_jax.training.step.state import TrainState
 
 ENCODERS = ("student", "teacher")
 
 
-def checkpoint_every(config):
-    """Steps between checkpoints: as configured, or a tenth of the run."""
+def checkpoint_every(config) -> int:
+    """Returns the number of steps between checkpoints: `train.checkpoint_every`, or a tenth of the run."""
     return config.train.checkpoint_every or max(1, -(-total_steps(config) // 10))
 
 
-def _split(state):
-    """The state's three array items; together they hold every leaf once."""
+def _split(state: TrainState) -> dict[str, Any]:
+    """The three items of arrays, which together hold every leaf of the state once."""
     params = {k: v for k, v in state.params.items() if k != "encoder"}
     return {
         "student": state.params["encoder"],
         "teacher": state.teacher,
-        "rest": {
-            "step": state.step, "params": params, "opt_state": state.opt_state, "codes": state.codes,
-        },
-    }  # fmt: skip
+        "rest": {"step": state.step, "params": params, "opt_state": state.opt_state, "codes": state.codes},
+    }
 
 
-def _join(items, like):
+def _join(items: dict[str, Any], like: TrainState) -> TrainState:
+    """The inverse of `_split`."""
     rest = dict(items["rest"])
     params = {**rest.pop("params"), "encoder": items["student"]}
     return like.replace(params=params, teacher=items["teacher"], **rest)
 
 
-def _alone():
-    """Options of a reader that waits for no other process."""
+def _single_reader() -> dict[str, Any]:
+    """Options of a process that reads without waiting for the others."""
     own = jax.process_index()
     processes = ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
@@ -54,37 +56,54 @@ def _alone():
 class Checkpoints:
     """The checkpoints of one workdir.
 
-    The newest three are kept, and `train.keep_checkpoints` spread evenly over the run: the
-    curve of DSC over training is scored on those. Where several processes share the run, those that train open
-    the checkpoints `together`, and save and restore at the same time; a process that only reads does so by itself.
+    The newest three are kept, and `train.keep_checkpoints` spread evenly over the run, on which the curve of DSC over
+    training is scored.
+
+    Attributes:
+      path: the folder.
+      every: steps between checkpoints.
     """
 
-    def __init__(self, workdir, config, *, together=False):
+    def __init__(self, workdir: str | pathlib.Path, config, *, together: bool = False):
+        """Opens the folder, which is made if it is missing.
+
+        Args:
+          workdir: of the run.
+          config: the whole configuration of the run.
+          together: where several processes share the run: True for all that train, which save and restore at the
+            same time; False for a process that reads by itself.
+        """
         self.path = pathlib.Path(workdir).absolute() / "checkpoints"
         self.every = checkpoint_every(config)
         kept = max(1, config.train.keep_checkpoints)
         self._period = -(-total_steps(config) // (kept * self.every)) * self.every
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=3, keep_period=self._period, enable_async_checkpointing=True, create=False,
-            **({} if together or jax.process_count() == 1 else _alone()),
-        )  # fmt: skip
+            max_to_keep=3,
+            keep_period=self._period,
+            enable_async_checkpointing=True,
+            create=False,
+            **({} if together or jax.process_count() == 1 else _single_reader()),
+        )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(self.path, options=options)
 
-    def steps(self):
-        """Steps with a whole checkpoint, ascending; partly written ones do not count."""
+    def steps(self) -> list[int]:
+        """Returns the steps with a whole checkpoint, ascending; partly written ones do not count."""
         return sorted(self._manager.all_steps())
 
-    def spread(self):
-        """The evenly kept steps and the last: what the curve over training is drawn from."""
+    def spread(self) -> list[int]:
+        """Returns the steps kept evenly over the run, and the last: the points of the curve over training."""
         steps = self.steps()
         return [step for step in steps if step % self._period == 0 or step == steps[-1]]
 
-    def check_space(self, state):
-        """Raise `UserError` unless the disk holds one more checkpoint.
+    def check_space(self, state: TrainState) -> None:
+        """Checks that the disk has room for one more checkpoint.
 
-        Asked before each save: what fails in orbax's threads can only be told untidily.
+        This comes before each save, because errors in orbax's threads do not say what to do.
+
+        Raises:
+          UserError: it has not.
         """
         need = sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 20)
         free = shutil.disk_usage(self.path).free
@@ -94,21 +113,42 @@ class Checkpoints:
                 f"{free / 1e6:.1f} MB are free; free some and run the same command again"
             )
 
-    def save(self, step, state, about):
-        """Start saving; training goes on while the copy is written."""
+    def save(self, step: int, state: TrainState, about: dict[str, Any]) -> None:
+        """Starts to save a copy of the state, which is written while training goes on.
+
+        Args:
+          step: of the state.
+          state: what to save.
+          about: JSON values to save beside it.
+
+        Raises:
+          UserError: the disk has no room.
+        """
         self.check_space(state)
         args = {name: ocp.args.StandardSave(tree) for name, tree in _split(state).items()}
         with writing(self.path):
             self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **args), force=True)
 
-    def restore(self, step, like, sharding):
-        """`(state, about)` of one step; `like` is a state of the same structure."""
+    def restore(self, step: int, like: TrainState, sharding: Sharding) -> tuple[TrainState, dict[str, Any]]:
+        """Reads one checkpoint whole.
+
+        Args:
+          step: one of `steps()`.
+          like: a state of the same structure, such as `state_like` returns.
+          sharding: of all arrays.
+
+        Returns:
+          `(state, about)`.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), _split(like))
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         restored = self._restore(step, ocp.args.Composite(about=ocp.args.JsonRestore(), **args))
         return _join(restored, like), restored["about"]
 
-    def _restore(self, step, args):
+    def _restore(self, step: int, args: ocp.args.Composite) -> Any:
         try:
             return self._manager.restore(step, args=args)
         except Exception as error:
@@ -117,29 +157,43 @@ class Checkpoints:
                 "folder to go on from the one before it"
             ) from error
 
-    def restore_encoder(self, step, which, like, sharding):
-        """`(params, about)`: one encoder, for inference on any number of devices."""
+    def restore_encoder(self, step: int, which: str, like: Any, sharding: Sharding) -> tuple[Any, dict[str, Any]]:
+        """Reads one encoder, for inference on any number of devices.
+
+        Args:
+          step: one of `steps()`.
+          which: one of `ENCODERS`.
+          like: parameters of the same structure.
+          sharding: of all arrays.
+
+        Returns:
+          `(params, about)`.
+
+        Raises:
+          UserError: the checkpoint is damaged.
+        """
         wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
         args = ocp.args.Composite(about=ocp.args.JsonRestore(), **{which: ocp.args.StandardRestore(wanted)})
         restored = self._restore(step, args)
         return restored[which], restored["about"]
 
-    def about(self, step):
-        """The JSON item of one checkpoint."""
+    def about(self, step: int) -> dict[str, Any]:
+        """Returns the JSON item of one checkpoint."""
         return self._restore(step, ocp.args.Composite(about=ocp.args.JsonRestore()))["about"]
 
-    def wait(self):
-        """Block until what was started is on disk; raises what went wrong in the background."""
+    def wait(self) -> None:
+        """Waits until all saves are on disk, and raises the errors they had."""
         with writing(self.path):
             self._manager.wait_until_finished()
 
-    def close(self):
+    def close(self) -> None:
+        """Waits as `wait` does, and closes the folder."""
         self.wait()
         self._manager.close()
 
 
-def read_config(workdir):
-    """The saved `config.json` as a dict; None if there is none."""
+def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
+    """Returns the saved `config.json` of a run as a dict; None if there is none."""
     path = pathlib.Path(workdir) / "config.json"
     try:
         return json.loads(path.read_text())
@@ -149,20 +203,26 @@ def read_config(workdir):
         raise UserError(f"{path}: cannot be read ({error}); use another --workdir") from error
 
 
-def shared_config(workdir):
-    """What all processes of a run see of `config.json`, where they share the workdir."""
+def shared_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Returns content and time of `config.json`, for `check_same`: equal on all processes if they share the workdir."""
     path = pathlib.Path(workdir) / "config.json"
     return {f"{path}": [read_config(workdir), path.stat().st_mtime_ns if path.exists() else None]}
 
 
-def began_with(workdir, config):
-    """`data.in_memory_gb` that the training in a workdir began with; of one that begins, that of `config`."""
+def initial_in_memory_gb(workdir: str | pathlib.Path, config) -> float:
+    """Returns the `data.in_memory_gb` that the training in a workdir began with; for a new one, that of `config`."""
     saved = read_config(workdir)
     return config.data.in_memory_gb if saved is None else flat_settings(saved)["data.in_memory_gb"]
 
 
-def write_config(workdir, config, *, in_memory_gb=None):
-    """Save `config.json`, whole or not at all; with `data.in_memory_gb` as the training began with it, where given."""
+def write_config(workdir: str | pathlib.Path, config, *, in_memory_gb: float | None = None) -> None:
+    """Writes `config.json`, whole or not at all.
+
+    Args:
+      workdir: of the run.
+      config: the whole configuration.
+      in_memory_gb: written in place of the configured one: that with which the training began.
+    """
     path, settings = pathlib.Path(workdir) / "config.json", config.to_dict()
     if in_memory_gb is not None:
         settings["data"]["in_memory_gb"] = in_memory_gb

@@ -1,84 +1,94 @@
 """Stopping when the machine is wanted back: what signals do.
 
-A process that is told to stop (SIGTERM; SIGUSR1, which SLURM can send some time before its limit) ends with
-`EXIT_STATUS`, which the launchers start again on. While training, the signal is only noted: the loop saves first.
-Everywhere else it raises `Preempted` at once, for what is done stays on disk and is gone on with. Where several
-processes train, `distributed.Agreement` finds the step at which all of them stop.
+A process that receives one of `SIGNALS` (SIGTERM, or SIGUSR1, which SLURM can send some time before its limit) ends
+with `EXIT_STATUS`, after which the launchers start it again. While training, the signal is only recorded: the loop
+saves first. Everywhere else it raises `Preempted` at once, because what is done stays on disk and is continued. Where
+several processes train, `distributed.StopAgreement` finds the step at which all of them stop.
 """
 
 import contextlib
 import os
 import signal
+import types
+from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGTERM, *filter(None, [getattr(signal, "SIGUSR1", None)]))
 EXIT_STATUS = getattr(os, "EX_TEMPFAIL", 75)  # "temporary failure, the user is invited to retry"
 
 
 class Preempted(KeyboardInterrupt):
-    """This process was told to stop. `together`: all processes stop here, with everything saved.
+    """This process must stop.
 
     A KeyboardInterrupt, so that no handler of errors takes it for one.
+
+    Attributes:
+      together: all processes of the run stop here, with everything saved.
     """
 
-    def __init__(self, message, together=False):
+    def __init__(self, message: str, together: bool = False):
         super().__init__(message)
         self.together = together
 
 
-class _Notice:
-    """What the signal handler knows."""
+class _Received:
+    """What the signal handler has recorded."""
 
-    name = None  # of the first signal
-    noted = False  # signals are only noted at this moment
+    name: str | None = None  # of the first signal
+    deferred = False  # signals do not raise at this moment
     leaving = False  # a signal has raised: further ones change nothing
 
 
-_notice = _Notice()
+_received = _Received()
 
 
-def _handle(number, frame):
-    if _notice.leaving:
+def _handle(number: int, frame: types.FrameType | None) -> None:
+    if _received.leaving:
         return
-    _notice.name = _notice.name or signal.Signals(number).name
-    if not _notice.noted:
+    _received.name = _received.name or signal.Signals(number).name
+    if not _received.deferred:
         ignore()
-        raise Preempted(f"told to stop by {_notice.name}")
+        raise Preempted(f"stopped by {_received.name}")
 
 
-def install():
-    """Handle `SIGNALS` in this process from now on; returns a function that puts things back as they were.
+def install() -> Callable[[], None]:
+    """Handles `SIGNALS` in this process from now on; to be called in the main thread.
 
-    For the main thread, where Python's signal handlers run.
+    Returns:
+      A function that restores the handlers there were before.
     """
     before = {number: signal.signal(number, _handle) for number in SIGNALS}
 
-    def remove():
+    def remove() -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
-        _notice.name, _notice.noted, _notice.leaving = None, False, False
+        _received.name, _received.deferred, _received.leaving = None, False, False
 
     return remove
 
 
-def ignore():
-    """From now on signals change nothing: this process is on its way out."""
-    _notice.leaving = True
+def ignore() -> None:
+    """Makes further signals do nothing: this process is about to end."""
+    _received.leaving = True
 
 
 @contextlib.contextmanager
-def noted():
-    """Within it signals do not raise; gives a function that returns the name of the first one, or None.
+def deferred() -> Iterator[Callable[[], str | None]]:
+    """Keeps signals from raising within its `with` block.
 
-    One that came too late to be asked for raises at the end.
+    Yields:
+      A function that returns the name of the first signal received, or None.
+
+    Raises:
+      Preempted: at the end of the block, where a signal came and nothing else was raised.
     """
-    _notice.noted = True
+    _received.deferred = True
     try:
-        yield lambda: _notice.name
+        yield lambda: _received.name
     except Preempted:
         ignore()
         raise
     finally:
-        _notice.noted = False
-    if _notice.name and not _notice.leaving:
+        _received.deferred = False
+    if _received.name and not _received.leaving:
         ignore()
-        raise Preempted(f"told to stop by {_notice.name}")
+        raise Preempted(f"stopped by {_received.name}")

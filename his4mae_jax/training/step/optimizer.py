@@ -1,29 +1,36 @@
 """AdamW with warm-up and cosine decay (Table 2), the codebook in a group of its own."""
 
+from typing import Any
+
 import jax
 import optax
 
-from his4mae_jax.config import total_steps
+from his4mae_jax.training.step.settings import OptimizerSettings
 
-# alpha * dMSE of equation 3 is of the order 1e-8: Adam's usual eps would damp it away.
+# The gradient of alpha * L_tea (equation 3) is of the order 1e-8: Adam's usual eps would damp it away.
 CODEBOOK_EPS = 1e-15
 
 
-def schedule(peak, config):
-    """Linear warm-up from 0 to `peak`, then a cosine to `train.min_lr` at the last step."""
-    steps = total_steps(config)
-    warmup = int(config.train.warmup * steps)
+def schedule(peak: float, settings: OptimizerSettings) -> optax.Schedule:
+    """Returns the learning rate by step: linear from 0 to `peak`, then a cosine to the minimum at the last step."""
+    warmup = settings.warmup_steps
     return optax.warmup_cosine_decay_schedule(
-        init_value=0.0 if warmup else peak, peak_value=peak, warmup_steps=warmup,
-        decay_steps=max(steps, warmup + 1), end_value=min(config.train.min_lr, peak),
-    )  # fmt: skip
+        init_value=0.0 if warmup else peak,
+        peak_value=peak,
+        warmup_steps=warmup,
+        decay_steps=max(settings.total_steps, warmup + 1),
+        end_value=min(settings.min_learning_rate, peak),
+    )
 
 
-def group_of(path, leaf):
-    """Which group a parameter belongs to: "codebook", "decay" or "no_decay".
+def group_of(path: tuple[Any, ...], leaf: jax.Array) -> str:
+    """Returns the group of a parameter: "codebook", "decay" or "no_decay".
 
-    Weight decay acts on matrices (and kernels of convolutions) only: not on biases, norms (1D) nor on
-    the cls and mask tokens.
+    Weight decay acts on matrices and on kernels of convolutions: not on biases, norms, the cls and mask tokens.
+
+    Args:
+      path: keys of the parameter in the tree, as `jax.tree_util.tree_map_with_path` gives them.
+      leaf: the parameter.
     """
     names = [getattr(key, "key", str(key)) for key in path]
     if "codebook" in names:
@@ -31,16 +38,17 @@ def group_of(path, leaf):
     return "decay" if leaf.ndim >= 2 and names[-1] == "kernel" else "no_decay"
 
 
-def make_optimizer(config):
-    """The optax transformation for `{"encoder", "decoder", "codebook"}` params."""
-    b1, b2 = config.train.betas
-    rate = schedule(config.train.lr, config)
-    if config.codebook.learning == "gradient":
-        codebook = optax.adam(schedule(config.codebook.lr, config), b1=b1, b2=b2, eps=CODEBOOK_EPS)
+def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Returns the optimiser of the params `{"encoder", ...}`, with the groups of `group_of`."""
+    b1, b2 = settings.betas
+    rate = schedule(settings.learning_rate, settings)
+    if settings.codebook_learning_rate is None:
+        codebook = optax.set_to_zero()  # running means move the codes instead
     else:
-        codebook = optax.set_to_zero()  # EMA updates move the codes instead
+        codebook_rate = schedule(settings.codebook_learning_rate, settings)
+        codebook = optax.adam(codebook_rate, b1=b1, b2=b2, eps=CODEBOOK_EPS)
     groups = {
-        "decay": optax.adamw(rate, b1=b1, b2=b2, weight_decay=config.train.weight_decay),
+        "decay": optax.adamw(rate, b1=b1, b2=b2, weight_decay=settings.weight_decay),
         "no_decay": optax.adam(rate, b1=b1, b2=b2),
         "codebook": codebook,
     }

@@ -6,18 +6,16 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from his4mae_jax.errors import UserError
-from his4mae_jax.pretext import his4mae
 from his4mae_jax.training.run.checkpoints import Checkpoints, checkpoint_every
 from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.optimizer import make_optimizer
+from his4mae_jax.training.step.settings import StepSettings
 
 
 @pytest.fixture
 def saved(tiny, tmp_path):
     """Checkpoints at every fifth step of a state whose leaves tell the step."""
     tiny.train.steps, tiny.train.checkpoint_every, tiny.train.keep_checkpoints = 60, 5, 3
-    models = his4mae.build(tiny)
-    state = jax.jit(lambda: states.create(tiny, models, make_optimizer(tiny)))()
+    state = jax.jit(lambda: states.create(StepSettings.from_config(tiny)))()
     checkpoints = Checkpoints(tmp_path, tiny)
     for step in range(5, 61, 5):
         numbered = jax.tree.map(lambda x, step=step: (x * 0 + step).astype(x.dtype), state)

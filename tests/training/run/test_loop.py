@@ -12,8 +12,8 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.training.devices.mesh import make_mesh, replicated
 from his4mae_jax.training.run import loop
 from his4mae_jax.training.run.checkpoints import Checkpoints
-from his4mae_jax.training.step import multi_step as calls
-from his4mae_jax.training.step import state as states
+from his4mae_jax.training.step.dispatch import StepPrograms
+from his4mae_jax.training.step.state import state_like
 
 
 class Memory:
@@ -43,13 +43,8 @@ def config(tiny):
 
 
 def final_state(config, workdir):
-    from his4mae_jax.pretext import his4mae
-    from his4mae_jax.training.step.optimizer import make_optimizer
-
-    models = his4mae.build(config)
-    like = jax.eval_shape(lambda: states.create(config, models, make_optimizer(config)))
     checkpoints = Checkpoints(workdir, config)
-    state, _ = checkpoints.restore(total_steps(config), like, replicated(make_mesh()))
+    state, _ = checkpoints.restore(total_steps(config), state_like(config), replicated(make_mesh()))
     checkpoints.close()
     return jax.device_get(state)
 
@@ -59,8 +54,8 @@ def log_of(workdir):
     return [{k: v for k, v in line.items() if k not in ("seconds", "images_per_s")} for line in lines]
 
 
-def run(config, volumes, workdir, sampler="host", per_call=1):
-    config.data.sampler, config.train.steps_per_call = sampler, per_call
+def run(config, volumes, workdir, sampler="host", per_dispatch=1):
+    config.data.sampler, config.train.steps_per_call = sampler, per_dispatch
     messages = []
     loop.train(config, volumes, workdir, messages.append)
     return messages
@@ -82,32 +77,34 @@ def reference(volumes, tmp_path_factory):
 
 
 def wrap_advance(monkeypatch, wrap):
-    """Have runs call `wrap(advance)` in place of what `calls.compile_calls` gives them."""
-    real = calls.compile_calls
+    """Make runs call `wrap(advance)` in place of `StepPrograms.advance`."""
 
-    def compile_calls(*args, **more):
-        advance, place = real(*args, **more)
-        return wrap(advance), place
+    class Wrapped(StepPrograms):
+        def __init__(self, *args, **more):
+            super().__init__(*args, **more)
+            self.advance = wrap(self.advance)
 
-    monkeypatch.setattr(loop, "compile_calls", compile_calls)
+    monkeypatch.setattr(loop, "StepPrograms", Wrapped)
 
 
 def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(("sampler", "per_call"), [("host", 4), ("device", 1), ("device", 6)])
-def test_the_final_state_is_the_same_bit_for_bit(config, volumes, reference, tmp_path, sampler, per_call):
-    messages = run(config, volumes, tmp_path, sampler, per_call)
+@pytest.mark.parametrize(("sampler", "per_dispatch"), [("host", 4), ("device", 1), ("device", 6)])
+def test_the_final_state_is_the_same_bit_for_bit(config, volumes, reference, tmp_path, sampler, per_dispatch):
+    messages = run(config, volumes, tmp_path, sampler, per_dispatch)
     state, log = reference(config)
     equal(final_state(config, tmp_path), state)
     assert log_of(tmp_path) == log
-    assert any(f"{per_call} a call" in m and f"{sampler} sampler" in m and "mesh {'data': 1}" in m for m in messages)
+    assert any(
+        f"{per_dispatch} in a dispatch" in m and f"{sampler} sampler" in m and "mesh {'data': 1}" in m for m in messages
+    )
 
 
-@pytest.mark.parametrize(("sampler", "per_call"), [("host", 5), ("device", 4)])
+@pytest.mark.parametrize(("sampler", "per_dispatch"), [("host", 5), ("device", 4)])
 def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
-    config, volumes, reference, tmp_path, sampler, per_call, monkeypatch
+    config, volumes, reference, tmp_path, sampler, per_dispatch, monkeypatch
 ):
     class Stop(Exception):
         pass
@@ -129,7 +126,7 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
 
     wrap_advance(monkeypatch, stop_midway)
     with pytest.raises(Stop):
-        run(config, volumes, tmp_path, sampler, per_call)
+        run(config, volumes, tmp_path, sampler, per_dispatch)
     monkeypatch.undo()
     messages = run(config, volumes, tmp_path, "host" if sampler == "device" else "device", 3)
     assert "going on from step 9" in messages[0]
@@ -138,8 +135,8 @@ def test_a_run_stopped_in_the_middle_goes_on_to_the_same_state(
     assert [line["step"] for line in log_of(tmp_path)] == [line["step"] for line in log]
 
 
-@pytest.mark.parametrize("per_call", [1, 4])
-def test_a_resident_run_moves_nothing_between_host_and_device(config, volumes, tmp_path, per_call, monkeypatch):
+@pytest.mark.parametrize("per_dispatch", [1, 4])
+def test_a_resident_run_moves_nothing_between_host_and_device(config, volumes, tmp_path, per_dispatch, monkeypatch):
     """Once compiled, calls are given what is on the device already."""
     guarded = []
 
@@ -157,15 +154,15 @@ def test_a_resident_run_moves_nothing_between_host_and_device(config, volumes, t
         return guarded_advance
 
     wrap_advance(monkeypatch, guard)
-    run(config, volumes, tmp_path, "device", per_call)
-    assert len(guarded) >= (15 if per_call == 1 else 2)
+    run(config, volumes, tmp_path, "device", per_dispatch)
+    assert len(guarded) >= (15 if per_dispatch == 1 else 2)
     with jax.transfer_guard("disallow"), pytest.raises(Exception, match="[Dd]isallowed"):
         jax.jit(lambda x: x + 1)(np.float32(1))  # the guard does guard on this backend
 
 
 def test_a_loss_that_is_not_finite_is_told_and_not_saved(config, volumes, tmp_path):
     config.train.lr, config.train.warmup = 1e38, 0.0
-    with pytest.raises(UserError, match=r"not finite at step \d+; lower --config.train.lr"):
+    with pytest.raises(UserError, match=r"not finite at step \d+; lower config key train.lr"):
         run(config, volumes, tmp_path, "host", 1)
     assert not [p for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
 
@@ -231,5 +228,44 @@ def test_only_who_waits_for_a_codebook_has_a_time_before_it(config, volumes, tmp
         return noting
 
     wrap_advance(monkeypatch, note)
-    run(config, volumes, tmp_path, per_call=6)
+    run(config, volumes, tmp_path, per_dispatch=6)
     assert sorted({bool(ready) for ready in seen}) == cases
+
+
+def test_a_run_goes_on_with_other_memory_and_checkpoint_settings(config, volumes, reference, tmp_path):
+    """Microbatches change only the rounding; what is kept, and when, does not change the samples."""
+    state, log = reference(config)
+    config.train.steps_per_call = 1
+
+    class Stop(Exception):
+        pass
+
+    workdir = tmp_path
+    with pytest.MonkeyPatch.context() as patch:
+        wrap_advance(patch, lambda advance: _stop_after(advance, 12, workdir / "checkpoints" / "9", Stop))
+        with pytest.raises(Stop):
+            run(config, volumes, workdir)
+    config.train.microbatch, config.train.checkpoint_every, config.train.keep_checkpoints = 2, 4, 1
+    config.data.in_memory_gb, config.train.log_every = 1e-6, 5
+    messages = run(config, volumes, workdir)
+    assert any("going on from step 9" in message for message in messages)
+    resumed = final_state(config, workdir)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), resumed.params, state.params)
+    assert [line["step"] for line in log_of(workdir)] == [line["step"] for line in log]
+
+
+def _stop_after(advance, last, path, error):
+    """`advance` until `last` steps are done; then `error`, once the checkpoint at `path` is whole."""
+    done = 0
+
+    def stopping(state, data, count, ready):
+        nonlocal done
+        done += count
+        if done > last:
+            deadline = time.time() + 60
+            while not path.exists() and time.time() < deadline:
+                time.sleep(0.01)
+            raise error
+        return advance(state, data, count, ready)
+
+    return stopping

@@ -1,4 +1,4 @@
-"""What signals do: noted while training, raised elsewhere, without effect on the way out."""
+"""What signals do: recorded while training, raised elsewhere, without effect on the way out."""
 
 import os
 import signal
@@ -39,12 +39,12 @@ def test_handlers_of_errors_let_it_pass():
             raise AssertionError from error
 
 
-def test_training_is_told_and_goes_on():
-    with preemption.noted() as told:
-        assert told() is None
+def test_training_learns_of_signals_and_goes_on():
+    with preemption.deferred() as signal_name:
+        assert signal_name() is None
         send(signal.SIGUSR1)
         send(signal.SIGTERM)
-        assert told() == "SIGUSR1"
+        assert signal_name() == "SIGUSR1"
         with pytest.raises(preemption.Preempted) as caught:
             raise preemption.Preempted("saved", together=True)
         assert caught.value.together
@@ -54,15 +54,15 @@ def test_training_is_told_and_goes_on():
 def test_a_signal_that_nobody_asked_about_is_not_lost():
     after = []
     with pytest.raises(preemption.Preempted, match="SIGTERM"):
-        with preemption.noted():
+        with preemption.deferred():
             send(signal.SIGTERM)
             after.append("training went on to its end")
     assert after
 
 
-def test_an_error_in_training_is_told_rather_than_the_signal():
+def test_an_error_in_training_is_raised_rather_than_the_signal():
     with pytest.raises(ZeroDivisionError):
-        with preemption.noted():
+        with preemption.deferred():
             send(signal.SIGTERM)
             1 / 0  # noqa: B018
 
@@ -70,7 +70,7 @@ def test_an_error_in_training_is_told_rather_than_the_signal():
 def test_stopping_is_not_undone_by_further_signals():
     """As launchers send them when the first process of several has ended."""
     with pytest.raises(preemption.Preempted, match="saved"):
-        with preemption.noted() as told:
+        with preemption.deferred() as signal_name:
             send(signal.SIGTERM)
-            raise preemption.Preempted(f"{told()}: saved", together=True)
+            raise preemption.Preempted(f"{signal_name()}: saved", together=True)
     send(signal.SIGTERM)

@@ -18,6 +18,7 @@ from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step.gradients import gradients, microbatch
+from his4mae_jax.training.step.settings import StepSettings
 
 BATCH = 8
 
@@ -36,7 +37,8 @@ def compiled(config, method, at_once):
     teacher = jax.tree.map(lambda x: 1.1 * x, params["encoder"])
     mesh = meshes.make_mesh()
     args = params, teacher, meshes.put_batch(mesh, batch), jax.random.key(1)
-    return jax.jit(lambda *args: gradients(config, models, mesh, *args, True)).lower(*args).compile(), args
+    settings = StepSettings.from_config(config)
+    return jax.jit(lambda *args: gradients(settings, mesh, *args, True)).lower(*args).compile(), args
 
 
 def assert_equal(whole, parts):
@@ -88,29 +90,29 @@ def test_parts_take_less_memory(tiny):
 
 def test_a_cpu_takes_what_its_cache_holds_and_an_accelerator_all():
     config = get_default()
-    models = METHODS["his4mae"].build(config)
-    assert fovs_at_once(models) == 4
+    at_once = lambda devices: microbatch(StepSettings.from_config(config), devices)  # noqa: E731
+    assert fovs_at_once(METHODS["his4mae"].build(config)) == 4
     config.train.batch_size = 256
-    assert microbatch(config, models, 2) == 4
+    assert at_once(2) == 4
     config.train.batch_size = 34  # 17 images a device: single ones would be slower than all at once
-    assert microbatch(config, models, 2) == 17
+    assert at_once(2) == 17
     config.model.fov, config.model.depth, config.model.decoder_depth = 20, 2, 1
     config.train.batch_size = 256  # of a small model, a tenth of a second: whole, though its arrays do not fit
     small = METHODS["his4mae"].build(config)
-    assert fovs_at_once(small) == 64 and microbatch(config, small, 1) == 256
+    assert fovs_at_once(small) == 64 and at_once(1) == 256
     config = get_default()
     config.train.batch_size, config.train.microbatch = 256, 100  # as somebody chose: at most so many
-    assert microbatch(config, models, 1) == 64
+    assert at_once(1) == 64
     config.train.microbatch = 0
     with tracing_for(types.SimpleNamespace(platform="gpu")):
-        assert microbatch(config, models, 1) == 256
+        assert at_once(1) == 256
     config.method = "vae"  # 32 channels at each of 80 x 80 pixels
-    assert microbatch(config, METHODS["vae"].build(config), 1) == 1
+    assert at_once(1) == 1
 
 
 @given(batch=st.integers(1, 300), chosen=st.integers(0, 300), devices=st.integers(1, 9))
 def test_a_part_divides_a_device_s_share(batch, chosen, devices):
     config = get_default()
     config.train.batch_size, config.train.microbatch = batch * devices, chosen
-    part = microbatch(config, METHODS["his4mae"].build(config), devices)
+    part = microbatch(StepSettings.from_config(config), devices)
     assert batch % part == 0 and (not chosen or part <= chosen)

@@ -12,37 +12,31 @@ from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.step import optimizer as optimizers
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step import step as steps
-
-
-def make_batch(config, seed):
-    rng = np.random.default_rng(seed)
-    B, F = config.train.batch_size, config.model.fov
-    zeros = np.zeros(B, np.int32)
-    return {
-        "crop": rng.integers(0, 256, (B, F, F), dtype=np.uint8),
-        "contrast": np.tile(np.float32([0, 255, 0]), (B, 1)),
-        "side": np.full(B, F, np.int32), "flip_rows": zeros, "flip_cols": zeros, "transpose": zeros,
-    }  # fmt: skip
+from his4mae_jax.training.step.dispatch import StepPrograms
+from his4mae_jax.training.step.noise_batch import noise_batch
+from his4mae_jax.training.step.settings import StepSettings
 
 
 class Run:
     def __init__(self, config):
-        self.config = config
-        self.models = his4mae.build(config)
-        self.optimizer = optimizers.make_optimizer(config)
-        self.mesh = meshes.make_mesh()
-        self.step, self.place = steps.compile_steps(config, self.models, self.optimizer, self.mesh)
-        self.state = jax.jit(lambda: states.create(config, self.models, self.optimizer))()
+        self.config, self.mesh = config, meshes.make_mesh()
+        self.settings = StepSettings.from_config(config)
+        self.programs = StepPrograms(self.settings, self.mesh)
+        self.state = jax.jit(lambda: states.create(self.settings))()
+
+    def take(self, batch):
+        """One step with a raw batch; its metrics."""
+        n, batch = int(self.state.step), meshes.put_batch(self.mesh, batch)
+        if n == self.settings.codebook.start_step:
+            self.state = self.programs.place_codebook(self.state, batch)
+        self.state, metrics = self.programs.advance(self.state, batch, 1, n >= self.settings.codebook.start_step)
+        return {k: v[0] for k, v in metrics.items()}
 
     def go(self, count):
         """Steps with batches by step number; returns host copies of each state and its metrics."""
         history = []
         for _ in range(count):
-            n = int(self.state.step)
-            batch = meshes.put_batch(self.mesh, make_batch(self.config, n))
-            if n == steps.distillation_start(self.config):
-                self.state = self.place(self.state, batch)
-            self.state, metrics = self.step(self.state, batch)
+            metrics = self.take(noise_batch(self.config, int(self.state.step)))
             history.append(jax.tree.map(np.array, (self.state, metrics)))
         return history
 
@@ -128,7 +122,7 @@ def test_weight_decay_spares_biases_norms_tokens_and_codebook(tiny):
         assert group == want, name
     assert any("mask_token" in name for name in flat) and any("cls_token" in name for name in flat)
     # And the optimiser does it: with no gradient, only kernels shrink.
-    run = optimizers.make_optimizer(tiny)
+    run = optimizers.make_optimizer(StepSettings.from_config(tiny).optimizer)
     params = jax.tree.map(lambda x: x + 1.0, params)
     state, zero = run.init(params), jax.tree.map(jnp.zeros_like, params)
     for _ in range(2):  # the first step of the warm-up has rate 0
@@ -144,7 +138,7 @@ def test_learning_rate_warms_up_and_ends_at_the_minimum():
 
     config = get_default()
     config.train.steps = 1000
-    rate = optimizers.schedule(config.train.lr, config)
+    rate = optimizers.schedule(config.train.lr, StepSettings.from_config(config).optimizer)
     assert float(rate(0)) == 0
     np.testing.assert_allclose(float(rate(25)), 2.5e-4, rtol=1e-5)
     np.testing.assert_allclose(float(rate(50)), 5e-4, rtol=1e-5)
@@ -167,10 +161,7 @@ def test_training_learns_a_simple_image(tiny):
     ramp = np.tile(np.linspace(0, 255, 20, dtype=np.uint8), (4, 20, 1))
     first = None
     for n in range(200):
-        batch = meshes.put_batch(run.mesh, {**make_batch(tiny, n), "crop": ramp})
-        if n == steps.distillation_start(tiny):
-            run.state = run.place(run.state, batch)
-        run.state, metrics = run.step(run.state, batch)
+        metrics = run.take({**noise_batch(tiny, n), "crop": ramp})
         first = first or float(metrics["loss_recon"])
     assert float(metrics["loss_recon"]) < 0.05 * first
 
@@ -184,10 +175,9 @@ def test_perplexity_is_that_of_the_usage_counted(tiny):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_each_purpose_and_step_has_its_own_key(tiny, seed):
-    tiny.seed = seed
+def test_each_purpose_and_step_has_its_own_key(seed):
     keys = {
-        tuple(np.asarray(jax.random.key_data(steps.step_key(tiny, n, p))))
+        tuple(np.asarray(jax.random.key_data(steps.step_key(seed, n, p))))
         for n in range(4)
         for p in (steps.MASKS, steps.ISOLATED, steps.INIT_CODES)
     }

@@ -1,23 +1,31 @@
-"""Floating-point operations of the networks' matrix products, for one image."""
+"""Floating-point operations (FLOP) of the networks' matmuls and convolutions, for one image."""
 
 from his4mae_jax.config import SUPERVISED
+from his4mae_jax.models.masking import num_visible
 from his4mae_jax.models.vae import TOKEN_WIDTH
 
 
-def flop_per_image(config):
-    """`{"step", "encode"}`: of one image in an optimiser step, and of encoding one field of view.
+def flop_per_image(config) -> dict[str, int]:
+    """Counts the FLOP of one image.
 
-    Products and convolutions alone; a multiplication and an addition are two, a gradient costs twice its forward
-    pass, the teacher has none. Exact for HiS4MAE, MAESTER and the Vanilla ViT; the VAE's convolutions are counted
-    beyond the border too, SdAE's steps without its teacher and second decoder, Segmenter without its decoder.
+    Only matmuls and convolutions count, a multiplication and an addition each as one. A gradient costs twice its
+    forward pass; the teacher has none. The counts are exact for HiS4MAE, MAESTER and the Vanilla ViT. Those of the VAE
+    include what its convolutions compute beyond the border; SdAE's steps are counted without its teacher and second
+    decoder, Segmenter without its decoder.
+
+    Args:
+      config: the whole configuration; `method`, `model` and the method's own section are read.
+
+    Returns:
+      `{"step", "encode"}`: FLOP of one image in an optimiser step, and of encoding one field of view.
     """
     m = config.model
     N, P, D = (m.fov // m.patch_size) ** 2, m.patch_size**2, m.embed_dim
     if config.method == "vae":
         return _vae(config, N, P, D)
-    visible = int(N * (1 - config.objective.mask_ratio) + 1e-9)
+    visible = num_visible(N, config.objective.mask_ratio)
 
-    def encoder(tokens):
+    def encoder(tokens: int) -> int:
         return 2 * tokens * P * D + _blocks(tokens + m.cls_token, D, m.depth, m.mlp_ratio)
 
     if config.method in SUPERVISED:
@@ -30,15 +38,16 @@ def flop_per_image(config):
     return {"step": step, "encode": encoder(N)}
 
 
-def _blocks(tokens, dim, depth, mlp_ratio):
+def _blocks(tokens: int, dim: int, depth: int, mlp_ratio: float) -> int:
+    """Transformer blocks: the linear layers of each token, and attention between all of them."""
     linear = 2 * dim * (4 * dim + 2 * int(mlp_ratio * dim))
     return depth * (tokens * linear + 4 * tokens**2 * dim)
 
 
-def _vae(config, N, P, D):
+def _vae(config, N: int, P: int, D: int) -> dict[str, int]:
     w = config.vae.width
     tokens = TOKEN_WIDTH * w
-    # Of each pixel and each token: two 3x3 convolutions a residual block.
+    # Two 3x3 convolutions in each residual block, at every pixel and at every token.
     residual = config.vae.blocks * 2 * 18 * (N * P * w**2 + N * tokens**2)
     between = 18 * N * P * w + 2 * N * P * w * tokens  # stem or last convolution; to tokens or back
     encoder = residual + between + 2 * N * tokens * 2 * D

@@ -7,8 +7,8 @@ import pytest
 from batch_loss import batch_loss
 
 from his4mae_jax.config import get_default
+from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
-from his4mae_jax.training.step.flop import flop_per_image
 
 
 def test_the_paper_s_step_has_8_7_gflop_an_image():

@@ -1,0 +1,127 @@
+"""Training metrics: their means between two logged steps, and the files they go to."""
+
+import json
+import pathlib
+import sys
+import types
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from his4mae_jax.files import writing
+
+
+class MetricWindows:
+    """Cuts the metrics of all steps after `start` at the multiples of `every` and at `total`.
+
+    Steps come in groups of any size; the scalars of a window do not depend on it.
+    """
+
+    def __init__(self, start: int, total: int, every: int):
+        self._step, self._total, self._every = start, total, every
+        self._parts: list[dict[str, np.ndarray]] = []
+
+    def add(
+        self, metrics: dict[str, np.ndarray], began: float, ended: float
+    ) -> Iterator[tuple[int, dict[str, float], float]]:
+        """Adds the next steps, and yields `(step, scalars, time)` for each window that they close.
+
+        Args:
+          metrics: arrays `(n,)`, those of the next n steps.
+          began: time at which these steps began.
+          ended: time at which they ended; the time of a step between is interpolated.
+        """
+        count, taken = len(metrics["loss"]), 0
+        while taken < count:
+            border = min((self._step // self._every + 1) * self._every, self._total)
+            more = min(border - self._step, count - taken)
+            self._parts.append({k: v[taken : taken + more] for k, v in metrics.items()})
+            self._step, taken = self._step + more, taken + more
+            if self._step == border:
+                yield border, self._close(), began + (ended - began) * taken / count
+
+    def _close(self) -> dict[str, float]:
+        rows = {k: np.concatenate([part[k] for part in self._parts]) for k in self._parts[0]}
+        self._parts = []
+        scalars = {k: float(np.mean(v)) for k, v in rows.items() if k.startswith(("loss", "grad", "accuracy"))}
+        scalars["lr"] = float(rows["lr"][-1])
+        ends = np.flatnonzero(rows.get("epoch_end", ()))
+        if len(ends):  # the codebook's usage has a meaning over whole epochs only
+            scalars["perplexity"] = float(rows["perplexity"][ends[-1]])
+            scalars["dead_fraction"] = float(rows["dead_fraction"][ends[-1]])
+        return scalars
+
+
+def _import_tensorboardx() -> types.ModuleType:
+    """Imports tensorboardX late (half a second), and without PyTorch, which it imports wherever that is installed."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # `import torch` raises ImportError, which tensorboardX expects
+    try:
+        import tensorboardX
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return tensorboardX
+
+
+class MetricWriter:
+    """Appends one line of JSON per logged step to `train.jsonl`, and the same scalars to TensorBoard.
+
+    A resumed run first drops the lines of steps after `start_step`: they will be logged again.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, start_step: int):
+        self._path = pathlib.Path(workdir) / "train.jsonl"
+        with writing(self._path):
+            self._drop_after(start_step)
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        self._board = _import_tensorboardx().SummaryWriter(
+            str(pathlib.Path(workdir) / "tensorboard"), purge_step=start_step or None
+        )
+
+    def _drop_after(self, step: int) -> None:
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                continue  # the half-written last line of a killed run
+        part = self._path.with_suffix(".partial")
+        part.write_text("".join(kept), encoding="utf-8")
+        part.replace(self._path)
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Writes the scalars of one logged step."""
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+            self._file.flush()
+        for name, value in scalars.items():
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._board.close()
+
+
+class _NoWriter(MetricWriter):
+    """For the processes that write no files."""
+
+    def __init__(self) -> None:
+        pass
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def make_writer(workdir: str | pathlib.Path, start_step: int) -> MetricWriter:
+    """Returns a `MetricWriter` on process 0, and on other processes a writer that does nothing."""
+    return MetricWriter(workdir, start_step) if jax.process_index() == 0 else _NoWriter()

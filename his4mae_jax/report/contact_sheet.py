@@ -1,19 +1,23 @@
-"""A page of volumes: three planes of each as the model sees them, and the grey levels with their window."""
+"""A page of volumes: three planes of each as the model sees them, grey levels with their window, ground truth."""
 
 import dataclasses
+import os
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from his4mae_jax.data.label_check import LabelReport, percent
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.crop import Crop
+from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.figures import style
-from his4mae_jax.figures.slices import read_slice, scale_bar
+from his4mae_jax.figures.slices import overlay_rgba, read_slice, scale_bar
 
 SHOWN = 1024  # voxels a side at most of the part shown, so that a plane of terabytes is not read
 ROWS = 8  # volumes a page
+LISTED = 12  # label ids in a row of the page
 _WIDE = 2.6  # inches, of a panel
 
 
@@ -28,6 +32,9 @@ class Entry:
       axes: letters of the axes across which slices are taken.
       contrast: the window of grey levels.
       edges, counts: of a histogram of grey levels.
+      labels: ground truth on the grid of the volume; it is drawn over the planes, and its ids take the histogram's
+        place.
+      report: of those labels.
     """
 
     title: str
@@ -37,10 +44,12 @@ class Entry:
     contrast: Contrast
     edges: np.ndarray
     counts: np.ndarray
+    labels: VolumeLike | None = None
+    report: LabelReport | None = None
 
 
-def contact_sheet(entries: list[Entry], fov: int, path) -> None:
-    """Draws one row an entry: the planes across z, y and x in the middle of its content, and its histogram.
+def contact_sheet(entries: list[Entry], fov: int, path: str | os.PathLike) -> None:
+    """Draws one row per entry: the planes across z, y and x in the middle of its content, and its histogram or labels.
 
     Only those planes are read, and of large ones the middle. A square shows the field of view (`fov` pixels) in the
     planes that slices are taken in.
@@ -54,7 +63,10 @@ def contact_sheet(entries: list[Entry], fov: int, path) -> None:
         panels = row.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
         for axis in range(3):
             _plane(panels[axis], entry, axis, fov)
-        _histogram(panels[3], entry)
+        if entry.report is None:
+            _histogram(panels[3], entry)
+        else:
+            _label_list(panels[3], entry.report)
     style.save(figure, path)
 
 
@@ -78,6 +90,12 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
     part[axis] = slice(index, index + 1)
     grey = read_slice(Crop(entry.volume, tuple(part)), axis, 0, entry.contrast.apply, average=True)
     ax.imshow(grey, cmap="gray", vmin=0, vmax=1, interpolation="antialiased", extent=(0, wide, high, 0), aspect="equal")
+    if entry.labels is not None:
+        labels = read_slice(Crop(entry.labels, tuple(part)), axis, 0)
+        pixels = [style.DPI * _WIDE * high / wide, style.DPI * _WIDE]
+        looks = {row.id: (_colour(row.id), "") for row in entry.report.rows if row.id != IGNORE}
+        rgba = overlay_rgba(labels, looks, looks.get(_most(entry.report)), pixels)
+        ax.imshow(rgba, interpolation="nearest", extent=(0, wide, high, 0), aspect="equal")
     used = "zyx"[axis] in entry.axes
     if used and fov * size_nm[0] <= high and fov * size_nm[1] <= wide:
         y, x = (high - fov * size_nm[0]) / 2, (wide - fov * size_nm[1]) / 2
@@ -94,6 +112,33 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
     for spine in ax.spines.values():
         spine.set_visible(False)
     scale_bar(ax, wide, high)
+
+
+def _colour(label: int) -> str:
+    return style.PALETTE[label % len(style.PALETTE)]
+
+
+def _most(report: LabelReport) -> int | None:
+    """The id of most voxels, which is drawn as a faint tint so that the image stays visible."""
+    return max((row for row in report.rows if row.id != IGNORE), key=lambda row: row.voxels).id if report.rows else None
+
+
+def _label_list(ax, report: LabelReport) -> None:
+    """Ids with their colours, names, fractions of the voxels and mean grey values; what is wrong with them in red."""
+    ax.axis("off")
+    for i, row in enumerate(report.rows[:LISTED]):
+        y = 0.96 - i / (LISTED + 2)
+        if row.id != IGNORE:
+            ax.add_patch(Rectangle((0, y - 0.025), 0.05, 0.05, color=_colour(row.id), transform=ax.transAxes))
+        grey = "" if row.mean_grey is None else f", grey {row.mean_grey:.4g}"
+        text = f"{row.id} {row.name or 'without a name'}: {percent(row.fraction)}{grey}"
+        wrong = row.name is None or not row.voxels
+        ax.text(
+            0.08, y, text, fontsize=7, va="center", color="#D55E00" if wrong else "black", transform=ax.transAxes,
+            parse_math=False,
+        )  # fmt: skip
+    if len(report.rows) > LISTED:
+        ax.text(0.08, 0.02, f"and {len(report.rows) - LISTED} more ids", fontsize=7, transform=ax.transAxes)
 
 
 def _middle(s: slice) -> slice:
@@ -116,7 +161,7 @@ def _histogram(ax, entry: Entry) -> None:
     ax.set(yscale="log", xlim=(first - margin, last + margin))
     ax.set_title(f"window {low:g} to {high:g}" + (", inverted" if entry.contrast.invert else ""), fontsize=8)
     ax.set_xlabel("grey level", fontsize=8)
-    ax.set_ylabel("share of voxels", fontsize=8)
+    ax.set_ylabel("fraction of voxels", fontsize=8)
     ax.tick_params(labelsize=7)
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)

@@ -4,30 +4,31 @@ Nothing of a run is touched: all that is written goes to `inspect/` in the workd
 """
 
 import contextlib
+import dataclasses
 import json
 import pathlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import jax
 import ml_collections
 import numpy as np
 
 from his4mae_jax.data import datasets
+from his4mae_jax.data.label_check import check_labels
 from his4mae_jax.data.volumes.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
 from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, sample_content
 from his4mae_jax.data.volumes.crop import central_box
 from his4mae_jax.data.volumes.volume import VolumeLike, chunks_of
+from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json, writing
-from his4mae_jax.progress import duration, progress, rate
+from his4mae_jax.progress import Log, duration, progress, rate
 from his4mae_jax.report import contact_sheet, estimate
 
 BINS = 128  # of the histogram
 LONG = 86_400  # seconds of an estimate from which on the log says what to change
 _PROBE = 128  # voxels a side of the box whose reading is timed
 _RECORD = "inspect.json"
-
-Log = Callable[[str], None]
 
 
 def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log: Log) -> list[pathlib.Path]:
@@ -52,10 +53,12 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
         entries.append(entry)
         for line in describe(facts):
             log(f"inspect: {line}")
+    labelled, problems = _look_at_labels(config, workdir, entries, log)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        pages = _draw_pages(folder, entries, config.model.fov)
-        record = {"volumes": volumes, "pages": [page.name for page in pages]}
+        pages = _draw_pages(folder, [*entries, *labelled], config.model.fov)
+        labels = [dataclasses.asdict(entry.report) for entry in labelled]
+        record = {"volumes": volumes, "labels": labels, "pages": [page.name for page in pages]}
         write_json(folder / _RECORD, record)
     for path in (folder / _RECORD, *pages):
         log(f"inspect: {path}")
@@ -68,7 +71,35 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
         with writing(folder):
             write_json(folder / _RECORD, record)
     log("inspect: times are those of the network and of reading; clustering, writing and figures come on top")
+    if problems:
+        raise UserError(problems[0])
     return [folder / _RECORD, *pages]
+
+
+def _look_at_labels(
+    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, entries: list[contact_sheet.Entry], log: Log
+) -> tuple[list[contact_sheet.Entry], list[str]]:
+    """Compares every ground truth that the config names with its image.
+
+    Returns:
+      A row of the contact sheet for each, and the errors, which training or scoring would end with.
+    """
+    rows, errors = [], []
+    by_name = {entry.volume.name: entry for entry in entries}
+    try:
+        for key, image, labels in datasets.labelled_volumes(config, workdir):
+            report = check_labels(image, labels, datasets.class_names(config), key=key, log=log)
+            log(f"inspect: {report.summary()}")
+            for line in report.warnings:
+                log(f"inspect: {line}")
+            errors += report.errors
+            entry = by_name.get(image.name)
+            if entry and report.rows:
+                title = f"{key}: {_short(labels.name)}"
+                rows.append(dataclasses.replace(entry, title=title, labels=labels, report=report))
+    except UserError as error:  # labels that cannot be opened do not keep the images from being shown
+        errors.append(str(error))
+    return rows, errors
 
 
 def _draw_pages(folder: pathlib.Path, entries: list[contact_sheet.Entry], fov: int) -> list[pathlib.Path]:
@@ -182,8 +213,8 @@ def _estimates(
         with progress(f"inspect: measuring the encoder on {device}", log=log):
             s = estimate.segmentation(config, volume, box, axes, rates[segmented[0]])
         log(
-            f"inspect: segmenting {_short(volume.name)} takes about {duration(s['seconds'])} ({s['fovs']:,} fields of "
-            f"view at {rate(s['fovs_per_s'], 'fields of view')}, reading {duration(s['read_seconds'])}), "
+            f"inspect: segmenting {_short(volume.name)} takes about {duration(s['seconds'])} ({s['fovs']:,} at "
+            f"{rate(s['fovs_per_s'], 'fields of view')}, reading {duration(s['read_seconds'])}), "
             f"{_bytes(s['memory_bytes'])} of memory and at most {_bytes(s['label_bytes'])} of disk for labels"
         )
         yield "segmentation", {"volume": volume.name, **s}

@@ -194,3 +194,57 @@ def test_edges_of_integers_lie_between_levels():
         width = np.diff(edges)
         assert (edges % 1 == 0.5).all() and (width == width[0]).all() and len(width) <= inspect.BINS + 1
         assert edges[0] < values[0] and values[1] < edges[-1] and np.histogram(values, edges)[0].sum() == 2
+
+
+@pytest.fixture
+def labelled(unmeasured, tmp_path):
+    """The padded volume as training and test volume, with ids 0 to 2 in slabs across x."""
+    labels = np.full((40, 50, 60), 255, np.uint8)
+    labels[:, :, 8:30], labels[:, :, 30:50], labels[:, :, 50:] = 0, 1, 2
+    path = tmp_path / "truth.ome.zarr"
+    create(path, labels.shape, labels.dtype, 8.0, chunks=(16, 16, 16)).write(labels).result()
+    unmeasured.data.train = unmeasured.data.train[:1]
+    unmeasured.data.test_labels, unmeasured.data.class_names = str(path), ("matrix", "nucleus", "<b>$granules$")
+    return unmeasured
+
+
+def test_labels_are_compared_and_drawn(labelled, tmp_path, drawn):
+    found, lines = _inspect(labelled, tmp_path / "run")
+    (report,) = found["labels"]
+    rows = [(row["id"], row["name"], row["voxels"]) for row in report["rows"]]
+    assert rows == [
+        (0, "matrix", 44_000),
+        (1, "nucleus", 40_000),
+        (2, "<b>$granules$", 20_000),
+        (255, "not scored", 16_000),
+    ]
+    assert 600 < report["rows"][1]["mean_grey"] < 900
+    assert any("1 nucleus 33 %" in line for line in lines)
+    (figure,) = drawn
+    images, overlays = figure.subfigs
+    assert [len(ax.images) for ax in images.axes[:3]] == [1, 1, 1]
+    assert [len(ax.images) for ax in overlays.axes[:3]] == [2, 2, 2]
+    listed = [text.get_text() for text in overlays.axes[3].texts]
+    assert listed[1].startswith("1 nucleus: 33 %, grey ") and len(listed) == 4
+
+
+def test_ids_without_a_name_end_it_after_all_is_written(labelled, tmp_path):
+    labelled.data.class_names = ("matrix", "nucleus")
+    with pytest.raises(UserError, match="label id 2 without a name"):
+        inspect.inspect(labelled, tmp_path / "run", print)
+    found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())
+    assert found["labels"][0]["errors"] and found["estimate"]["segmentation"]
+    assert (tmp_path / "run" / "inspect" / "contact_sheet.png").exists()
+
+
+def test_names_without_an_id_are_reported(labelled, tmp_path):
+    labelled.data.class_names = ("matrix", "nucleus", "granules", "golgi")
+    _, lines = _inspect(labelled, tmp_path / "run")
+    assert any("no voxel is labelled 3 (golgi)" in line for line in lines)
+
+
+def test_labels_that_do_not_fit_do_not_keep_the_images_from_being_shown(labelled, tmp_path):
+    labelled.data.test_labels = labelled.data.train[0] + "[0:20, :, :]"
+    with pytest.raises(UserError):
+        inspect.inspect(labelled, tmp_path / "run", print)
+    assert (tmp_path / "run" / "inspect" / "contact_sheet.png").exists()

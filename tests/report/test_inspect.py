@@ -101,11 +101,17 @@ def test_estimates_follow_the_counts(unmeasured, tmp_path):
     assert more["segmentation"]["label_bytes"] == 2 * 40 * 50 * 60  # 4 is the headline's
 
 
-@pytest.mark.parametrize("method", ["maester", "segmenter"])
-def test_estimates_of_other_methods(volumes, tmp_path, method):
-    volumes.method, volumes.supervised.classes = method, 3
-    volumes.segment.axes = "z"
+def test_estimates_of_another_method(volumes, tmp_path):
+    volumes.method, volumes.segment.axes = "maester", "z"
     found = _inspect(volumes, tmp_path / "run")[0]["estimate"]
+    assert found["training"]["seconds"] > 0 and found["segmentation"]["fovs"] == 35 * 4 * 5
+
+
+def test_a_supervised_method_without_labels_is_estimated_and_refused(volumes, tmp_path):
+    volumes.method, volumes.supervised.classes, volumes.segment.axes = "segmenter", 3, "z"
+    with pytest.raises(UserError, match="data.train_labels holds 0 paths for 2 volumes"):
+        _inspect(volumes, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "inspect" / "inspect.json").read_text())["estimate"]
     assert found["training"]["seconds"] > 0 and found["segmentation"]["fovs"] == 35 * 4 * 5
 
 

@@ -11,7 +11,7 @@ from batch_loss import batch_loss
 
 from his4mae_jax.data.phantom.cell import make_phantom
 from his4mae_jax.errors import UserError
-from his4mae_jax.inference import expand_stride
+from his4mae_jax.inference import expand_stride, lattice
 from his4mae_jax.pretext import segmenter, supervised, vit
 
 METHODS = pytest.mark.parametrize("method", [vit, segmenter], ids=["vit", "segmenter"])
@@ -30,7 +30,7 @@ def test_training_expands_logits_as_segmentation_does():
     want = jnp.asarray(logits).reshape(2, 3, 4, 3)
     for axis, tokens in ((1, 3), (2, 4)):
         tile = expand_stride.axis_tile(5 * tokens, (0, 5 * tokens), fov=5 * tokens, patch=5, stride=5)
-        want = expand_stride.along(want, tile.lower, tile.fraction, axis)
+        want = lattice.along(want, tile.lower, tile.fraction, axis)
     assert got.shape == (2, 15, 20, 3)
     np.testing.assert_allclose(got, want, atol=1e-6)
 

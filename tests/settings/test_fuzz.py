@@ -14,7 +14,8 @@ from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.settings import kinds
 from his4mae_jax.settings.table import TABLE, value_of
 from his4mae_jax.training.step import state as states
-from his4mae_jax.training.step.optimizer import make_optimizer, schedule
+from his4mae_jax.training.step.optimizer import schedule
+from his4mae_jax.training.step.settings import StepSettings
 
 POOL = (-1, 0, 1e9, 0.5, math.nan, math.inf, "", None, ())
 NASTY = st.sampled_from((*POOL, True, -0.0, 1, 10**20, 5e-324, "zyx", "\0", (None,), [[]], {}, b"", 1j, object))
@@ -115,7 +116,8 @@ def test_what_is_allowed_can_be_built(data):
     except UserError:
         hypothesis.reject()
     config.supervised.classes = config.supervised.classes or 3  # as the run finds in its data
-    models, optimizer = METHODS[config.method].build(config), make_optimizer(config)
-    jax.eval_shape(lambda: states.create(config, models, optimizer))
+    step_settings = StepSettings.from_config(config)
+    jax.eval_shape(lambda: states.create(step_settings))
     for peak in (config.train.lr, config.codebook.lr):
-        assert all(0 <= float(schedule(peak, config)(step)) <= peak * 1.001 for step in (0, 1, 10))
+        rate = schedule(peak, step_settings.optimizer)
+        assert all(0 <= float(rate(step)) <= peak * 1.001 for step in (0, 1, 10))

@@ -11,6 +11,9 @@ class UserError(Exception):
         super().__init__(" ".join(str(message).split()))
 
 
+Error = UserError  # its name in the library: `his4mae_jax.Error`
+
+
 def friendly_memory_error(error: BaseException) -> str | None:
     """One line for a device that is out of memory, with the settings that help.
 
@@ -24,7 +27,7 @@ def friendly_memory_error(error: BaseException) -> str | None:
         return None
     reason = str(error).splitlines()[0].split("RESOURCE_EXHAUSTED:")[-1].strip()
     return (
-        f"the device's memory is too small ({reason}); for training, set --config.train.microbatch to a part of the "
-        "batch, such as 32 (the same steps, with less memory), or --config.data.sampler=host; for segmentation, lower "
-        "--config.segment.batch_fovs or --config.segment.tile. --mode=inspect estimates what a run takes"
+        f"the device's memory is too small ({reason}); for training, set config key train.microbatch to a part of the "
+        'batch, such as 32 (the same steps, with less memory), or data.sampler to "host"; for segmentation, lower '
+        "segment.batch_fovs or segment.tile. `his4mae inspect` estimates what a run takes"
     )

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 from his4mae_jax.cli import config_file, process
 from his4mae_jax.cli.arguments import Parser, add_run_arguments, run_command
-from his4mae_jax.cli.stages import MODES, check_workdir, run
+from his4mae_jax.cli.stages import MODES, run
 
 DESCRIPTION = "The his4mae command with flags in place of subcommands; `his4mae --help` says more of each mode."
-__all__ = ("MODES", "check_workdir", "cli", "parse", "run")
+__all__ = ("MODES", "cli", "parse", "run")
 
 
 def parse(argv: Sequence[str]) -> process.Command:

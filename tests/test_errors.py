@@ -19,7 +19,7 @@ def test_a_device_without_memory_left_is_printed_in_one_line(monkeypatch, capsys
     printed = capsys.readouterr().err
     assert ended.value.code == 2 and printed.count("\n") == 1
     assert printed.startswith("error: the device's memory is too small (Out of memory")
-    assert "--config.train.microbatch" in printed and "--config.segment.batch_fovs" in printed
+    assert "config key train.microbatch" in printed and "segment.batch_fovs" in printed
 
 
 def test_an_error_before_the_command_is_known_is_printed_in_one_line(monkeypatch, capsys):

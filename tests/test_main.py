@@ -339,8 +339,8 @@ def test_missing_settings_are_named(files):
 
 def test_each_stage_says_what_it_needs(files):
     tmp_path, config = files
-    refused(config, tmp_path, "--mode=train", mode="segment")
-    refused(config, tmp_path, "--mode=train", mode="evaluate")
+    refused(config, tmp_path, "no checkpoint", mode="segment")
+    refused(config, tmp_path, "no checkpoint", mode="evaluate")
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
     refused(config, tmp_path, "--mode=segment", mode="evaluate")
     config.data.test_labels = ""
@@ -348,14 +348,14 @@ def test_each_stage_says_what_it_needs(files):
 
 
 def test_a_workdir_belongs_to_one_config(files):
-    from his4mae_jax.training.run.checkpoints import write_config
+    from his4mae_jax.training.run.checkpoints import check_workdir, write_config
 
     tmp_path, config = files
     write_config(tmp_path / "run", config)
     config.segment.stride, config.evaluate.clusters = 20, (6,)
-    main.check_workdir(tmp_path / "run", config)  # these may change
+    check_workdir(tmp_path / "run", config)  # these may change
     config.model.depth = 3
-    refused(config, tmp_path, "model.depth", "14", "3", "--workdir")
+    refused(config, tmp_path, "model.depth", "14", "3", "another workdir")
 
 
 @pytest.mark.parametrize(

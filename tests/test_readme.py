@@ -12,14 +12,15 @@ from his4mae_jax.cli.stages import MODES
 from his4mae_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-GUIDE = ("tutorial", "formats", "segmenting", "datasets", "comparing", "launching", "code", "index")
+GUIDE = ("tutorial", "library", "formats", "segmenting", "datasets", "comparing", "launching", "code", "index")
 PAGES = {name: ROOT / name for name in ("README.md", *(f"docs/{page}.md" for page in GUIDE))}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 ALL = "\n".join(TEXTS.values())
 
 
 def test_the_example_config_is_valid():
-    (example,) = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", ALL, re.DOTALL)
+    (example,) = (block for block in blocks if "def get_config" in block)
     space = {}
     exec(example, space)
     configs.validate(space["get_config"]())

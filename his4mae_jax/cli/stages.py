@@ -10,7 +10,6 @@ from his4mae_jax import config as configs
 from his4mae_jax.cli.memory import return_freed_memory
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
-from his4mae_jax.settings.table import fixed_by_training
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
@@ -62,6 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         config.supervised.classes = len(datasets.class_names(config))
     if pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
         raise UserError(f"{workdir}: a file is in the way; give --workdir a folder")
+    from his4mae_jax.training.run.checkpoints import check_workdir
+
     check_workdir(workdir, config)
     make_phantoms(config, workdir)
     if mode == "inspect":
@@ -72,22 +73,6 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         segment(config, workdir)
     if mode in ("evaluate", "all"):
         evaluate(config, workdir, need_labels=mode == "evaluate")
-
-
-def check_workdir(workdir: str | os.PathLike, config: ml_collections.ConfigDict) -> None:
-    """Raise `UserError` where a workdir holds a training with other settings, and name the first that differs."""
-    from his4mae_jax.training.run.checkpoints import read_config
-
-    saved = read_config(workdir)
-    if saved is None:
-        return
-    saved, now = configs.flat_settings(saved), configs.flat_settings(config.to_dict())
-    for key, value in now.items():
-        if fixed_by_training(key, config.method) and saved[key] != value:
-            raise UserError(
-                f"{workdir}: holds a run of another config ({key} was {saved[key]!r}, now {value!r}); use another "
-                "--workdir, or the config of that run"
-            )
 
 
 def _check_alone(mode):

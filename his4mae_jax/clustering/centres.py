@@ -82,7 +82,7 @@ def load(path: str | os.PathLike) -> tuple[dict[int, Centres], dict[str, Any]]:
                 for size in sorted(sizes)
             }  # fmt: skip
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a centres file ({error}); delete it and run --mode=segment again") from error
+        raise UserError(f"{path}: not a centres file ({error}); delete it and segment again") from error
     return centres, facts
 
 

@@ -6,7 +6,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
@@ -15,7 +15,7 @@ from his4mae_jax.data.known import names
 from his4mae_jax.data.known.source import Source
 from his4mae_jax.data.phantom import dataset as phantom
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text, slice_axes, target_size
-from his4mae_jax.data.volumes.contrast import Contrast, Windowed
+from his4mae_jax.data.volumes.contrast import with_window
 from his4mae_jax.data.volumes.labels import Foreground
 from his4mae_jax.data.volumes.resample import resample, resample_labels
 from his4mae_jax.data.volumes.volume import Triple, Volume, VolumeLike, open_volume
@@ -66,10 +66,14 @@ def open_image(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = No
     if target_nm != volume.voxel_size_nm:
         at_level = _open(source, config, target_nm)  # of a multiscale volume, the level nearest to that size
         volume = resample(at_level, target_nm)
-    window = tuple(config.data.contrast_window) or source.window
-    if not window:
-        return volume
-    return Windowed(volume, Contrast(*window, bool(config.data.invert) != source.invert))
+    return with_window(volume, config.data.contrast_window or source.window, config.data.invert != source.invert)
+
+
+def prepare_image(volume: VolumeLike, config: ConfigDict) -> VolumeLike:
+    """An open image as it is trained on and segmented; see `open_image`."""
+    target_nm = target_size(volume.voxel_size_nm, config.data.voxel_size_nm)
+    volume = volume if target_nm == volume.voxel_size_nm else resample(volume, target_nm)
+    return with_window(volume, config.data.contrast_window, config.data.invert)
 
 
 def training_volumes(config: ConfigDict, workdir: str | os.PathLike, log: Log | None = None) -> list[VolumeLike]:
@@ -84,10 +88,15 @@ def training_volumes(config: ConfigDict, workdir: str | os.PathLike, log: Log | 
       UserError: one of them cannot be used.
     """
     volumes = [open_image(entry.image, config, entry.voxel_size_nm) for entry in _training(config, workdir)]
+    check_training_volumes(volumes, config, log)
+    return volumes
+
+
+def check_training_volumes(volumes: Sequence[VolumeLike], config: ConfigDict, log: Log | None = None) -> None:
+    """Checks that volumes can be trained on together; arguments and errors are those of `training_volumes`."""
     for volume in volumes:
         slice_axes(volume, config.data.axes, "data.axes", log)
         _check_voxel_size(volume, volumes[0])
-    return volumes
 
 
 def training_labels(config: ConfigDict, workdir: str | os.PathLike) -> list[VolumeLike]:
@@ -276,14 +285,14 @@ def _check_voxel_size(volume: VolumeLike, first: VolumeLike) -> None:
     if abs(in_plane_nm(volume) / in_plane_nm(first) - 1) > 0.01:
         raise UserError(
             f"{volume.name}: voxels of {size_text(volume)} beside others of {size_text(first)}; set "
-            "--config.data.voxel_size_nm to the size that all are to be resampled to"
+            "config key data.voxel_size_nm to the size that all are to be resampled to"
         )
 
 
 def _need(value, key: str, meaning: str):
     """`value`, unless it is empty: then a `UserError` names the key and what to give."""
     if not value:
-        raise UserError(f"config key {key} is empty: give {meaning}, as --config.{key}=...")
+        raise UserError(f"config key {key} is empty: give {meaning}")
     return value
 
 

@@ -1,17 +1,21 @@
 """What is segmented, with which encoder, and into which label volumes."""
 
+import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
+from his4mae_jax.data.volumes.contrast import content_box
+from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
+from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output.records import PROBABILITIES, label_file
 
@@ -67,7 +71,7 @@ def need_checkpoint(workdir: str | pathlib.Path) -> None:
     """
     folder = pathlib.Path(workdir) / "checkpoints"
     if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
-        raise UserError(f"{folder}: no checkpoint to segment with; run --mode=train (or all) with this --workdir first")
+        raise UserError(f"{folder}: no checkpoint to segment with; train in this workdir first")
 
 
 def check_voxel_size(volume: VolumeLike, trained_nm: float) -> None:
@@ -79,7 +83,7 @@ def check_voxel_size(volume: VolumeLike, trained_nm: float) -> None:
     if abs(in_plane_nm(volume) / trained_nm - 1) > 0.01:
         raise UserError(
             f"{volume.name}: voxels of {size_text(volume)}, but the model was trained at {trained_nm:g} nm; give the "
-            "volume's true size with --config.segment.file_voxel_size_nm, or train with --config.data.voxel_size_nm"
+            "volume's true size (config key segment.file_voxel_size_nm), or train at one size (data.voxel_size_nm)"
         )
 
 
@@ -97,6 +101,30 @@ def check_size(encoder: VolumeEncoder, volume: VolumeLike, inside: Box) -> None:
             f"{small} are smaller than the field of view of {encoder.coverage.fov}; segment a larger volume or leave "
             "that axis out of segment.axes"
         )
+
+
+def bind_to(
+    trained: TrainedEncoder, volume: VolumeLike, segment: Mapping[str, Any], seed: int
+) -> tuple[VolumeEncoder, Box]:
+    """Binds an encoder to a volume to segment, after checking that they fit each other.
+
+    Args:
+      trained: the encoder.
+      volume: to segment.
+      segment: settings with the keys of `config.segment`.
+      seed: of the sample of grey levels.
+
+    Returns:
+      (encoder, the box of the volume that is not padding).
+
+    Raises:
+      UserError: the volume has another voxel size than the training's, or is too small.
+    """
+    check_voxel_size(volume, trained.voxel_size_nm)
+    encoder = trained.bind(volume, segment, seed=seed)
+    inside = content_box(volume)
+    check_size(encoder, volume, inside)
+    return dataclasses.replace(encoder, padding=padding_values(volume, inside)), inside
 
 
 def labels_depend_on(

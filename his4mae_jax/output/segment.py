@@ -22,18 +22,15 @@ from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import size_text
-from his4mae_jax.data.volumes.contrast import content_box
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.tiling import Tiling
-from his4mae_jax.inference.trained import volume_encoder
+from his4mae_jax.inference.trained import load
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Claims, Job
 from his4mae_jax.output.plan import (
-    check_size,
-    check_voxel_size,
+    bind_to,
     headline,
     label_names,
     labels_depend_on,
@@ -119,11 +116,7 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
 def _prepare(config, test, workdir, checkpoints, log) -> _Task:
     """Opens the encoder and measures the volume; raises UserError where they do not fit each other."""
     step, volume = checkpoints.steps()[-1], test.image
-    check_voxel_size(volume, checkpoints.about(step)["voxel_size_nm"])
-    encoder = volume_encoder(config, checkpoints, step, volume)
-    inside = content_box(volume)
-    check_size(encoder, volume, inside)
-    encoder = dataclasses.replace(encoder, padding=padding_values(volume, inside))
+    encoder, inside = bind_to(load(checkpoints, step, config.segment.encoder), volume, config.segment, config.seed)
     labels, probabilities = volume_paths(config, workdir)
     return _Task(
         config, workdir, volume, test.class_names, checkpoints, step, encoder, inside,

@@ -50,7 +50,7 @@ def test_fetching_needs_no_workdir(runs):
         ("train --config=demo --workdir=x extra", ("'extra'", "--config.<key>=<value>")),
         ("train --config=demo --workdir=x --config.train.stpes=3", ("did you mean --config.train.steps?",)),
         ("train --config=demo --workdir=x --config.train.steps=many", ("train.steps", "many")),
-        ("train --config=dmeo --workdir=x", ("--config=dmeo", "did you mean demo?", "betaseg")),
+        ("train --config=dmeo --workdir=x", ("config dmeo", "did you mean demo?", "betaseg")),
         ("settings lr --config.train.steps=3", ("--config.train.steps=3",)),
         ("settings qwxyz", ("qwxyz",)),
         ("init", ("VOLUME", "his4mae init --help")),

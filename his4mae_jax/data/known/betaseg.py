@@ -104,7 +104,7 @@ def find_cell(root: str | os.PathLike, cell: str) -> Cell:
         if not existing:
             folder = next((folder for folder in folders if folder.is_dir()), folders[-1])
             raise UserError(
-                f"{folder / f'{cell}_{part}.tif'}: no such file; run --mode=fetch with this config, or download "
+                f"{folder / f'{cell}_{part}.tif'}: no such file; fetch it with `his4mae fetch`, or download "
                 f"BetaSeg from {URL} and unpack it in {os.fspath(root)}"
             )
         paths[part] = existing[0]

@@ -44,7 +44,7 @@ def find_file(root: str | os.PathLike, half: str, *, labels: bool = False) -> pa
         if path.is_file():
             return path
     raise UserError(
-        f"{paths[0]}: no such file; run --mode=fetch with this config, or download it from {URL}/{paths[0].name}"
+        f"{paths[0]}: no such file; fetch it with `his4mae fetch`, or download it from {URL}/{paths[0].name}"
     )
 
 

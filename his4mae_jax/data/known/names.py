@@ -60,7 +60,5 @@ def classes(name: Name) -> tuple[str, ...]:
 
 def _need_root(root: str | os.PathLike, name: Name) -> str | os.PathLike:
     if not root and name.set not in _WITHOUT_ROOT:
-        raise UserError(
-            f"config key data.root is empty: give the folder of {name.set}'s files, as --config.data.root=..."
-        )
+        raise UserError(f"config key data.root is empty: give the folder of {name.set}'s files")
     return root

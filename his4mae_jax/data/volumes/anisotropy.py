@@ -41,8 +41,8 @@ def coarse_axis(volume: VolumeLike) -> int | None:
     if len(coarse) > 1:
         raise UserError(
             f"{volume.name}: voxels of {size_text(volume)} are coarse along two axes, so no slice has the resolution "
-            f"of the third; set --config.data.voxel_size_nm={min(volume.voxel_size_nm[a] for a in coarse):g}, or "
-            "correct the voxel size with --config.data.file_voxel_size_nm"
+            f"of the third; set config key data.voxel_size_nm to {min(volume.voxel_size_nm[a] for a in coarse):g}, or "
+            "correct the voxel size (config key data.file_voxel_size_nm)"
         )
     return coarse[0] if coarse else None
 
@@ -66,7 +66,7 @@ def slice_axes(volume: VolumeLike, axes: str, key: str = "data.axes", log: Calla
     if letter not in axes:
         raise UserError(
             f"{volume.name}: voxels of {size_text(volume)} are coarse along {letter}, so only slices across {letter} "
-            f"can be used, and config key {key} is {axes!r}; set --config.{key}={letter}"
+            f"can be used, and config key {key} is {axes!r}; set it to {letter!r}"
         )
     if log:
         log(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -90,6 +91,11 @@ class Windowed(View):
 
     def read_async(self, slices: Box) -> PendingRead:
         return read_async(self.source, slices)
+
+
+def with_window(volume: VolumeLike, window: Sequence[float] | None, invert: bool) -> VolumeLike:
+    """The volume with these grey levels (low, high) as its contrast; the volume itself without any."""
+    return Windowed(volume, Contrast(*window, invert)) if window else volume
 
 
 def estimate_contrast(

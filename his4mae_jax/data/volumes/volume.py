@@ -223,19 +223,23 @@ def open_volume(
         )
     if 0 in array.shape:
         raise UserError(f"{name}: shape {tuple(array.shape)} is empty; give a volume with voxels")
-    _check_dtype(array.dtype.numpy_dtype, image, name)
+    check_dtype(array.dtype.numpy_dtype, image, name)
     if opened.voxel_size_nm is None:
         units = ", ".join(map(repr, opened.unknown_units))
         problem = "no voxel size with a unit in its metadata"
         if units:
             problem = f"its metadata gives the voxel size in {units}, an unknown unit"
-        raise UserError(f"{name}: {problem}; give it in nm (z, y, x) as the config key data.file_voxel_size_nm")
+        raise UserError(
+            f"{name}: {problem}; give it in nm (z, y, x) as voxel_size_nm in Python, or as the config key "
+            "data.file_voxel_size_nm"
+        )
     if parsed.crop:
         array = cropped(array, parsed.crop, opened.factors, name)
     return Volume(name, array, triple(opened.voxel_size_nm, name), remote)
 
 
-def _check_dtype(dtype: np.dtype, image: bool, name: str) -> None:
+def check_dtype(dtype: np.dtype, image: bool, name: str) -> None:
+    """Raises UserError unless a volume of this dtype can be an image, or labels where `image` is False."""
     if image and dtype.name not in IMAGE_DTYPES:
         raise UserError(
             f"{name}: dtype {dtype} is not supported for images; convert it to one of " + ", ".join(IMAGE_DTYPES)

@@ -17,6 +17,7 @@ from jax.sharding import Sharding
 from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import writing
+from his4mae_jax.settings.table import fixed_by_training
 from his4mae_jax.training.step.state import TrainState
 
 ENCODERS = ("student", "teacher")
@@ -200,7 +201,25 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); use another --workdir") from error
+        raise UserError(f"{path}: cannot be read ({error}); use another workdir") from error
+
+
+def check_workdir(workdir: str | pathlib.Path, config) -> None:
+    """Checks that a workdir holds no training with other settings.
+
+    Raises:
+      UserError: it does; names the first setting that differs.
+    """
+    saved = read_config(workdir)
+    if saved is None:
+        return
+    saved, now = flat_settings(saved), flat_settings(config.to_dict())
+    for key, value in now.items():
+        if fixed_by_training(key, config.method) and saved[key] != value:
+            raise UserError(
+                f"{workdir}: holds a run of another config ({key} was {saved[key]!r}, now {value!r}); use another "
+                "workdir, or the config of that run"
+            )
 
 
 def shared_config(workdir: str | pathlib.Path) -> dict[str, Any]:

@@ -106,7 +106,7 @@ def test_betaseg(served, betaseg, tmp_path, tiny):
     root, lines = tmp_path / "data", []
     tiny.data.source, tiny.data.root = "betaseg", str(root)
     tiny.data.train, tiny.data.test = ("high_c1",), "high_c4"
-    with pytest.raises(UserError, match="high_c1_source.tif.*--mode=fetch"):
+    with pytest.raises(UserError, match="high_c1_source.tif.*his4mae fetch"):
         datasets.training_volumes(tiny, None)
     fetch.fetch(tiny, lines.append)
     assert sorted(os.listdir(root)) == ["betaseg.zip", "high_c1", "high_c4"]
@@ -199,7 +199,7 @@ def test_epfl(served, tmp_path, tiny):
     (folder / "epfl" / "training.tif").write_bytes(_tiff(image))
     (folder / "epfl" / "training_groundtruth.tif").write_bytes(_tiff(mask))
     tiny.data.root, tiny.data.test, tiny.data.test_labels = str(tmp_path / "data"), "epfl:training", "epfl:training"
-    with pytest.raises(UserError, match="training.tif.*--mode=fetch"):
+    with pytest.raises(UserError, match="training.tif.*his4mae fetch"):
         datasets.target(tiny, None, need_labels=True)
     fetch.fetch(tiny, print)
     target = datasets.target(tiny, None, need_labels=True)

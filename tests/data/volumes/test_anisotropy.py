@@ -62,9 +62,9 @@ def test_one_warning_line():
 
 
 def test_refused():
-    with pytest.raises(UserError, match=r"cell.tif.*segment.axes is 'yx'.*--config.segment.axes=z"):
+    with pytest.raises(UserError, match=r"cell.tif.*segment.axes is 'yx'.*set it to 'z'"):
         slice_axes(_volume(50, 5, 5), "yx", "segment.axes")
-    with pytest.raises(UserError, match=r"cell.tif.*coarse along two axes.*--config.data.voxel_size_nm=30"):
+    with pytest.raises(UserError, match=r"cell.tif.*coarse along two axes.*data.voxel_size_nm to 30"):
         slice_axes(_volume(50, 30, 5), "zyx")
 
 

@@ -71,7 +71,9 @@ def need_checkpoint(workdir: str | pathlib.Path) -> None:
     """
     folder = pathlib.Path(workdir) / "checkpoints"
     if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
-        raise UserError(f"{folder}: no checkpoint to segment with; train in this workdir first")
+        raise UserError(
+            f"{folder}: no checkpoint; train in this workdir first (`his4mae train`, or his4mae_jax.train in Python)"
+        )
 
 
 def check_voxel_size(volume: VolumeLike, trained_nm: float) -> None:

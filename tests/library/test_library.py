@@ -1,5 +1,6 @@
 """The library: arrays and paths, the same labels as the command, errors of one family."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -97,8 +98,12 @@ def test_centres_segment_further_volumes(encoder, image, tmp_path):
 def test_settings_of_one_segmentation(encoder, image):
     whitened = encoder.segment(image, seed=3, metric="whitened", axes="z", log=quiet)
     assert whitened.centres.centres.projection_DxM.shape == (8, 3)
-    codes = encoder.segment(image, centres=None, log=quiet, **{"stride": 20}).labels
-    assert codes.shape == image.shape and encoder.config.segment.stride == 10
+    assert encoder.segment(image, stride=20, log=quiet).labels.shape == image.shape
+    assert encoder.config.segment.stride == 10
+    config = encoder.config.copy_and_resolve_references()
+    config.segment.centres = "codebook"
+    codes = dataclasses.replace(encoder, config=config).segment(image, log=quiet)
+    assert codes.centres.centres.centres_CxM.shape == (6, 8) and set(np.unique(codes.labels)) <= {0, 1, 2}
     with pytest.raises(his4mae_jax.Error, match="no setting strid .*did you mean stride"):
         encoder.segment(image, strid=4)
     with pytest.raises(his4mae_jax.Error, match="segment.stride is 7"):

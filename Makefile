@@ -1,9 +1,11 @@
 # make demo: from a fresh clone to segmented cells.  make test: all tests.  make docs: the site.
+# make test-newest: all tests with the newest versions that setup.cfg allows.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+NEWEST := .venv-newest
 
-.PHONY: demo test docs clean
+.PHONY: demo test test-newest docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
@@ -14,6 +16,15 @@ demo: $(VENV)/installed
 test: $(VENV)/installed-dev
 	@echo "== test: all tests, those of the built wheel included"
 	$(RUN) -m pytest -n 2 --dist loadfile
+
+# Its environment is made anew each time, for versions go on.
+test-newest:
+	@echo "== test-newest: all tests with the newest versions that setup.cfg allows, in $(NEWEST)"
+	$(PYTHON) -m venv --clear $(NEWEST)
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip "setuptools>=77"
+	$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e ".[dev,docs]"
+	$(NEWEST)/bin/python -m pip list --disable-pip-version-check
+	$(NEWEST)/bin/python -m pytest -n 2 --dist loadfile
 
 docs: $(VENV)/installed-dev
 	@echo "== docs: the documentation site, in site/index.html"
@@ -37,4 +48,4 @@ $(VENV)/installed-dev: $(VENV)/installed requirements-dev.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs build site *.egg-info
+	rm -rf $(VENV) $(NEWEST) runs build site *.egg-info

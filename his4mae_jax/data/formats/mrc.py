@@ -34,6 +34,8 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # for bytes after the last plane, checked below
+            # mrcfile 1.5.4 sets the byte order of its header in a way that NumPy 2.5 deprecates.
+            warnings.filterwarnings("ignore", "Setting the dtype on a NumPy array", DeprecationWarning)
             with mrcfile.mmap(file, mode="r") as opened:
                 data, header, size = opened.data, opened.header, _voxel_size(opened)
                 stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]

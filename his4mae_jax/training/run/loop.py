@@ -26,6 +26,7 @@ from his4mae_jax.training.run.metrics import MetricWindows, MetricWriter, make_w
 from his4mae_jax.training.run.terminal import TerminalLog
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.dispatch import StepPrograms, dispatch_spans
+from his4mae_jax.training.step.optimizer import schedule
 from his4mae_jax.training.step.settings import StepSettings
 
 
@@ -147,7 +148,9 @@ class Trainer:
             contextlib.closing(make_writer(self._workdir, start)) as writer,
             TerminalLog(start, self._total, self._settings.batch_size, self._log) as terminal,
         ):
-            windows = MetricWindows(start, self._total, self._config.train.log_every)
+            optimizer = self._settings.optimizer
+            rate = jax.jit(schedule(optimizer.learning_rate, optimizer))
+            windows = MetricWindows(start, self._total, self._config.train.log_every, rate)
             report = _Report(start, self._settings.batch_size, seconds_before, windows, writer, terminal)
             done = self._take_steps(state, start, report, signal_name, about)
             self._checkpoints.close()

@@ -4,7 +4,7 @@ import json
 import pathlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -18,8 +18,18 @@ class MetricWindows:
     Steps come in groups of any size; the scalars of a window do not depend on it.
     """
 
-    def __init__(self, start: int, total: int, every: int):
+    def __init__(self, start: int, total: int, every: int, learning_rate: Callable[[int], float]):
+        """Starts before any step.
+
+        Args:
+          start: steps done before.
+          total: the last step.
+          every: steps from one border to the next.
+          learning_rate: the schedule. It is evaluated here: what XLA computes within a training step differs in the
+            last bit with the number of steps in a dispatch, as one or another fusion holds it (jax 0.12).
+        """
         self._step, self._total, self._every = start, total, every
+        self._learning_rate = learning_rate
         self._parts: list[dict[str, np.ndarray]] = []
 
     def add(
@@ -45,7 +55,7 @@ class MetricWindows:
         rows = {k: np.concatenate([part[k] for part in self._parts]) for k in self._parts[0]}
         self._parts = []
         scalars = {k: float(np.mean(v)) for k, v in rows.items() if k.startswith(("loss", "grad", "accuracy"))}
-        scalars["lr"] = float(rows["lr"][-1])
+        scalars["lr"] = float(self._learning_rate(self._step - 1))
         ends = np.flatnonzero(rows.get("epoch_end", ()))
         if len(ends):  # the codebook's usage has a meaning over whole epochs only
             scalars["perplexity"] = float(rows["perplexity"][ends[-1]])

@@ -11,7 +11,7 @@ from his4mae_jax.data.sampling.fields_of_view import render
 from his4mae_jax.models import codebook
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.training.step.gradients import gradients
-from his4mae_jax.training.step.optimizer import make_optimizer, schedule
+from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.settings import StepSettings
 from his4mae_jax.training.step.state import TrainState
 
@@ -92,7 +92,7 @@ def train_step(
 
     Returns:
       `(state, metrics)`: the state after the step, and scalars: the diagnostics of the method's loss (`loss`,
-      `loss_recon`, ...), those of `update_codes` with a codebook, `grad_norm` and `lr`.
+      `loss_recon`, ...), those of `update_codes` with a codebook, and `grad_norm`.
     """
     step = state.step
     ready = step >= settings.codebook.start_step if ready is None else ready
@@ -109,7 +109,6 @@ def train_step(
         )
         metrics |= more
     metrics["grad_norm"] = optax.tree.norm({k: v for k, v in grads.items() if k != "codebook"})
-    metrics["lr"] = schedule(settings.optimizer.learning_rate, settings.optimizer)(step)
     new = state.replace(step=step + 1, params=params, teacher=teacher, opt_state=opt_state, codes=codes)
     return new, metrics
 

@@ -35,6 +35,7 @@ def test_mrc(tmp_path, dtype, suffix):
     np.testing.assert_array_equal(open_volume(f"{path}[2:4, :, 3:]").read(ALL), DATA[2:4, :, 3:])
 
 
+@pytest.mark.filterwarnings("ignore:Setting the dtype on a NumPy array:DeprecationWarning")  # by mrcfile.open below
 def test_other_byte_order(tmp_path):
     path = tmp_path / "v.mrc"
     _write(path)

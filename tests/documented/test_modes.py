@@ -1,0 +1,65 @@
+"""Every mode of every shipped config at its real model size, on one CPU device, on the default ones and on eight.
+
+What runs is the command's own code; programs are traced, not executed (traced_runs.py).
+"""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from his4mae_jax.cli import config_file
+
+SCRIPT = pathlib.Path(__file__).with_name("traced_runs.py")
+# Configs of one process, whose models choose the same number of devices by themselves: one for small ones.
+SMALL, LARGE = ("demo", "epfl_hippocampus", "compare/table3"), ("openorganelle", "betaseg")
+SLOW = ("compare/epfl", "compare/ablations", "compare/codebook_size", "compare/paper")
+DEVICES = ("1", "default", "8")
+MODES = ("inspect", "train", "segment", "evaluate", "all from saved")
+CASES = [
+    pytest.param(config, mode, devices, marks=pytest.mark.slow if config in SLOW else ())
+    for devices in DEVICES
+    for config in (*SMALL, *LARGE, *SLOW)
+    for mode in (("compare",) if config.startswith("compare/") else MODES)
+    if devices != "1" or config not in SMALL  # the default
+]
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory):
+    """Function `(config, devices)` to the rows of the process that traced the config."""
+
+    @functools.cache
+    def group(configs, devices):
+        folder = tmp_path_factory.mktemp("traced")
+        environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"} | {"JAX_PLATFORMS": "cpu"}
+        if devices != "default":
+            environment["JAX_NUM_CPU_DEVICES"] = devices
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), str(folder), *configs], env=environment, capture_output=True, text=True
+        )
+        rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        assert done.returncode == 0 and rows, done.stderr[-3000:]
+        return {(row["config"], row["mode"]): row for row in rows}
+
+    def find(config, devices):
+        configs = next((names for names in (SMALL, LARGE) if config in names), (config,))
+        return group(configs, devices)
+
+    return find
+
+
+def test_every_shipped_config_has_a_case():
+    assert set(config_file.shipped()) == {*SMALL, *LARGE, *SLOW, "saved"}  # saved: what each run left, below
+
+
+@pytest.mark.parametrize(("config", "mode", "devices"), CASES)
+def test_no_documented_command_crashes(traced, config, mode, devices):
+    row = traced(config, devices)[config, mode]
+    assert not row["error"], row["error"]
+    expected = {"default": 1 if config in SMALL else row["devices"]}.get(devices) or int(devices)
+    assert row["devices"] == expected

@@ -57,7 +57,7 @@ class Row:
 
 
 def check(config) -> None:
-    """Raises `UserError` if a figure asked for needs a package that is not installed: told before the first run."""
+    """Raises `UserError`, before the first run, if a figure needs a package that is not installed."""
     if "umap" in config.compare.figures:
         features_umap.need_umap()
 
@@ -68,7 +68,7 @@ def draw(config, workdir, log) -> list[pathlib.Path]:
     Args:
       config: of the comparison.
       workdir: its folder, see `evaluation.compare`.
-      log: is told, one line each, which runs are left out and why.
+      log: prints one line for each run that is left out, with the reason.
 
     Returns:
       The pictures that were drawn.

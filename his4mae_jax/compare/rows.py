@@ -180,7 +180,7 @@ def _row_config(config, name, changes, workdir, baselines):
 
 
 def _check_figures(figures, settings):
-    """What a figure needs, told now and not after the last training."""
+    """Raises `UserError` where a figure lacks what it needs: before the first training, not after the last."""
     if "curves" in figures and not any(s["evaluate"]["curve_box"] for s in settings):
         raise UserError("config key compare.figures: 'curves' needs rows with evaluate.curve_box above 0")
     if "codebook" in figures and len({s["codebook"]["size"] for s in settings}) < 2:

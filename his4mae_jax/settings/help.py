@@ -1,4 +1,4 @@
-"""What readers are told of settings: the text of each, and why a configuration file fails."""
+"""The text of each setting for readers, and why a configuration file fails."""
 
 import traceback
 from collections.abc import Iterable

@@ -9,7 +9,7 @@ NEWEST := .venv-newest
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/installed
-	@echo "== demo: synthetic cells, a small model, two CPU cores: about 8 minutes"
+	@echo "== demo: synthetic cells, a small model, two CPU cores: about 5 minutes"
 	$(VENV)/bin/his4mae all --config=demo --workdir=runs/demo
 	@echo "== demo: done. Tables in runs/demo/metrics.json, pictures in runs/demo/figures/"
 

@@ -136,7 +136,7 @@ def test_configs_by_name_and_several_volumes(path, image, tmp_path, monkeypatch)
     his4mae_jax.train(path, workdir=tmp_path / "small", log=quiet)
     his4mae_jax.train(his4mae_jax.open(path, 4), workdir=tmp_path / "open", log=quiet)
     (config, images, _, _), (small, _, _, _), (opened, (volume,), _, _) = trained
-    assert config.train.steps == 22_000 and config.data.source == "files"
+    assert config.train.steps == 16_000 and config.data.source == "files"
     assert [v.voxel_size_nm for v in images] == [(8.0,) * 3] * 3 and np.array_equal(images[2].read(EVERYTHING), image)
     assert small.model == get_small().model and small.data.train == (str(path),) and small.data.test == str(path)
     assert opened.data.file_voxel_size_nm == volume.voxel_size_nm == (4.0, 4.0, 4.0)

@@ -10,8 +10,9 @@ import pathlib
 
 import ml_collections
 
-from his4mae_jax.config import get_default, nearest_key
+from his4mae_jax.config import get_default
 from his4mae_jax.errors import UserError
+from his4mae_jax.settings import unknown_key
 
 
 def get_config(path=""):
@@ -23,21 +24,19 @@ def get_config(path=""):
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a saved config ({error}); give the config.json of a run") from error
     config = get_default()
-    _update(config, saved, path, "", config)
+    _update(config, saved, path, "")
     return config
 
 
-def _update(section, saved, path, prefix, config):
+def _update(section, saved, path, prefix):
     if not isinstance(saved, dict):
         where = f"config key {prefix.rstrip('.')}" if prefix else "the file"
         raise UserError(f"{path}: {where} holds no settings by name; give the config.json of a run")
     for key, value in saved.items():
         if key not in section:
-            nearest = nearest_key(prefix + key, config)
-            hint = f"did you mean {nearest}?" if nearest else "his4mae_jax/config.py lists all keys"
-            raise UserError(f"{path}: there is no config key {prefix}{key}; {hint}")
+            raise UserError(f"{path}: {unknown_key(prefix + key)}")
         if isinstance(section[key], ml_collections.ConfigDict):
-            _update(section[key], value, path, f"{prefix}{key}.", config)
+            _update(section[key], value, path, f"{prefix}{key}.")
             continue
         try:
             section[key] = _tuples(value) if isinstance(section[key], tuple) else value

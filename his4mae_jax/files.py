@@ -1,4 +1,4 @@
-"""Atomic JSON files, names made safe for files, and a one-line error when a disk refuses a write."""
+"""Atomic JSON and text files, names made safe for files, and a one-line error when a disk refuses a write."""
 
 import contextlib
 import errno
@@ -61,10 +61,15 @@ def write_json(file: pathlib.Path, value: Any) -> None:
       file: to create or replace, in an existing folder.
       value: what `json.dump` accepts.
     """
+    write_text(file, json.dumps(value, indent=2))
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes a text file atomically, with its line endings as they are; see `write_json`."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as stream:
-            json.dump(value, stream, indent=2)
+        with open(temporary, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)

@@ -9,7 +9,7 @@ from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
 from his4mae_jax.output.records import check_free
-from his4mae_jax.settings.table import affects_scores, fixed_by_training
+from his4mae_jax.settings.table import affects_scores, fixed_by_training, unknown_key
 
 COPIES = "checkpoints.partial"  # name of checkpoints of another run while they are copied
 # What a run writes into its folder, from row.json on: a folder that has one of these without row.json is the user's.
@@ -93,9 +93,7 @@ def override(config, change, row):
     if key == "evaluate.baselines":
         raise UserError(f"compare row {row!r}: {key} cannot be set by a row; they are scored once, beside all rows")
     if key not in set(configs.flat_keys(config)):
-        nearest = configs.nearest_key(key, config)
-        hint = f"did you mean {nearest}?" if nearest else "his4mae_jax/config.py lists all keys"
-        raise UserError(f"compare row {row!r}: there is no config key {key}; {hint}")
+        raise UserError(f"compare row {row!r}: {unknown_key(key)}")
     *sections, leaf = key.split(".")
     section = config
     for name in sections:

@@ -34,8 +34,7 @@ from his4mae_jax import config as configs
 from his4mae_jax.compare import process, tables
 from his4mae_jax.compare.rows import COPIES, check_folders, plan, read_json, rows_of
 from his4mae_jax.errors import UserError
-from his4mae_jax.evaluation.tables import write_text
-from his4mae_jax.files import slug, writing
+from his4mae_jax.files import slug, write_text, writing
 
 
 def trained_steps(folder):
@@ -113,7 +112,7 @@ def perform(run, others, device):
 
 
 def run(config, workdir, log):
-    """Run what is missing, write and print the tables; returns the rows of `compare_tables.collect`.
+    """Run what is missing, write and print the tables; returns the rows of `tables.collect`.
 
     Raises:
       UserError: for bad rows, or a folder with another run, before anything starts; after the last

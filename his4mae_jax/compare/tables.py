@@ -15,8 +15,7 @@ import ml_collections
 from his4mae_jax import config as configs
 from his4mae_jax.compare.rows import read_json, run_folder
 from his4mae_jax.compare.text import comma_separated, latex, markdown, notes
-from his4mae_jax.evaluation.tables import write_text
-from his4mae_jax.files import slug
+from his4mae_jax.files import slug, write_text
 
 BASELINES = {"intensity": "Intensity, k-means", "filters": "Filter features, k-means"}
 MATCHINGS = ("one_to_one", "many_to_one")
@@ -42,7 +41,7 @@ def collect(workdir, rows, seeds):
 
     Args:
       workdir: of the comparison.
-      rows: `(name, (change, ...))` pairs, see `compare_rows.rows_of`.
+      rows: `(name, (change, ...))` pairs, see `rows.rows_of`.
       seeds: `config.compare.seeds`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""A comparison's tables as text: Markdown, LaTeX and comma-separated values, from `compare_tables.collect`'s rows.
+"""A comparison's tables as text: Markdown, LaTeX and comma-separated values, from `tables.collect`'s rows.
 
 One-to-one and many-to-one matching have tables, and columns, of their own: they are no two
 measurements of one thing (`evaluation.dice`).

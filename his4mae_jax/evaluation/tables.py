@@ -13,9 +13,10 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from his4mae_jax.files import write_text
 
 MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
 
@@ -117,14 +118,3 @@ def _plain(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    # Written aside and renamed: a reader, or a process killed here, never sees half a file.
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8", newline="")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)

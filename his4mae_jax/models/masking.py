@@ -3,11 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-
-def num_visible(num_patches: int, mask_ratio: float) -> int:
-    """Return how many of N patches stay visible: `floor(N * (1 - mask_ratio))`, as in MAE."""
-    # 1e-9: 256 * (1 - 0.9) must not become 25.599999 because of the float literal 0.9.
-    return int(num_patches * (1.0 - mask_ratio) + 1e-9)
+from his4mae_jax.settings.derived import num_visible
 
 
 def random_visible(rng: jax.Array, batch: int, num_patches: int, mask_ratio: float) -> tuple[jax.Array, jax.Array]:

@@ -1,8 +1,8 @@
 """Floating-point operations (FLOP) of the networks' matmuls and convolutions, for one image."""
 
 from his4mae_jax.config import SUPERVISED
-from his4mae_jax.models.masking import num_visible
 from his4mae_jax.models.vae import TOKEN_WIDTH
+from his4mae_jax.settings.derived import num_visible
 
 
 def flop_per_image(config) -> dict[str, int]:

@@ -24,6 +24,7 @@ from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester
 from his4mae_jax.pretext.his4mae import student_loss
 from his4mae_jax.pretext.interface import Batch, LossOutput, Params, Prepared
+from his4mae_jax.settings.derived import num_visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Settings:
 def check_folds(config: ml_collections.ConfigDict) -> None:
     """Raise `UserError` unless `sdae.folds` divides the number of hidden tokens."""
     rows, columns = maester.token_grid(config.model)
-    hidden = rows * columns - masking.num_visible(rows * columns, config.objective.mask_ratio)
+    hidden = rows * columns - num_visible(rows * columns, config.objective.mask_ratio)
     folds = config.sdae.folds
     if folds < 1 or hidden % folds:
         fine = ", ".join(str(n) for n in range(1, hidden + 1) if hidden % n == 0)

@@ -81,6 +81,7 @@ jax.jit = traced_jit
 from his4mae_jax.cli import config_file, stages  # noqa: E402
 from his4mae_jax.compare import process  # noqa: E402
 from his4mae_jax.data.ome_zarr.write import create  # noqa: E402
+from his4mae_jax.errors import UserError  # noqa: E402
 from his4mae_jax.figures import style  # noqa: E402
 from his4mae_jax.training.devices.cpu_devices import share_cores  # noqa: E402
 
@@ -97,10 +98,12 @@ def volumes(folder):
 
 
 def on_small_volumes(config, image, labels):
-    """The config with its model as it is, on a volume that is here, for two steps."""
+    """The config with its model as it is, on a volume that is here, for two steps; with labels if it names some."""
+    labelled = config.data.source != "files" or bool(config.data.test_labels)
     if config.data.source != "phantom":
         config.data.source, config.data.train, config.data.test = "files", (image,), image
-        config.data.train_labels, config.data.test_labels = (labels,), labels
+        if labelled:
+            config.data.train_labels, config.data.test_labels = (labels,), labels
         config.data.class_names = ("a", "b") if config.data.binary_labels else ("a", "b", "c", "d")
         config.data.file_voxel_size_nm = ()
         config.data.root = ""
@@ -117,11 +120,15 @@ class Report:
     config: str
 
     @contextlib.contextmanager
-    def mode(self, name):
+    def mode(self, name, refused=""):
+        """Reports how a mode ended; where `refused` is given, it must end with a `UserError` that says so."""
         began, error = time.perf_counter(), ""
         try:
             with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
                 yield
+            error = f"not refused: {refused}" if refused else ""
+        except UserError as refusal:
+            error = "" if refused and refused in str(refusal) else traceback.format_exc()
         except Exception:
             error = traceback.format_exc()
         seconds = time.perf_counter() - began
@@ -157,7 +164,8 @@ def main(folder, *configs):
                 stages.run(config.copy_and_resolve_references(), workdir, "compare")
         else:
             for mode in ("inspect", "train", "segment", "evaluate"):
-                with report.mode(mode):
+                unscored = mode == "evaluate" and config.data.source == "files" and not config.data.test_labels
+                with report.mode(mode, "config key data.test_labels is empty" if unscored else ""):
                     stages.run(config.copy_and_resolve_references(), workdir, mode)
             saved = config_file.load(f"saved:{workdir / 'config.json'}")
             with report.mode("all from saved"):

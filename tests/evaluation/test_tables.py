@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from his4mae_jax import files
 from his4mae_jax.evaluation import tables
 
 NAN = float("nan")
@@ -102,7 +103,7 @@ def test_a_failed_write_leaves_the_old_file(metrics, tmp_path, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(tables.os, "replace", fail)
+    monkeypatch.setattr(files.os, "replace", fail)
     with pytest.raises(OSError):
         tables.write_metrics(metrics | {"clusters": 5}, tmp_path)
     assert (tmp_path / "metrics.json").read_text() == before

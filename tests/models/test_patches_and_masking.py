@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from his4mae_jax.models.masking import num_visible, random_visible, take_tokens
+from his4mae_jax.models.masking import random_visible, take_tokens
 from his4mae_jax.models.patches import expansion_weights, patchify, sincos_positions, unpatchify
+from his4mae_jax.settings.derived import num_visible
 
 
 def test_patchify_takes_patches_in_raster_order():

@@ -5,7 +5,6 @@ configuration, seconds trained, pixel size). Inference reads one encoder and `ab
 """
 
 import json
-import os
 import pathlib
 import shutil
 from typing import Any
@@ -16,7 +15,7 @@ from jax.sharding import Sharding
 
 from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import writing
+from his4mae_jax.files import write_json, writing
 from his4mae_jax.settings.table import fixed_by_training
 from his4mae_jax.training.step.state import TrainState
 
@@ -247,6 +246,4 @@ def write_config(workdir: str | pathlib.Path, config, *, in_memory_gb: float | N
         settings["data"]["in_memory_gb"] = in_memory_gb
     with writing(workdir):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".partial")
-        part.write_text(json.dumps(settings, indent=2))
-        os.replace(part, path)
+        write_json(path, settings)

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -29,6 +30,7 @@ BINS = 128  # of the histogram
 LONG = 86_400  # seconds of an estimate from which on the log says what to change
 _PROBE = 128  # voxels a side of the box whose reading is timed
 _RECORD = "inspect.json"
+_PAGE = re.compile(r"contact_sheet(_\d+)?\.png")
 
 
 def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log: Log) -> list[pathlib.Path]:
@@ -112,7 +114,7 @@ def _draw_pages(folder: pathlib.Path, entries: list[contact_sheet.Entry], fov: i
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         recorded = json.loads((folder / _RECORD).read_text("utf-8"))["pages"]
     for name in set(recorded) - {page.name for page in pages}:
-        if pathlib.Path(name).name == name:
+        if _PAGE.fullmatch(name):  # a record that was edited must not have other files removed
             (folder / name).unlink(missing_ok=True)
     return pages
 

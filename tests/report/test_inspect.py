@@ -134,6 +134,17 @@ def test_one_page_for_some_rows(volumes, tmp_path, monkeypatch):
     assert sorted(os.listdir(folder)) == ["contact_sheet.png", "contact_sheet_mine.png", "inspect.json"]
 
 
+def test_an_edited_record_removes_nothing_but_pages(volumes, tmp_path, monkeypatch):
+    monkeypatch.setattr(inspect, "_estimates", lambda *args: ())
+    inspect.inspect(volumes, tmp_path / "run", print)
+    folder = tmp_path / "run" / "inspect"
+    (folder / "notes.txt").write_text("a user's own")
+    (folder / "inspect.json").write_text(json.dumps({"pages": ["notes.txt", "contact_sheet_9.png"]}))
+    (folder / "contact_sheet_9.png").write_bytes(b"")
+    inspect.inspect(volumes, tmp_path / "run", print)
+    assert sorted(os.listdir(folder)) == ["contact_sheet.png", "inspect.json", "notes.txt"]
+
+
 def test_findings_are_kept_when_measuring_fails(volumes, tmp_path, monkeypatch):
     def fail(*args):
         raise RuntimeError("the device is gone")

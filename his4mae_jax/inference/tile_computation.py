@@ -132,8 +132,10 @@ class TileComputation:
             for grid, by_axis, into in zip(arrays, takes, lattices, strict=True):
                 rows, cols = (_for_encoding(grid[i]) for i in range(3) if i != axis)
                 take_RxS = by_axis[number]
-                # XLA inlines a loop or a buffer of one round, and then rounds some sums in another way. Results are
-                # pinned: of one axis to the inlined loop, of several to the loop, by a second round that is never run.
+                # XLA inlines a loop or a buffer of one round, and then rounds some sums in another way. With several
+                # axes a second round that is never run keeps the loop: tiles of all shapes give the same bits. With
+                # one axis the loop is inlined, as it always was: such a tile agrees with tiles of several rounds only
+                # up to float32 rounding, and labels differ where the two nearest centres are as near.
                 if len(self._axes) == 1 and len(take_RxS) == self.mesh.size:
                     into.append(self._encode_round(params, planes, rows, cols, take_RxS, contrast.window, linear))
                     waiting.append((1, into[-1]))

@@ -1,4 +1,9 @@
-"""The sample of a fit: seeded, stratified, inside the mask; the noise measured; a fit labels tiled as untiled."""
+"""The sample of a fit: seeded, stratified, inside the mask; the noise measured; a fit labels tiled as untiled.
+
+Equal labels hold bit for bit with slices across several axes. Across one axis the scores may differ by rounding:
+`TileComputation` compiles a tile of one round as another program than a tile of several, and a smoothing matrix is as
+long as its tile.
+"""
 
 import functools
 
@@ -36,8 +41,39 @@ def test_labels_of_a_fit_are_the_same_in_tiles(make_encoder, blobs, how):
         again = make_encoder(**how).labels(volume, scores, encoded=fit.encoded)
         assert (again[3] == whole[3]).mean() > 0.9999
     tiled = make_encoder(tile=20 if cover else 30, **how).labels(volume, scores)
+    several_axes = len(how.get("axes", "z")) > 1
     for size in scores:
-        np.testing.assert_array_equal(tiled[size], whole[size])
+        if several_axes:
+            np.testing.assert_array_equal(tiled[size], whole[size])
+        else:
+            differ_only_at_ties(make_encoder(**how), volume, scores[size], tiled[size], whole[size])
+
+
+def differ_only_at_ties(encoder, volume, scores, labels, other):
+    """Labels differ at fewer than 1 voxel in 1,000, and there the two centres are as near but for float32 rounding."""
+    index_Mx3 = np.argwhere(labels != other)
+    assert len(index_Mx3) < 1e-3 * labels.size
+    if len(index_Mx3):
+        (tile,) = encoder.coverage.tiles(volume.shape)
+        terms_MxCxD = encoder.features_at(volume, tile, index_Mx3).astype(np.float64)[:, None] * scores.weights_CxD
+        score_MxC = scores.offset_C + terms_MxCxD.sum(axis=-1)
+        size_M = np.max(np.abs(scores.offset_C) + np.abs(terms_MxCxD).sum(axis=-1), axis=1)
+        each = np.arange(len(index_Mx3))
+        for choice in (labels, other):
+            behind_M = score_MxC[each, choice[tuple(index_Mx3.T)]] - score_MxC.min(axis=1)
+            assert np.all(behind_M <= 8 * np.finfo(np.float32).eps * size_M)
+
+
+@pytest.mark.parametrize(
+    "how", [how for how in COVERS if len(how.get("axes", "z")) == 1 and "smooth" not in how], ids=str
+)
+def test_features_of_one_axis_are_the_same_bits_in_tiles_of_several_rounds(make_encoder, blobs, how):
+    """Batches so small that every tile takes several rounds: one compiled loop, and no rounding of its own."""
+    cover = "inference" in how
+    volume = blobs((21, 24, 31) if cover else (45, 47, 53))
+    whole, _ = make_encoder(batch_fovs=2, **how).features(volume)
+    tiled, _ = make_encoder(batch_fovs=2, tile=15 if cover else 25, **how).features(volume)
+    np.testing.assert_array_equal(tiled, whole)
 
 
 @pytest.mark.parametrize("inference", ["expand", "cover"])

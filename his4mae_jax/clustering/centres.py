@@ -12,7 +12,7 @@ import numpy as np
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.score_maps import LinearScores
 
-MAX_LABELS = 254  # clusters whose ids fit uint8 beside IGNORE
+MAX_LABELS = 254  # clusters whose ids fit uint8; 255 stays free, which other programs read as "ignore"
 
 
 @dataclasses.dataclass(frozen=True)

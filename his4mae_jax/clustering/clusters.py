@@ -18,7 +18,7 @@ def from_features(
     mixture: bool = False,
     log: Log = say,
 ) -> Centres:
-    """Centres by k-means, the largest cluster first, so that cluster 0 means the same in every run of one seed.
+    """Centres by k-means, the largest cluster first, so that the first cluster means the same in every run of one seed.
 
     Args:
       features_MxD: of random voxels.

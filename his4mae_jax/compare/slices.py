@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from his4mae_jax.compare.curves import legend_columns
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.figures import slices, style
 
@@ -24,7 +24,7 @@ class Method:
     Attributes:
       name: its label.
       note: a second line below it, such as the score.
-      clusters: label volume with cluster ids, `IGNORE` where there is none.
+      clusters: label volume with cluster ids, `UNLABELLED` where there is none.
       assignment: for each cluster the class id it stands for, or None (`dice.Scores.assignment`).
     """
 
@@ -74,7 +74,7 @@ def method_slices(
     rows, unmatched = [("image", None, {}), ("ground truth", truths, class_looks)], False
     for method in methods:
         found = [slices.read_slice(method.clusters, across, i) for i in places]
-        found = [np.where(t == IGNORE, IGNORE, f).astype(np.uint8) for t, f in zip(truths, found, strict=True)]
+        found = [np.where(t == IGNORE, UNLABELLED, f).astype(np.uint8) for t, f in zip(truths, found, strict=True)]
         looks = slices.looks_by_class(method.assignment, class_names, class_looks)
         seen = set(np.unique(np.concatenate([f.ravel() for f in found])).tolist())
         unmatched |= any(hatching and cluster in seen for cluster, (_, hatching) in looks.items())

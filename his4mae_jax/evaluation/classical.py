@@ -55,7 +55,7 @@ def cluster_classical(
       kind: "intensity" or "filters".
       num_clusters: the values of C. Filtering, the slow part, is shared by all of them.
       out: called as out(C, slices, labels) for every C and block, labels uint8 of the block's
-        shape. Cluster ids run from dark to bright (mean grey value at the finest scale).
+        shape. Ids from 1, from dark to bright (mean grey value at the finest scale).
       contrast: contrast.apply(array) maps raw values to float32 in [0, 1].
       mask: label volume of the same shape. Where it is `IGNORE` no voxel is sampled for
         the fit; the labels still cover the whole volume.
@@ -107,7 +107,7 @@ def cluster_classical(
         flat = values.reshape(len(values), -1)
         flat -= centre
         for count, (weight, bias) in projections.items():
-            labels = (weight @ flat + bias).argmin(axis=0).astype(np.uint8)
+            labels = 1 + (weight @ flat + bias).argmin(axis=0).astype(np.uint8)
             out(count, where, labels.reshape(values.shape[1:]))
 
 

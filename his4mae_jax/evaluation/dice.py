@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 
 from his4mae_jax.data.label_check import check_names
 from his4mae_jax.data.volumes.blocks import boxes
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.errors import UserError
 
 BLOCK = (64, 256, 256)  # voxels (z, y, x) counted at once
@@ -31,7 +31,7 @@ class Scores:
 
     dsc: class name -> Dice similarity coefficient in [0, 1], and "mean" over the classes.
       A class without a single voxel in the ground truth has NaN and is left out of the mean.
-    assignment: at position c the class id (an index into `class_names`) that cluster c stands
+    assignment: at position c the class id (an index into `class_names`) that label c + 1 stands
       for, or None.
     """
 
@@ -43,14 +43,14 @@ def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarra
     """Counts the scored voxels of every (cluster, class) pair.
 
     Args:
-      clusters: label volume (z, y, x) with ids 0 … num_clusters − 1, and `IGNORE` (255) where
+      clusters: label volume (z, y, x) with ids 1 … num_clusters, and `UNLABELLED` (0) where
         there is no prediction.
       truth: label volume (z, y, x) with class ids 0 … num_classes − 1, and `IGNORE` where nothing
         is annotated: those voxels are not counted.
 
     Returns:
-      int64, (num_clusters + 1, num_classes). The last row is for voxels without a prediction:
-      they belong to no cluster, and still count in the size of their class.
+      int64, (num_clusters + 1, num_classes). Row c is that of label c + 1. The last row is for
+      voxels without a prediction: they belong to no cluster, and still count in the size of their class.
 
     Raises:
       UserError: the shapes differ, or a volume holds ids outside its range.
@@ -94,16 +94,16 @@ def block_confusion(
         f"others to {IGNORE}.",
     )
     cluster_ids = np.asarray(clusters)[scored]
-    predicted = cluster_ids != IGNORE
+    predicted = cluster_ids != UNLABELLED
     _check_ids(
-        cluster_ids[predicted],
-        num_clusters,
+        cluster_ids,
+        num_clusters + 1,
         f"{clusters_name}: ",
-        f"but {num_clusters} clusters are to be scored (ids 0 to {num_clusters - 1}; "
-        f"{IGNORE} = no prediction). Score it with the number of clusters it was made with.",
+        f"but {num_clusters} clusters are to be scored (ids 1 to {num_clusters}; "
+        f"{UNLABELLED} = no prediction). Score it with the number of clusters it was made with.",
     )
-    cluster_ids = np.where(predicted, cluster_ids, num_clusters)
-    pairs = cluster_ids.astype(np.intp) * num_classes + truth_ids.astype(np.intp)
+    rows = np.where(predicted, cluster_ids.astype(np.intp) - 1, num_clusters)
+    pairs = rows * num_classes + truth_ids.astype(np.intp)
     counts = np.bincount(pairs, minlength=(num_clusters + 1) * num_classes)
     return counts.reshape(num_clusters + 1, num_classes)
 

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax import palette
+from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.figures import style
 
 NEUTRAL = ("#FFFFFF", "#C0C0C0", "#909090")  # clusters that stand for no class
@@ -40,7 +41,7 @@ def slice_overlays(
     Args:
       image: grey values, (z, y, x); its voxel_size_nm (z, y, x) sets the scale bars and the
         shape of the pixels.
-      clusters: label volume of the same shape with cluster ids, `IGNORE` where there is none.
+      clusters: label volume of the same shape with cluster ids, `UNLABELLED` where there is none.
       truth: label volume with class ids, `IGNORE` where not annotated (left plain); or None: then
         there is no such column, and each cluster has a colour of its own.
       assignment: for each cluster the class it stands for (`dice.Scores.assignment`) or None:
@@ -58,12 +59,11 @@ def slice_overlays(
             labels = [read_slice(v, axis, index) for v in (truth, clusters) if v is not None]
             voxels += np.bincount(labels[-1].ravel(), minlength=IGNORE + 1)
             rows.append((axis, f"{'zyx'[axis]} = {index}\n{100 * share:.0f} %", grey, labels))
-    seen = [cluster for cluster in np.flatnonzero(voxels).tolist() if cluster != IGNORE]
+    seen = [cluster for cluster in np.flatnonzero(voxels).tolist() if cluster != UNLABELLED]
 
     class_looks = {i: (colour, "") for i, colour in enumerate(style.colours(len(class_names)))}
     if truth is None or assignment is None:
-        colours = style.colours(max(seen, default=0) + 1)
-        looks = {cluster: (colours[cluster], "") for cluster in seen}
+        looks = {cluster: (palette.colour(cluster), "") for cluster in seen}
         key = [Patch(color=look[0], label=f"cluster {c}") for c, look in looks.items()]
     else:
         looks = looks_by_class(assignment, class_names, class_looks)
@@ -73,7 +73,7 @@ def slice_overlays(
                 label = f"cluster {cluster}: no class"
                 look = {"facecolor": DARK, "edgecolor": colour, "hatch": 5 * hatched}
                 key.append(Patch(**look, label=label))
-    faint = looks.get(int(voxels[:IGNORE].argmax()), ("", ""))
+    faint = looks.get(1 + int(voxels[1:].argmax()), ("", ""))
     columns = ["image", "prediction"] if truth is None else ["image", "ground truth", "prediction"]
 
     size_nm = [float(size) for size in image.voxel_size_nm]
@@ -110,9 +110,9 @@ def slice_overlays(
 
 
 def looks_by_class(assignment, class_names, class_looks) -> dict[int, tuple[str, str]]:
-    """cluster -> (colour, hatching: "", "/" or "\\")."""
+    """Label of each cluster -> (colour, hatching: "", "/" or "\\")."""
     looks, left_over = {}, 0
-    for cluster, klass in enumerate(assignment):
+    for cluster, klass in enumerate(assignment, 1):
         if klass is None:
             looks[cluster] = NEUTRAL[left_over // 2 % len(NEUTRAL)], "/\\"[left_over % 2]
             left_over += 1

@@ -1,8 +1,7 @@
 """What all pictures share: colours, resolution, and how a picture is written.
 
 They are drawn through matplotlib's object interface alone: no pyplot, no global state, no
-display. Classes have the same colour in all of them, from Okabe and Ito's palette, which readers
-with any common colour vision tell apart.
+display. Classes have the same colour in all of them, that of their labels (`palette`).
 """
 
 import math
@@ -12,10 +11,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-PALETTE = (  # Okabe and Ito's seven, then tints of Paul Tol's for the odd picture that has more
-    "#56B4E9", "#E69F00", "#CC79A7", "#009E73", "#F0E442", "#D55E00", "#0072B2",
-    "#882255", "#44AA99", "#999933", "#AA4499", "#332288", "#DDCC77", "#88CCEE",
-)  # fmt: skip
+from his4mae_jax import palette
+
 DPI = 120
 
 
@@ -25,8 +22,8 @@ def is_number(value) -> bool:
 
 
 def colours(count: int) -> list[str]:
-    """Colours of ids 0 … count − 1; the palette begins anew where there are more."""
-    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+    """Colours of the first `count` classes: those of the labels 1 … count."""
+    return [palette.colour(label) for label in range(1, count + 1)]
 
 
 def save(figure: Figure, path) -> None:

@@ -87,13 +87,13 @@ def nearest(maps: jax.Array, sizes: Sequence[int], groups: Sequence[jax.Array | 
       groups: for each clustering the label of each centre (uint8), or None: the centre's own number.
 
     Returns:
-      `(len(sizes), ...)` uint8.
+      `(len(sizes), ...)` uint8, ids from 1.
     """
     labels = []
     parts = jnp.split(maps, np.cumsum(sizes)[:-1], axis=-1)
     for part, group in zip(parts, groups or [None] * len(sizes), strict=True):
         centre = jnp.argmin(part, axis=-1)
-        labels.append(centre.astype(jnp.uint8) if group is None else group[centre])
+        labels.append(1 + (centre.astype(jnp.uint8) if group is None else group[centre]))
     return jnp.stack(labels)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.contrast import Contrast
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference import cover_stride as cs
@@ -226,7 +226,7 @@ class VolumeEncoder:
 
         Yields:
           (tile, {number of labels: labels}, probabilities) in the order of `tiles`. Labels are uint8 of the tile's
-          shape, `IGNORE` in padding; probabilities uint8 `(labels, z, y, x)`, 255 for 1, or None.
+          shape, ids from 1, and `UNLABELLED` in padding; probabilities uint8 `(labels, z, y, x)`, 255 for 1, or None.
         """
         stacked = StackedScores.of(clusterings, probabilities_of)
         if tiles is None:
@@ -243,7 +243,7 @@ class VolumeEncoder:
         for tile, empty, box, arrays in in_order(read, tiles, workers=1):
             done = advance_to(bar, math.prod(tile.shape))
             if empty is not None and empty.all():
-                nothing = np.full(tile.shape, IGNORE, np.uint8)
+                nothing = np.full(tile.shape, UNLABELLED, np.uint8)
                 labels = [nothing] * len(clusterings)
                 posterior = probabilities_of and np.zeros((probabilities_of, *tile.shape), np.uint8)
             else:
@@ -255,7 +255,7 @@ class VolumeEncoder:
                 inside = tuple(slice(n) for n in tile.shape)
                 labels, posterior = (None if x is None else np.asarray(x)[(slice(None), *inside)] for x in filled)
                 if empty is not None:
-                    labels = np.where(empty, np.uint8(IGNORE), labels)
+                    labels = np.where(empty, np.uint8(UNLABELLED), labels)
                     posterior = None if posterior is None else np.where(empty, np.uint8(0), posterior)
             done(1.0)
             yield tile, dict(zip(clusterings, labels, strict=True)), posterior

@@ -12,7 +12,7 @@ import numpy as np
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.centres import Centres
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, Triple, Volume, VolumeLike, box_bounds, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import writing
@@ -51,8 +51,8 @@ class Segmentation:
     """What `Encoder.segment` returns.
 
     Attributes:
-      labels: a uint8 array (z, y, x) for an array; for a volume, a lazy one of the same shape. Labels are 0 to
-        `centres.clusters` - 1, the largest cluster first, and 255 in padding.
+      labels: a uint8 array (z, y, x) for an array; for a volume, a lazy one of the same shape. Labels are 1 to
+        `centres.clusters`, the largest cluster first, and 0 in padding.
       centres: to segment further volumes with.
     """
 
@@ -118,14 +118,14 @@ class LazyLabels:
           slices: (z, y, x) slices of step 1, such as `np.s_[:, :, :]`.
 
         Returns:
-          uint8, 255 in padding.
+          uint8, 0 in padding.
 
         Raises:
           IndexError: the box leaves the volume.
           his4mae_jax.Error: the image cannot be read.
         """
         bounds = box_bounds(slices, self.shape)
-        out = np.full([stop - start for start, stop in bounds], IGNORE, np.uint8)
+        out = np.full([stop - start for start, stop in bounds], UNLABELLED, np.uint8)
         for tile in self._tiling:
             shared = [(max(a, w.start), min(b, w.stop)) for (a, b), w in zip(bounds, tile.write, strict=True)]
             if all(start < stop for start, stop in shared):
@@ -156,8 +156,8 @@ class LazyLabels:
         part = folder.with_name(f"partial.{folder.name}")
         ((clusters, _),) = self._scores.items()
         array = ome_zarr.create(
-            part, self.shape, np.uint8, self.voxel_size_nm, chunks=self._segment.block, fill_value=IGNORE,
-            label_values={i: f"cluster {i}" for i in range(clusters)}, version=version, overwrite=True,
+            part, self.shape, np.uint8, self.voxel_size_nm, chunks=self._segment.block, fill_value=UNLABELLED,
+            label_values={i: f"cluster {i}" for i in range(1, clusters + 1)}, version=version, overwrite=True,
         )  # fmt: skip
         voxels = int(np.prod(self.shape))
         with writing(folder):

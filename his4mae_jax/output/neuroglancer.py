@@ -13,7 +13,6 @@ from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.blocks import boxes, in_order
-from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.output import records
 
@@ -31,9 +30,7 @@ def write_precomputed(
 ) -> None:
     """Copies every level of an OME-Zarr label volume, chunk by chunk.
 
-    Neuroglancer takes segment 0 for background and does not show it, but class or cluster 0 is one like the others:
-    with `names`, segment s is label s - 1, and IGNORE is background. Without, segments are the labels themselves, as
-    in volumes of instances.
+    Segments are the labels. Neuroglancer takes segment 0 for background and does not show it, as other viewers do.
 
     Args:
       labels_path: folder of a label volume that this package wrote.
@@ -50,10 +47,10 @@ def write_precomputed(
         part.mkdir()
         for dataset in attributes["multiscales"][0]["datasets"]:
             source = ome_zarr.open_array(pathlib.Path(labels_path) / dataset["path"], version)
-            _write_scale(part, source, ome_metadata.scale_of(dataset), names is not None, workers, progress)
+            _write_scale(part, source, ome_metadata.scale_of(dataset), workers, progress)
         if names is not None:
             (part / PROPERTIES).mkdir()
-            files.write_json(part / PROPERTIES / "info", _properties({i + 1: n for i, n in names.items()}))
+            files.write_json(part / PROPERTIES / "info", _properties(names))
             info = json.loads((part / "info").read_text("utf-8"))
             files.write_json(part / "info", {**info, "segment_properties": PROPERTIES})
 
@@ -62,7 +59,6 @@ def _write_scale(
     folder: pathlib.Path,
     source: ts.TensorStore,
     size_nm: Sequence[float],
-    classes: bool,
     workers: int,
     progress: Callable[[int], object] | None,
 ) -> None:
@@ -83,10 +79,7 @@ def _write_scale(
 
     def copy(box: Box) -> int:
         with ome_zarr.reading(folder):
-            labels = source[box].read().result()
-        ids = labels.astype(np.uint32)
-        if classes:
-            ids = np.where(labels == IGNORE, 0, ids + 1).astype(np.uint32)
+            ids = source[box].read().result().astype(np.uint32)
         out[box].write(ids).result()
         return ids.size
 

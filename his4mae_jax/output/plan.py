@@ -45,8 +45,8 @@ def label_path(workdir: str | pathlib.Path, clusters: int, headline: int) -> pat
 def label_names(config: ml_collections.ConfigDict, size: int, class_names: Sequence[str]) -> dict[int, str]:
     """Name of each label id: the classes of a supervised method, else numbered clusters."""
     if config.method in SUPERVISED:
-        return dict(enumerate(class_names))
-    return {i: f"cluster {i}" for i in range(size)}
+        return dict(enumerate(class_names, 1))
+    return {i: f"cluster {i}" for i in range(1, size + 1)}
 
 
 def volume_paths(
@@ -142,7 +142,7 @@ def labels_depend_on(
     if settings["centres_file"]:
         settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
     values = {
-        "step": step, "volume": str(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
+        "first_label": 1, "step": step, "volume": str(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
         "voxel_size_nm": volume.voxel_size_nm, "contrast": encoder.contrast.to_json(),
         "inside": [[s.start, s.stop] for s in inside], "padding": encoder.padding, "clusters": label_sizes(config),
         "mask": None if mask is None else str(mask.name), "seed": config.seed, "slices": encoder.coverage.axes,

@@ -12,7 +12,7 @@ from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.blocks import boxes, in_order
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import UNLABELLED
 
 SMALLEST = 256  # voxels: the longest side at which no further level is made
 SIDE = 64  # voxels: shortest side of the boxes written at once, also where chunks are smaller
@@ -148,8 +148,8 @@ def _make_level(
     dtype = np.dtype(source.dtype.numpy_dtype)
     chunks, fill = source.chunk_layout.write_chunk.shape, np.asarray(source.fill_value).item()
     out = ome_zarr.create_array(part, shape, dtype, chunks, fill, version)
-    # 255 of a uint8 label volume is IGNORE; in one of instances it is an id like others.
-    ignore = IGNORE if labels and dtype == np.uint8 else None
+    # Instances are small beside what surrounds them, which is 0 there: it counts like an instance.
+    ignore = UNLABELLED if labels and dtype == np.uint8 else None
 
     def write(box: tuple[slice, ...]) -> int:
         reads = tuple(slice(b.start * s, min(b.stop * s, n)) for b, s, n in zip(box, step, source.shape, strict=True))

@@ -179,6 +179,8 @@ def segmented(workdir: str | pathlib.Path, clusters: Iterable[int]) -> dict[str,
     path, facts = pathlib.Path(workdir) / SEGMENTATION, segmentation(workdir)
     if not facts:
         raise UserError(f"{path}: no segmentation to score; run --mode=segment with this --workdir first")
+    if facts.get("what", {}).get("first_label") != 1:
+        raise UserError(f"{path}: the labels count from 0, as earlier versions wrote them; segment again")
     missing = sorted(set(clusters) - set(facts["clusters"]))
     if missing:
         raise UserError(

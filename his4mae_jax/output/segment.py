@@ -22,7 +22,7 @@ from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import size_text
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.tiling import Tiling
 from his4mae_jax.inference.trained import load
@@ -213,7 +213,7 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
 
     for size, path in task.labels.items():
         names = label_names(task.config, size, task.class_names)
-        open_volume(path, task.volume.shape, IGNORE, label_values=names)
+        open_volume(path, task.volume.shape, UNLABELLED, label_values=names)
     if task.probabilities:
         channels = list(label_names(task.config, headline(task.config), task.class_names).values())
         open_volume(task.probabilities, (len(channels), *task.volume.shape), 0, channels=channels)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from his4mae_jax import palette
 from his4mae_jax.data.label_check import LabelReport, percent
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.crop import Crop
@@ -93,7 +94,7 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
     if entry.labels is not None:
         labels = read_slice(Crop(entry.labels, tuple(part)), axis, 0)
         pixels = [style.DPI * _WIDE * high / wide, style.DPI * _WIDE]
-        looks = {row.id: (_colour(row.id), "") for row in entry.report.rows if row.id != IGNORE}
+        looks = {row.id: (palette.colour(row.id + 1), "") for row in entry.report.rows if row.id != IGNORE}
         rgba = overlay_rgba(labels, looks, looks.get(_most(entry.report)), pixels)
         ax.imshow(rgba, interpolation="nearest", extent=(0, wide, high, 0), aspect="equal")
     used = "zyx"[axis] in entry.axes
@@ -114,10 +115,6 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
     scale_bar(ax, wide, high)
 
 
-def _colour(label: int) -> str:
-    return style.PALETTE[label % len(style.PALETTE)]
-
-
 def _most(report: LabelReport) -> int | None:
     """The id of most voxels, which is drawn as a faint tint so that the image stays visible."""
     return max((row for row in report.rows if row.id != IGNORE), key=lambda row: row.voxels).id if report.rows else None
@@ -129,7 +126,9 @@ def _label_list(ax, report: LabelReport) -> None:
     for i, row in enumerate(report.rows[:LISTED]):
         y = 0.96 - i / (LISTED + 2)
         if row.id != IGNORE:
-            ax.add_patch(Rectangle((0, y - 0.025), 0.05, 0.05, color=_colour(row.id), transform=ax.transAxes))
+            ax.add_patch(
+                Rectangle((0, y - 0.025), 0.05, 0.05, color=palette.colour(row.id + 1), transform=ax.transAxes)
+            )
         grey = "" if row.mean_grey is None else f", grey {row.mean_grey:.4g}"
         text = f"{row.id} {row.name or 'without a name'}: {percent(row.fraction)}{grey}"
         wrong = row.name is None or not row.voxels
@@ -153,7 +152,7 @@ def _histogram(ax, entry: Entry) -> None:
     share = entry.counts / max(entry.counts.sum(), 1)
     middles = (entry.edges[:-1] + entry.edges[1:]) / 2
     ax.stairs(share, entry.edges, fill=True, color="#B8B8B8")
-    ax.stairs(np.where((middles >= low) & (middles <= high), share, 0), entry.edges, fill=True, color=style.PALETTE[0])
+    ax.stairs(np.where((middles >= low) & (middles <= high), share, 0), entry.edges, fill=True, color=palette.colour(1))
     for level in (low, high):
         ax.axvline(level, color="#404040", linewidth=0.8)
     first, last = min(low, entry.edges[0]), max(high, entry.edges[-1])

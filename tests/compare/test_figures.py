@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from his4mae_jax import palette
 from his4mae_jax.clustering import centres
 from his4mae_jax.compare import features_umap
 from his4mae_jax.compare import figures as comparison
 from his4mae_jax.compare.rows import plan
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.errors import UserError
-from his4mae_jax.figures import slices, style
+from his4mae_jax.figures import slices
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.settings import StepSettings
@@ -63,7 +64,7 @@ def finish(run, labels, dsc, steps=(10, 20)):
     curve = [{"step": step, "dsc": {"one_to_one": {"mean": dsc * step / 20}}} for step in steps]
     (run.folder / "row.json").write_text(json.dumps(run.settings))
     (run.folder / "metrics.json").write_text(json.dumps({"clusters": clusters, "dsc": one, "curve": curve}))
-    facts = {"volume": run.settings["data"]["test"], "step": 20, "clusters": [clusters]}
+    facts = {"volume": run.settings["data"]["test"], "step": 20, "clusters": [clusters], "what": {"first_label": 1}}
     (run.folder / "segment.json").write_text(json.dumps(facts))
     with open(run.folder / "train.jsonl", "w") as file:
         for step in (4, 8):
@@ -79,13 +80,15 @@ def finish(run, labels, dsc, steps=(10, 20)):
 @pytest.fixture
 def workdir(tmp_path, config, truth):
     """All rows but one are finished, MAESTER with one seed only, and number their clusters in their own ways."""
-    swapped = np.where(truth == 255, 0, np.array([3, 0, 1], np.uint8)[np.minimum(truth, 2)])
-    swapped[10, 20, 20] = 2  # a cluster that is left over
+    swapped = np.where(truth == 255, 1, np.array([4, 1, 2], np.uint8)[np.minimum(truth, 2)])
+    swapped[10, 20, 20] = 3  # a cluster that is left over
     folder = tmp_path / "compare"
     scores = {"HiS4MAE": (0.8, 0.9), "K = 12": (0.7, 0.4), "MAESTER": (0.6,), "ViT": (0.9, 0.9)}
     for run in plan(config, folder):
         if run.seed < len(scores.get(run.name, ())):
-            finish(run, truth if run.name == "ViT" else swapped, scores[run.name][run.seed])
+            finish(
+                run, np.where(truth == 255, 0, 1 + truth) if run.name == "ViT" else swapped, scores[run.name][run.seed]
+            )
     return folder
 
 
@@ -113,14 +116,14 @@ def test_slices_show_each_finished_row_in_the_colours_of_its_classes(config, wor
             np.testing.assert_array_equal(overlay, overlays[0])
     high, wide = overlays[0].shape[:2]
     nucleus = overlays[0][int(high * 10.5 / 28), int(wide * 10.5 / 32)]
-    assert tuple(nucleus[:3]) == pytest.approx(to_rgb(style.PALETTE[1]))
+    assert tuple(nucleus[:3]) == pytest.approx(to_rgb(palette.colour(2)))
     assert (overlays[-1][:, int(wide * 30 / 32) :, 3] == 0).all()  # predicted there, too, but not scored
 
 
 def test_a_cluster_of_no_class_is_hatched_and_in_the_key(config, workdir, drawn, truth):
     (workdir / "his4mae" / "seed0" / "labels.ome.zarr").rename(workdir / "gone")  # and a row without labels
-    labels = np.where(truth == 255, 0, truth)
-    labels[:, 2:4, :10] = 3
+    labels = 1 + np.where(truth == 255, 0, truth)
+    labels[:, 2:4, :10] = 4
     path = workdir / "maester" / "seed0" / "labels.ome.zarr"
     ome_zarr.create(path, SHAPE, np.uint8, 10, overwrite=True).write(labels).result()
     _, said = draw(config, workdir, "slices")
@@ -235,7 +238,7 @@ def test_umap_takes_each_rows_features_once(config, workdir, drawn, monkeypatch,
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["rest", "nucleus", "granules"]
     # One dot for each voxel, of its class's colour: the rest is what there is most of.
     colours = [tuple(c) for c in first.collections[0].get_facecolors()[:, :3]]
-    assert len(colours) == 5000 and max(set(colours), key=colours.count) == pytest.approx(to_rgb(style.PALETTE[0]))
+    assert len(colours) == 5000 and max(set(colours), key=colours.count) == pytest.approx(to_rgb(palette.colour(1)))
 
 
 def test_missing_umap_is_told_after_all_other_pictures(config, workdir, monkeypatch):

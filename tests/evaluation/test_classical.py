@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import classical
 
@@ -46,9 +46,9 @@ def run(volume, kind, counts, **options):
     def out(count, where, labels):
         assert labels.dtype == np.uint8
         if count not in results:
-            results[count] = np.full(volume.shape, IGNORE, np.uint8)
+            results[count] = np.full(volume.shape, UNLABELLED, np.uint8)
         target = results[count][where]
-        assert (target == IGNORE).all() and target.shape == labels.shape
+        assert (target == UNLABELLED).all() and target.shape == labels.shape
         results[count][where] = labels
 
     options = {"contrast": Grey, "restarts": 3} | options
@@ -102,20 +102,20 @@ def test_same_seed_same_labels():
 
 def test_filters_tell_textures_apart_and_intensity_grey_values():
     volume, right = textured()
-    labels = run(volume, "filters", [2])[2] == 1
+    labels = run(volume, "filters", [2])[2] == 2
     assert np.mean(labels == right) > 0.95  # ids run from dark to bright
     assert np.mean((volume.array > 128) == right) < 0.85  # which a threshold cannot do
 
     bright = ArrayVolume(np.where(right, 180, 60).astype(np.uint8))
     labels = run(bright, "intensity", [2], block=(16, 32, 32))[2]
-    np.testing.assert_array_equal(labels, right)
+    np.testing.assert_array_equal(labels, 1 + right)
 
 
 def test_every_voxel_is_labelled_for_every_number_of_clusters():
     results = run(noise((9, 20, 31)), "intensity", (2, 5), block=(4, 16, 16))
     assert sorted(results) == [2, 5]
     for count, labels in results.items():
-        assert set(np.unique(labels)) == set(range(count))
+        assert set(np.unique(labels)) == set(range(1, count + 1))
     assert list(run(noise((9, 20, 31)), "intensity", 3)) == [3]
 
 
@@ -126,9 +126,9 @@ def test_masked_voxels_are_not_sampled_but_are_labelled():
     mask = ArrayVolume(np.where(right, IGNORE, 0).astype(np.uint8), "mask.tif")
     # The bright half is masked out, so the two clusters are the two darks, and it joins one.
     labels = run(volume, "intensity", [2], mask=mask, block=(16, 32, 32))[2]
-    assert set(np.unique(labels[:, :20, :28])) == {0}
-    assert set(np.unique(labels[:, 28:, :28])) == {1}
-    assert (labels[:, :, 36:] == 1).all()
+    assert set(np.unique(labels[:, :20, :28])) == {1}
+    assert set(np.unique(labels[:, 28:, :28])) == {2}
+    assert (labels[:, :, 36:] == 2).all()
 
 
 def test_sample_is_spread_in_proportion():

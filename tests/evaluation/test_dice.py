@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 
@@ -42,7 +42,7 @@ def names_for(confusion):
 
 def test_confusion_counts_what_is_scored():
     truth = labels(0, 0, 0, 1, 1, IGNORE, IGNORE)
-    clusters = labels(0, 0, 1, 1, IGNORE, 0, IGNORE)
+    clusters = labels(1, 1, 2, 2, UNLABELLED, 1, UNLABELLED)
     # Columns are classes; the last row is the voxel of class 1 without a prediction.
     expected = [[2, 0], [1, 1], [0, 0], [0, 1]]
     assert dice.confusion(clusters, truth, 3, 2).tolist() == expected
@@ -51,9 +51,9 @@ def test_confusion_counts_what_is_scored():
 def test_confusion_is_blockwise_and_equals_a_plain_count():
     rng = np.random.default_rng(0)
     truth = ArrayVolume(rng.choice([0, 1, 2, IGNORE], size=(70, 300, 260)).astype(np.uint8))
-    clusters = ArrayVolume(rng.choice([0, 1, IGNORE], size=truth.shape).astype(np.uint8))
+    clusters = ArrayVolume(rng.choice([1, 2, UNLABELLED], size=truth.shape).astype(np.uint8))
     found = dice.confusion(clusters, truth, 2, 3)
-    for row, cluster in enumerate([0, 1, IGNORE]):
+    for row, cluster in enumerate([1, 2, UNLABELLED]):
         for klass in range(3):
             both = (clusters.array == cluster) & (truth.array == klass)
             assert found[row, klass] == np.count_nonzero(both)
@@ -61,7 +61,7 @@ def test_confusion_is_blockwise_and_equals_a_plain_count():
 
 
 def test_truth_may_have_any_integer_type():
-    clusters = labels(0, 1, 1)
+    clusters = labels(1, 2, 2)
     for dtype in (np.uint16, np.int32, np.int64, bool):
         truth = ArrayVolume(np.array([[[0, 1, 1]]], dtype))
         assert dice.confusion(clusters, truth, 2, 2).tolist() == [[1, 0], [0, 2], [0, 0]]
@@ -146,7 +146,7 @@ def test_scores_are_valid_and_one_to_one(confusion):
 @given(hnp.arrays(np.uint8, (2, 3, 4), elements=st.integers(0, 3)), st.permutations(range(6)))
 @settings(max_examples=50, deadline=None)
 def test_perfect_labels_score_one(truth, numbering):
-    clusters = np.array(numbering, np.uint8)[truth]
+    clusters = 1 + np.array(numbering, np.uint8)[truth]
     found = dice.confusion(ArrayVolume(clusters), ArrayVolume(truth), 6, 4)
     for score in (dice.one_to_one, dice.many_to_one):
         scores = score(found, names_for(found))
@@ -178,7 +178,7 @@ def test_different_shapes_are_refused():
 def test_unnamed_truth_ids_are_refused(dtype, bad):
     truth = ArrayVolume(np.array([[[0, 1, bad, IGNORE]]], dtype), "truth.tif")
     with pytest.raises(UserError) as error:
-        dice.confusion(labels(0, 0, 0, 0), truth, 2, 2)
+        dice.confusion(labels(1, 1, 1, 1), truth, 2, 2)
     for part in ("truth.tif", str(bad), "data.class_names"):
         assert part in str(error.value)
 
@@ -187,7 +187,7 @@ def test_other_labels_that_do_not_fit():
     with pytest.raises(UserError, match=r"labels\.tif: holds label ids 0, 3"):
         dice.confusion(labels(0, 3), labels(0, 0), 2, 2)
     with pytest.raises(UserError, match="whole numbers"):
-        dice.confusion(labels(0), ArrayVolume(np.zeros((1, 1, 1))), 2, 2)
+        dice.confusion(labels(1), ArrayVolume(np.zeros((1, 1, 1))), 2, 2)
     with pytest.raises(UserError, match="data.class_names"):
         dice.one_to_one(np.ones((3, 2)), ["mean", "a"])
 
@@ -195,7 +195,9 @@ def test_other_labels_that_do_not_fit():
 def test_blocks_add_up_to_the_confusion_of_the_volume():
     rng = np.random.default_rng(0)
     clusters, truth = rng.integers(0, 4, (2, 9, 10, 11), np.uint8)
-    clusters[rng.random(clusters.shape) < 0.1] = truth[rng.random(truth.shape) < 0.1] = IGNORE
+    clusters += 1
+    clusters[rng.random(clusters.shape) < 0.1] = UNLABELLED
+    truth[rng.random(truth.shape) < 0.1] = IGNORE
     whole = dice.block_confusion(clusters, truth, 4, 4)
     parts = sum(dice.block_confusion(clusters[i : i + 2], truth[i : i + 2], 4, 4) for i in range(0, 9, 2))
     np.testing.assert_array_equal(whole, parts)

@@ -4,7 +4,7 @@ import json
 
 from matplotlib.image import imread
 
-from his4mae_jax.figures import style
+from his4mae_jax import palette
 from his4mae_jax.figures.curves import training_curves
 
 
@@ -39,7 +39,7 @@ def test_a_class_absent_from_the_ground_truth_leaves_the_others_their_colours(tm
     metrics = {"dsc": dsc, "curve": [{"step": 10, "dsc": dsc}]}
     training_curves(tmp_path / "absent.jsonl", metrics, tmp_path / "training.png")
     nucleus, mean = drawn[0].axes[0].lines
-    assert nucleus.get_label() == "nucleus" and nucleus.get_color() == style.PALETTE[1]
+    assert nucleus.get_label() == "nucleus" and nucleus.get_color() == palette.colour(2)
     assert mean.get_label() == "mean" and mean.get_color() == "black"
 
 

@@ -5,8 +5,9 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
+from his4mae_jax import palette
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.figures import slices, style
+from his4mae_jax.figures import slices
 
 NAMES = ["unrecognized", "nucleus", "granules"]
 
@@ -36,8 +37,8 @@ def labelled():
     truth = np.zeros(shape, np.uint8)
     truth[3:9, 4:16, 5:20] = 1
     truth[:, :, 28:] = IGNORE
-    clusters = np.array([2, 0], np.uint8)[np.minimum(truth, 1)]
-    clusters[5:7, 9:12, 14:16] = 1
+    clusters = np.array([3, 1], np.uint8)[np.minimum(truth, 1)]
+    clusters[5:7, 9:12, 14:16] = 2
     grey = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     return ArrayVolume(grey), ArrayVolume(clusters), ArrayVolume(truth)
 
@@ -50,7 +51,7 @@ def test_slices_show_image_truth_and_prediction(tmp_path, drawn, labelled):
     assert len(figure.axes) == 9 * 3
     assert [ax.get_title() for ax in figure.axes[:3]] == ["image", "ground truth", "prediction"]
     key = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert key == [*NAMES, "cluster 1: no class"]
+    assert key == [*NAMES, "cluster 2: no class"]
     places = [ax.get_ylabel().split("\n")[0] for ax in figure.axes[::3]]
     assert places[:3] == ["z = 3", "z = 6", "z = 9"] and places[-1] == "x = 22"
     # Ground truth and prediction show the nucleus in the same colour.
@@ -60,7 +61,7 @@ def test_slices_show_image_truth_and_prediction(tmp_path, drawn, labelled):
         high, wide = overlay.shape[:2]
         colours.append(overlay[int(high * 7.5 / 20), int(wide * 7.5 / 30)])
     np.testing.assert_array_equal(colours[0], colours[1])
-    assert tuple(colours[0][:3]) == pytest.approx(to_rgb(style.PALETTE[1]))
+    assert tuple(colours[0][:3]) == pytest.approx(to_rgb(palette.colour(2)))
     unannotated = figure.axes[4].images[1].get_array()[:, -1]
     assert (unannotated[:, 3] == 0).all()
     assert image.read_voxels == clusters.read_voxels == 3 * (20 * 30 + 12 * 30 + 12 * 20)
@@ -73,14 +74,14 @@ def test_slices_without_truth_give_each_cluster_a_colour(tmp_path, drawn, labell
     slices.slice_overlays(image, clusters, None, None, NAMES, path, contrast=Grey)
     assert len(drawn[0].axes) == 9 * 2
     key = [text.get_text() for text in drawn[0].legends[0].get_texts()]
-    assert key == ["cluster 0", "cluster 1", "cluster 2"]
+    assert key == ["cluster 1", "cluster 2", "cluster 3"]
 
 
 def test_assignment_may_name_its_classes(labelled):
     looks = {0: ("red", ""), 1: ("blue", "")}
     by_name = slices.looks_by_class(["b", None, "a"], ["a", "b"], looks)
     assert by_name == slices.looks_by_class([1, None, 0], ["a", "b"], looks)
-    assert by_name[0] == ("blue", "") and by_name[1][1]
+    assert by_name[1] == ("blue", "") and by_name[2][1]
 
 
 @pytest.mark.parametrize(

@@ -33,10 +33,10 @@ def make(tokens_of, dim, fov, patch, **changes):
 
 
 def label(encoder, volume, centres):
-    out, size = np.full(volume.shape, 255, np.uint8), len(centres)
+    out, size = np.zeros(volume.shape, np.uint8), len(centres)
     scores = LinearScores(-2 * centres, (centres**2).sum(1))
     for tile, labels, _ in encoder.label(volume, {size: scores}):
-        assert (out[tile.write] == 255).all()  # no voxel is written twice
+        assert (out[tile.write] == 0).all()  # no voxel is written twice
         out[tile.write] = labels[size]
     return out
 
@@ -75,7 +75,7 @@ def test_labels_are_those_of_the_patch_around_each_pixel(axes, fov, patch):
     clear = np.sort(distance, axis=-1)
     clear = clear[..., 1] - clear[..., 0] > 1e-4  # not within rounding of a tie
     assert clear.mean() > 0.98 and len(np.unique(found)) == 4
-    np.testing.assert_array_equal(found[clear], distance.argmin(-1)[clear])
+    np.testing.assert_array_equal(found[clear], 1 + distance.argmin(-1)[clear])
 
 
 def test_features_of_the_fit_are_aligned_too():

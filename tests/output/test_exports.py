@@ -80,10 +80,11 @@ def scale(folder, index):
 @pytest.mark.parametrize("version", ["0.4", "0.5"])
 def test_precomputed_holds_every_level_and_name(tmp_path, label_volume, patches, version):
     labels = patches((70, 30, 40))
-    labels[:3] = 255
+    labels += 1
+    labels[:3] = 0
     path = label_volume(labels, version=version, size=(8.4, 4, 4))
     build_pyramid(path, levels=3)
-    names = {0: "cytoplasm", 1: "µ", 2: "c", 3: "d"}
+    names = {1: "cytoplasm", 2: "µ", 3: "c", 4: "d"}
     write_precomputed(path, tmp_path / "seg", names=names)
     info = json.loads((tmp_path / "seg" / "info").read_text())
     assert info["@type"] == "neuroglancer_multiscale_volume" and info["type"] == "segmentation"
@@ -93,12 +94,10 @@ def test_precomputed_holds_every_level_and_name(tmp_path, label_volume, patches,
     for s in info["scales"]:
         assert s["encoding"] == "compressed_segmentation" and s["compressed_segmentation_block_size"] == [8, 8, 8]
         assert (tmp_path / "seg" / s["key"]).is_dir() and s["chunk_sizes"] == [[64, 64, 64]]
-    # Segment 0 is background to neuroglancer: labels are one less.
-    np.testing.assert_array_equal(scale(tmp_path / "seg", 0), np.where(labels == 255, 0, labels + 1))
+    np.testing.assert_array_equal(scale(tmp_path / "seg", 0), labels)
     volume = open_volume(tmp_path / "seg", image=False)
     assert volume.voxel_size_nm == pytest.approx((8.4, 4, 4)) and volume.shape == labels.shape
-    coarse = open_level(path, 2)
-    np.testing.assert_array_equal(scale(tmp_path / "seg", 2), np.where(coarse == 255, 0, coarse + 1))
+    np.testing.assert_array_equal(scale(tmp_path / "seg", 2), open_level(path, 2))
     properties = json.loads((tmp_path / "seg" / info["segment_properties"] / "info").read_text())
     assert properties["@type"] == "neuroglancer_segment_properties"
     (label,) = properties["inline"]["properties"]

@@ -87,9 +87,9 @@ def test_readers_find_all_levels_and_their_places(label_volume, patches, version
     io, reader = pytest.importorskip("ome_zarr.io"), pytest.importorskip("ome_zarr.reader")
     data = next(iter(reader.Reader(io.parse_url(path))())).data
     assert [d.shape for d in data] == [(9, 33, 30), (9, 33, 15), (9, 17, 8), (9, 9, 4)]
-    expected = downsample(labels, (1, 1, 2), labels=True, ignore=255)
+    expected = downsample(labels, (1, 1, 2), labels=True, ignore=0)
     np.testing.assert_array_equal(np.asarray(data[1]), expected)
-    np.testing.assert_array_equal(np.asarray(data[2]), downsample(expected, (1, 2, 2), labels=True, ignore=255))
+    np.testing.assert_array_equal(np.asarray(data[2]), downsample(expected, (1, 2, 2), labels=True, ignore=0))
     assert open_volume(path, image=False).shape == (9, 33, 30)
 
 

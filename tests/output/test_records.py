@@ -182,6 +182,10 @@ def test_records_of_earlier_versions(tmp_path, clusters, settings, expected):
     record = {"clusters": clusters, "step": 1, "what": {"clusters": clusters, "settings": settings}}
     (tmp_path / "segment.json").write_text(json.dumps(record))
     assert records.recorded_labels(tmp_path) == expected
+    with pytest.raises(UserError, match="segment.json: the labels count from 0"):
+        records.segmented(tmp_path, clusters)
+    record["what"]["first_label"] = 1
+    (tmp_path / "segment.json").write_text(json.dumps(record))
     assert records.segmented(tmp_path, clusters) == record
 
 
@@ -209,10 +213,10 @@ def test_a_record_that_was_changed_removes_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["labels.ome.zarr", "labels_c6.ome.zarr", "centres.npz", "probabilities.ome.zarr",
                                   "labels.tif", "partial.labels.tif", "segment.partial/labels.ome.zarr",
-                                  "segment.partial", "instances_cluster0.csv", "labels_c6.precomputed"])  # fmt: skip
+                                  "segment.partial", "instances_cluster1.csv", "labels_c6.precomputed"])  # fmt: skip
 def test_whatever_is_in_the_way_is_an_error_before_any_work(tmp_path, name):
     config = configs.get_default()
-    config.segment.outputs, config.segment.instances = ("tiff", "precomputed"), (0,)
+    config.segment.outputs, config.segment.instances = ("tiff", "precomputed"), (1,)
     config.segment.probabilities, config.evaluate.clusters = True, (6,)
     check_free(config, tmp_path, ())
     assert set(files_of(config)) == {

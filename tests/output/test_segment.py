@@ -18,7 +18,7 @@ import tensorstore as ts
 
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.output import records
@@ -193,7 +193,7 @@ def test_settings_that_change_labels_segment_anew_and_others_do_not(trained, und
     assert shares.shape == (2, *SHAPE) and np.abs(shares.sum(axis=0, dtype=int) - 255).max() <= 1
     clear = np.abs(shares[0].astype(int) - shares[1]) > 2
     assert clear.mean() > 0.5
-    np.testing.assert_array_equal(shares.argmax(axis=0)[clear], labels[clear])
+    np.testing.assert_array_equal(1 + shares.argmax(axis=0)[clear], labels[clear])
 
 
 def strays_in(workdir):
@@ -258,7 +258,7 @@ def test_padding_is_neither_sampled_nor_labelled(trained, tmp_path):
     workdir = workdir_of(trained, tmp_path)
     segment(trained, workdir, f"--config.segment.volume={tmp_path / 'padded.zarr'}")
     labels = open_volume(workdir / "labels.ome.zarr", image=False).read(tuple(slice(n) for n in SHAPE))
-    empty = labels == IGNORE
+    empty = labels == UNLABELLED
     assert empty[:, :, -12:].all() and empty[:10, :10, :10].all()
     assert not empty[array > 0].any()
     assert empty[array == 0].mean() > 0.9  # all but the steps of the corner's slope

@@ -14,18 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from his4mae_jax import palette
+
 VERSIONS = ("0.4", "0.5")
-# Colours of label values 1, 2, ... (Okabe and Ito's palette, safe for colour-blind readers).
-_COLOURS = (
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (0, 114, 178),
-    (213, 94, 0),
-    (204, 121, 167),
-    (153, 153, 153),
-)
 
 
 def attributes(
@@ -63,7 +54,7 @@ def attributes(
         result["image-label"] = dict(own)
         if label_values:  # instances are too many to list: viewers choose their colours
             result["image-label"] |= {
-                "colors": [{"label-value": int(v), "rgba": [*_colour(int(v)), 255]} for v in sorted(label_values)],
+                "colors": [{"label-value": int(v), "rgba": [*palette.rgb(int(v)), 255]} for v in sorted(label_values)],
                 "properties": [{"label-value": int(v), "name": label_values[v]} for v in sorted(label_values)],
             }
     return result
@@ -101,12 +92,7 @@ def image_name(folder: pathlib.Path) -> str:
 def _channel(index: int, name: str, dtype: np.dtype) -> dict[str, Any]:
     """Returns how a viewer shows one channel: floats are probabilities, from 0 to 1."""
     top = float(np.iinfo(dtype).max) if dtype.kind in "iu" else 1.0
-    colour = "".join(f"{v:02X}" for v in _colour(index))
+    colour = palette.colour(index + 1).removeprefix("#")  # channels are those of labels 1, 2, ...
     return {
         "label": name, "color": colour, "active": True, "window": {"min": 0.0, "max": top, "start": 0.0, "end": top},
     }  # fmt: skip
-
-
-def _colour(value: int) -> tuple[int, int, int]:
-    """Returns the RGB colour of a label value; 0 has one, too: it is a class or cluster like the others."""
-    return _COLOURS[value % len(_COLOURS)]

@@ -1,10 +1,12 @@
-"""Label volumes: the id of voxels without a class or cluster, and the inside of a cell.
+"""Label volumes: the ids of voxels without a class or cluster, and the inside of a cell.
 
-`IGNORE` is the largest uint8, so class and cluster ids are 0 to 254. It means
+Two numberings meet where a segmentation is scored:
 
-- in a label volume (ground truth): not annotated, or outside the annotated cell. Such a voxel is not scored, and
-  cluster centres are fitted without it (`segment.within_mask`).
-- in a cluster volume: no prediction. It counts as a miss of the class that the voxel belongs to.
+- Ground truth has class ids 0, 1, ... as its files have them. `IGNORE`, the largest uint8, is not annotated, or
+  outside the annotated cell. Such a voxel is not scored, and cluster centres are fitted without it
+  (`segment.within_mask`).
+- What is written has ids 1, 2, ..., and `UNLABELLED`, 0, in padding: viewers draw nothing for 0. A voxel without a
+  label counts as a miss of the class that it belongs to.
 """
 
 import dataclasses
@@ -14,7 +16,8 @@ from scipy.ndimage import binary_erosion
 
 from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
-IGNORE = 255
+IGNORE = 255  # of ground truth
+UNLABELLED = 0  # of a segmentation; its clusters and classes are 1, 2, ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,14 +17,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from his4mae_jax.errors import UserError
 from his4mae_jax.models import masking
 from his4mae_jax.models.autoencoder import Decoder, Encoder
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester
 from his4mae_jax.pretext.his4mae import student_loss
 from his4mae_jax.pretext.interface import Batch, LossOutput, Params, Prepared
-from his4mae_jax.settings.derived import num_visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,27 +43,13 @@ class Settings:
     align_weight: float
 
 
-def check_folds(config: ml_collections.ConfigDict) -> None:
-    """Raise `UserError` unless `sdae.folds` divides the number of hidden tokens."""
-    rows, columns = maester.token_grid(config.model)
-    hidden = rows * columns - num_visible(rows * columns, config.objective.mask_ratio)
-    folds = config.sdae.folds
-    if folds < 1 or hidden % folds:
-        fine = ", ".join(str(n) for n in range(1, hidden + 1) if hidden % n == 0)
-        raise UserError(
-            f"config key sdae.folds is {folds}, which does not divide the {hidden} hidden tokens of a field of view "
-            f"into equal folds: choose one of {fine}"
-        )
-
-
 def make_feature_decoder(model: ml_collections.ConfigDict) -> Decoder:
     """Return MAESTER's decoder of `config.model`, but to features of the encoder's size."""
     return maester.make_decoder(model).clone(out_dim=model.embed_dim)
 
 
 def build(config: ml_collections.ConfigDict) -> Models:
-    """Return the networks of `config.model`; `UserError` for folds that do not fit."""
-    check_folds(config)
+    """Return the networks of `config.model`."""
     m = config.model
     return Models(maester.make_encoder(m), make_feature_decoder(m), m.patch_size)
 

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from his4mae_jax.errors import UserError
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.models.vae import ImageDecoder, VariationalEncoder, sample
 from his4mae_jax.pretext.interface import Batch, LossOutput, Params, Prepared
@@ -39,14 +38,6 @@ class Settings:
 def build(config: ml_collections.ConfigDict) -> Models:
     """Return the networks of `config.model` (field of view, patch, embed_dim, dtype) and `config.vae`."""
     m, v = config.model, config.vae
-    checks = (
-        ("vae.width", v.width > 0 and v.width % 4 == 0, "a positive multiple of 4 channels"),
-        ("vae.blocks", v.blocks >= 1, "at least 1"),
-        ("vae.kl_weight", v.kl_weight >= 0, "0 or above"),
-    )
-    for key, fine, rule in checks:
-        if not fine:
-            raise UserError(f"config key {key} must be {rule}")
     grid, dtype = token_grid(m), jnp.dtype(m.dtype)
     encoder = VariationalEncoder(grid, m.embed_dim, v.width, v.blocks, dtype)
     return Models(encoder, ImageDecoder(grid, m.patch_size, v.width, v.blocks, dtype), m.patch_size)

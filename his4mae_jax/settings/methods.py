@@ -1,4 +1,7 @@
-"""The names of the pretext methods; `pretext.methods` holds the module of each."""
+"""The names of the pretext methods.
+
+`pretext.methods` gives each its module and may not be imported from here, a lower floor: a test holds the two equal.
+"""
 
 METHODS = ("his4mae", "maester", "sdae", "sdae_recon", "vae", "vit", "segmenter")
 SUPERVISED = ("vit", "segmenter")  # trained on ground truth; they segment directly, without clusters

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from batch_loss import batch_loss
 
-from his4mae_jax.errors import UserError
 from his4mae_jax.models.masking import random_visible
 from his4mae_jax.models.patches import patchify
 from his4mae_jax.pretext import maester, sdae, sdae_recon
@@ -155,14 +154,6 @@ def test_gradients_reach_the_student_and_its_decoders_but_not_the_teacher(tiny, 
     unaligned, _ = gradients(params, teacher, 0.0)
     moved = {name for name, part in unaligned.items() if size(part) > 0}
     assert moved == ({"encoder", "decoder"} if method is sdae_recon else set())
-
-
-@METHODS
-@pytest.mark.parametrize("folds", [0, 3, 16])
-def test_folds_that_do_not_divide_the_hidden_tokens_are_refused(tiny, method, folds):
-    tiny.sdae.folds = folds
-    with pytest.raises(UserError, match=f"sdae.folds is {folds},.* 8 hidden tokens .*choose one of 1, 2, 4, 8$"):
-        method.build(tiny)
 
 
 def test_methods_of_one_seed_start_from_the_same_weights(tiny):

@@ -99,13 +99,6 @@ def test_data_without_labels_is_refused(config, method):
         method.build(config)
 
 
-@pytest.mark.parametrize(("key", "value"), [("num_heads", 3), ("num_heads", 0), ("depth", 0)])
-def test_a_mask_transformer_that_does_not_fit_is_refused(config, key, value):
-    config.supervised[key] = value
-    with pytest.raises(UserError, match=f"supervised.{key} is {value}"):
-        segmenter.build(config)
-
-
 @pytest.fixture(scope="module")
 def phantom_slice():
     """Four fields of view, 32 pixels a side, that tile one slice of a synthetic cell."""

@@ -18,9 +18,11 @@ def refused(config, words):
         settings.validate(config)
 
 
-def test_hidden_tokens_fall_into_equal_folds(small):
-    small.method, small.sdae.folds = "sdae", 3  # 16 tokens, half of them hidden
-    refused(small, "sdae.folds is 3,.* 8 hidden tokens .*choose one of 1, 2, 4, 8$")
+@pytest.mark.parametrize("method", ["sdae", "sdae_recon"])
+def test_hidden_tokens_fall_into_equal_folds(small, method):
+    small.method = method
+    for small.sdae.folds in (3, 16):  # 16 tokens, half of them hidden
+        refused(small, f"sdae.folds is {small.sdae.folds},.* 8 hidden tokens .*choose one of 1, 2, 4, 8$")
     for small.sdae.folds in (1, 2, 4, 8):
         settings.validate(small)
     small.method, small.sdae.folds = "his4mae", 3
@@ -33,6 +35,18 @@ def test_masks_hide_and_show_at_least_one_patch(small, ratio):
     refused(small, f"objective.mask_ratio is {ratio}.* of the 16 patches")
     small.method = "vae"  # hides nothing
     settings.validate(small)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sdae.folds", 0), ("supervised.num_heads", 0), ("supervised.depth", 0), ("vae.width", 0), ("vae.blocks", 0),
+        ("vae.kl_weight", -1.0),
+    ],
+)  # fmt: skip
+def test_networks_are_not_built_of_nothing(small, key, value):
+    small.update_from_flattened_dict({key: value})
+    refused(small, f"{key} is {value}, but must be")
 
 
 def test_segmenters_heads_divide_the_features(small):

@@ -27,6 +27,7 @@ FLOORS = (
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 LINES, FILES = 300, 12
+UNTYPED_ROOMS = [[room] for room in ("cli", "compare", "evaluation", "figures", "report")]  # not yet annotated in full
 
 
 def modules():
@@ -128,3 +129,26 @@ def test_folders_are_not_crowded():
 @pytest.mark.parametrize("name", sorted(n for n, p in NAMES.items() if p.name == "__init__.py"))
 def test_every_room_says_what_it_is(name):
     assert ast.get_docstring(ast.parse(NAMES[name].read_text("utf-8")))
+
+
+def public_functions(body, prefix=""):
+    """(name, node) of the public functions and methods of a module or class, `__init__` included."""
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node.body, f"{node.name}.")
+        elif isinstance(node, ast.FunctionDef) and (node.name == "__init__" or not node.name.startswith("_")):
+            yield prefix + node.name, node
+
+
+def unannotated(node, method):
+    """Arguments of a function that have no type, and "return"."""
+    arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+    static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
+    missing = [a.arg for a in arguments[method and not static :] if a.annotation is None]
+    return missing + ["return"] * (node.returns is None and node.name != "__init__")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.split(".")[1:2] not in UNTYPED_ROOMS])
+def test_public_functions_say_the_types_they_take_and_return(name):
+    for function, node in public_functions(ast.parse(NAMES[name].read_text(encoding="utf-8")).body):
+        assert not unannotated(node, "." in function), function

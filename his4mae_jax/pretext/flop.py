@@ -1,11 +1,13 @@
 """Floating-point operations (FLOP) of the networks' matmuls and convolutions, for one image."""
 
+import ml_collections
+
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.models.vae import TOKEN_WIDTH
 from his4mae_jax.settings.derived import num_visible
 
 
-def flop_per_image(config) -> dict[str, int]:
+def flop_per_image(config: ml_collections.ConfigDict) -> dict[str, int]:
     """Counts the FLOP of one image.
 
     Only matmuls and convolutions count, a multiplication and an addition each as one. A gradient costs twice its

@@ -7,7 +7,7 @@ TRAINING, FREE = Scope.TRAINING, Scope.FREE
 MOST_STEPS = 10_000_000  # of a run; the paper's takes 218,750
 WEIGHT = Number(0, 1e6)
 RATE = Number(0, 10)
-SHARE = Number(0, 1)
+FRACTION = Number(0, 1)
 
 SETTINGS = (
     Setting("model.fov", 80, Whole(1, 4096, "pixels"), "Side of the field of view; a multiple of model.patch_size.",
@@ -38,10 +38,10 @@ SETTINGS = (
     Setting("objective.beta", 2.5e-4, WEIGHT, "Weight of L_stu in equation 5.", TRAINING),
     Setting("teacher.input", "full", Choice("full", "visible"),
             'What the teacher encodes: the "full" image, or the patches that are "visible" to the student.', TRAINING),
-    Setting("teacher.momentum", 0.996, SHARE,
+    Setting("teacher.momentum", 0.996, FRACTION,
             "Momentum of the teacher's moving average at the start; it follows a cosine to teacher.momentum_end.",
             TRAINING),
-    Setting("teacher.momentum_end", 1.0, SHARE, "Momentum of the teacher's moving average at the end.", TRAINING),
+    Setting("teacher.momentum_end", 1.0, FRACTION, "Momentum of the teacher's moving average at the end.", TRAINING),
     Setting("codebook.enabled", True, Flag(),
             "Distil through the codebook. False: the student is drawn to the teacher's tokens themselves.", TRAINING),
     Setting("codebook.size", 512, Whole(2, 1_000_000, "codes"), "Size of the codebook, the paper's k.", TRAINING),
@@ -60,7 +60,7 @@ SETTINGS = (
     Setting("codebook.init_iterations", 10, Whole(0, 10_000), 'Lloyd iterations of codebook.init = "kmeans".',
             TRAINING),
     Setting("codebook.gamma", 0.8, Number(0, 1, low_open=True, high_open=True), "Gamma of equation 6.", TRAINING),
-    Setting("codebook.isolated_below", 0.05, SHARE,
+    Setting("codebook.isolated_below", 0.05, FRACTION,
             "A code is isolated when an epoch uses it less than this fraction of the uniform usage.", TRAINING),
     Setting("codebook.update_isolated", True, Flag(), "Move isolated codes at the end of each epoch (equation 6).",
             TRAINING),

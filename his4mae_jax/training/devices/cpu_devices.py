@@ -8,6 +8,7 @@ device that takes its part of the batch, two cores encode twice as fast as one, 
 import os
 
 import jax
+import ml_collections
 
 from his4mae_jax.models.kernels.batches import largest_divisor
 from his4mae_jax.pretext.flop import flop_per_image
@@ -22,14 +23,14 @@ def is_large(step_flop: float) -> bool:
     return step_flop >= LARGE_FLOP
 
 
-def cpu_devices(config, cores: int) -> int:
+def cpu_devices(config: ml_collections.ConfigDict, cores: int) -> int:
     """Returns how many devices to make of `cores`: a divisor of the batch, so that each takes as many images."""
     if not is_large(config.train.batch_size * flop_per_image(config)["step"]):
         return 1
     return largest_divisor(config.train.batch_size, min(cores, MAX_DEVICES))
 
 
-def share_cores(config) -> int | None:
+def share_cores(config: ml_collections.ConfigDict) -> int | None:
     """Makes JAX see the CPU as several devices; to be called before JAX is used.
 
     Nothing is changed where the number was chosen (JAX_NUM_CPU_DEVICES, or XLA_FLAGS), where several processes share

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
@@ -25,7 +26,7 @@ POOL_BRICKS = 64  # of data.pool_bricks = -1, for volumes that do not fit in mem
 
 
 def make_plan(
-    config,
+    config: ml_collections.ConfigDict,
     volumes: Sequence[VolumeLike],
     boxes: Sequence[Box],
     axes: str | Sequence[str],
@@ -60,12 +61,14 @@ def make_plan(
     return Plan(geometry, config.seed, config.train.batch_size, d.crop_min, config.model.fov, pool)
 
 
-def memory_bytes(config) -> int:
+def memory_bytes(config: ml_collections.ConfigDict) -> int:
     """Returns the size up to which volumes are read into the host's memory, in bytes (`data.in_memory_gb`)."""
     return int(config.data.in_memory_gb * 2**30)
 
 
-def on_device(config, volumes: Sequence[VolumeLike], labels: Sequence[VolumeLike] | None = None) -> bool:
+def on_device(
+    config: ml_collections.ConfigDict, volumes: Sequence[VolumeLike], labels: Sequence[VolumeLike] | None = None
+) -> bool:
     """Returns whether volumes lie in device memory (`data.sampler`); the same on every host.
 
     Raises:
@@ -85,7 +88,7 @@ def on_device(config, volumes: Sequence[VolumeLike], labels: Sequence[VolumeLike
     return fits
 
 
-def steps_per_dispatch(config, resident: bool) -> int:
+def steps_per_dispatch(config: ml_collections.ConfigDict, resident: bool) -> int:
     """Returns the number of optimiser steps in one dispatch: `train.steps_per_call`, or a choice by the device.
 
     On a CPU the memory of a dispatch is allocated and cleared once, and starting that of a small model takes a quarter
@@ -128,7 +131,7 @@ class BatchSource:
 
     def __init__(
         self,
-        config,
+        config: ml_collections.ConfigDict,
         plan: Plan,
         volumes: Sequence[VolumeLike],
         contrasts: Sequence[Contrast],

@@ -10,6 +10,7 @@ import shutil
 from typing import Any
 
 import jax
+import ml_collections
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
@@ -22,7 +23,7 @@ from his4mae_jax.training.step.state import TrainState
 ENCODERS = ("student", "teacher")
 
 
-def checkpoint_every(config) -> int:
+def checkpoint_every(config: ml_collections.ConfigDict) -> int:
     """Returns the number of steps between checkpoints: `train.checkpoint_every`, or a tenth of the run."""
     return config.train.checkpoint_every or max(1, -(-total_steps(config) // 10))
 
@@ -64,7 +65,7 @@ class Checkpoints:
       every: steps between checkpoints.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, config, *, together: bool = False):
+    def __init__(self, workdir: str | pathlib.Path, config: ml_collections.ConfigDict, *, together: bool = False):
         """Opens the folder, which is made if it is missing.
 
         Args:
@@ -203,7 +204,7 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: cannot be read ({error}); use another workdir") from error
 
 
-def check_workdir(workdir: str | pathlib.Path, config) -> None:
+def check_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> None:
     """Checks that a workdir holds no training with other settings.
 
     Raises:
@@ -227,13 +228,15 @@ def shared_config(workdir: str | pathlib.Path) -> dict[str, Any]:
     return {f"{path}": [read_config(workdir), path.stat().st_mtime_ns if path.exists() else None]}
 
 
-def initial_in_memory_gb(workdir: str | pathlib.Path, config) -> float:
+def initial_in_memory_gb(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> float:
     """Returns the `data.in_memory_gb` that the training in a workdir began with; for a new one, that of `config`."""
     saved = read_config(workdir)
     return config.data.in_memory_gb if saved is None else flat_settings(saved)["data.in_memory_gb"]
 
 
-def write_config(workdir: str | pathlib.Path, config, *, in_memory_gb: float | None = None) -> None:
+def write_config(
+    workdir: str | pathlib.Path, config: ml_collections.ConfigDict, *, in_memory_gb: float | None = None
+) -> None:
     """Writes `config.json`, whole or not at all.
 
     Args:

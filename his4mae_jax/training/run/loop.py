@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from clu import parameter_overview
 from jax.sharding import Mesh
@@ -31,7 +32,7 @@ from his4mae_jax.training.step.settings import StepSettings
 
 
 def train(
-    config,
+    config: ml_collections.ConfigDict,
     volumes: Sequence[VolumeLike],
     workdir: str | pathlib.Path,
     log: Log,
@@ -70,7 +71,7 @@ def train(
     return trainer.train(about={"config": config.to_dict(), "voxel_size_nm": in_plane_nm(volumes[0])})
 
 
-def check_backend(config) -> None:
+def check_backend(config: ml_collections.ConfigDict) -> None:
     """Checks that there is an accelerator, where the configuration demands one.
 
     Raises:
@@ -84,7 +85,7 @@ def check_backend(config) -> None:
 
 
 def open_batch_source(
-    config,
+    config: ml_collections.ConfigDict,
     volumes: Sequence[VolumeLike],
     mesh: Mesh,
     log: Log,
@@ -111,7 +112,7 @@ class Trainer:
 
     def __init__(
         self,
-        config,
+        config: ml_collections.ConfigDict,
         settings: StepSettings,
         source: BatchSource,
         mesh: Mesh,

@@ -3,12 +3,13 @@
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 
 from his4mae_jax.config import SUPERVISED
 
 
-def noise_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
+def noise_batch(config: ml_collections.ConfigDict, seed: int = 0) -> dict[str, np.ndarray]:
     """A raw batch of 8-bit noise, cropped at the full field of view, neither flipped nor turned.
 
     Returns the arrays that `HostSampler.batch` gives: `crop` `(B, fov, fov)` uint8, `contrast` `(B, 3)`, `side`,
@@ -24,6 +25,6 @@ def noise_batch(config, seed: int = 0) -> dict[str, np.ndarray]:
     return batch
 
 
-def batch_like(config) -> dict[str, Any]:
+def batch_like(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Shapes and dtypes of `noise_batch`, as `jax.ShapeDtypeStruct`."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), noise_batch(config))

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, Self
 
+import ml_collections
+
 from his4mae_jax.config import steps_per_epoch, total_steps
 from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
@@ -85,7 +87,7 @@ class StepSettings:
     codebook: CodebookSettings
 
     @classmethod
-    def from_config(cls, config) -> Self:
+    def from_config(cls, config: ml_collections.ConfigDict) -> Self:
         """Reads the settings from a run's configuration."""
         c, t, method, steps = config.codebook, config.train, METHODS[config.method], total_steps(config)
         by_gradient = c.learning == "gradient"

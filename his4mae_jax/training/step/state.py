@@ -5,6 +5,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 from his4mae_jax.pretext.methods import METHODS
@@ -48,6 +49,6 @@ def create(settings: StepSettings) -> TrainState:
     )
 
 
-def state_like(config) -> TrainState:
+def state_like(config: ml_collections.ConfigDict) -> TrainState:
     """Returns the state of a run of this configuration as `jax.ShapeDtypeStruct`, to restore a checkpoint with."""
     return jax.eval_shape(lambda: create(StepSettings.from_config(config)))

@@ -1,4 +1,4 @@
-"""Commands that are executed, not traced: the paper's model on a small volume, and a batch that devices cannot share."""
+"""Commands that are executed, not traced: the paper's model on a small volume, a batch that devices cannot share."""
 
 import os
 import pathlib

@@ -83,7 +83,9 @@ def test_every_page_of_a_compressed_tiff_is_decoded_once(labels, pages_at_once, 
     data = _random((90, 48, 64))
     tifffile.imwrite(tmp_path / "v.tif", data, compression="zlib", photometric="minisblack")
     page, decoded = 48 * 64, []
-    monkeypatch.setattr(virtual_chunked, "PAGE_CACHE_BYTES", 30 * page)
+    # Fewer pages than the volume has, and well over those of one read, as with the real limits (32 MB of 256 MB): pages
+    # that threads decode out of order must outlive the read that wants them next.
+    monkeypatch.setattr(virtual_chunked, "PAGE_CACHE_BYTES", 60 * page)
     monkeypatch.setattr(resampling, "_READ_BYTES", pages_at_once * page)
     read = tiff._Pages.read
     monkeypatch.setattr(tiff._Pages, "read", lambda self, box: decoded.append(box[0].start) or read(self, box))

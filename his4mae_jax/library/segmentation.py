@@ -12,6 +12,7 @@ import numpy as np
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.centres import Centres
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, Triple, Volume, VolumeLike, box_bounds, open_volume
 from his4mae_jax.errors import UserError
@@ -68,6 +69,7 @@ class LazyLabels:
       shape: (z, y, x), that of the image at the voxel size of the training.
       dtype: uint8.
       voxel_size_nm: (z, y, x).
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm.
     """
 
     dtype = np.dtype(np.uint8)
@@ -92,6 +94,7 @@ class LazyLabels:
           encoded: the tile that the fit has encoded, or None.
         """
         self.name, self.shape, self.voxel_size_nm = image.name, image.shape, image.voxel_size_nm
+        self.origin_nm = origin_of(image)
         self._image, self._encoder, self._scores, self._encoded = image, encoder, scores, encoded
         self._segment = segment
         (only,) = scores.values()
@@ -156,8 +159,9 @@ class LazyLabels:
         part = folder.with_name(f"partial.{folder.name}")
         ((clusters, _),) = self._scores.items()
         array = ome_zarr.create(
-            part, self.shape, np.uint8, self.voxel_size_nm, chunks=self._segment.block, fill_value=UNLABELLED,
-            label_values={i: f"cluster {i}" for i in range(1, clusters + 1)}, version=version, overwrite=True,
+            part, self.shape, np.uint8, self.voxel_size_nm, origin_nm=self.origin_nm, chunks=self._segment.block,
+            fill_value=UNLABELLED, label_values={i: f"cluster {i}" for i in range(1, clusters + 1)}, version=version,
+            overwrite=True,
         )  # fmt: skip
         voxels = int(np.prod(self.shape))
         with writing(folder):

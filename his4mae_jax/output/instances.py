@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.stores.units import triple
+from his4mae_jax.data.stores.placement import moved, origin_of
+from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.data.volumes.blocks import boxes, in_order, voxels
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
@@ -20,6 +21,7 @@ from his4mae_jax.output.pyramid import build_pyramid
 COLUMNS = (
     "id", "voxels", "volume_um3", "z_voxel", "y_voxel", "x_voxel", "z_nm", "y_nm", "x_nm",
     "z_start", "y_start", "x_start", "z_stop", "y_stop", "x_stop",
+    "z_start_nm", "y_start_nm", "x_start_nm", "z_stop_nm", "y_stop_nm", "x_stop_nm",
 )  # fmt: skip
 
 
@@ -58,8 +60,9 @@ def label_instances(
     26 neighbours a single pair that meets at a corner would join two of them.
 
     The volume holds ids 1, 2, ... in the order of their first voxel (z, then y, then x), 0 elsewhere; they do not
-    depend on the blocks. The table has, for each instance: voxels, volume (µm³), centroid in voxels and in nm (the
-    centre of the volume's first voxel is 0), and its bounding box (voxels; stop is one past the last).
+    depend on the blocks. The table has, for each instance: voxels, volume (µm³), centroid in voxels and in nm (where
+    the image lies: the centre of the volume's first voxel is at `origin_of(labels)`), and its bounding box in voxels
+    (stop is one past the last) and in nm (the outer faces of its first and last voxels).
 
     Args:
       labels: label volume, or the path of one.
@@ -85,13 +88,14 @@ def label_instances(
         labels = open_volume(labels, image=False)
     size = triple(labels.voxel_size_nm if voxel_size_nm is None else voxel_size_nm, labels.name)
     # The table takes its name last: a volume is never beside the table of another one.
+    origin = origin_of(labels)
     with records.new(pathlib.Path(volume), pathlib.Path(table)) as (part_volume, part_table):
         rows = _write_volume(
-            labels, label, part_volume, size, min_voxels, block, connectivity, version, workers, progress
+            labels, label, part_volume, size, origin, min_voxels, block, connectivity, version, workers, progress
         )  # fmt: skip
         if pyramid:
             build_pyramid(part_volume, workers=workers)
-        _write_table(part_table, rows, size)
+        _write_table(part_table, rows, size, origin)
     return Instances(pathlib.Path(volume), pathlib.Path(table), len(rows))
 
 
@@ -106,6 +110,7 @@ def _write_volume(
     label: int,
     path: pathlib.Path,
     size: Sequence[float],
+    origin: Triple,
     min_voxels: int,
     block: Sequence[int],
     connectivity: int,
@@ -139,7 +144,9 @@ def _write_volume(
     del tables, pairs
     if len(rows) > np.iinfo(np.uint32).max:
         raise UserError(f"config key segment.min_instance_voxels: {len(rows):,} instances are too many; raise it")
-    out = ome_zarr.create(path, labels.shape, np.uint32, size, chunks=grid.block, label_values={}, version=version)
+    out = ome_zarr.create(
+        path, labels.shape, np.uint32, size, origin_nm=origin, chunks=grid.block, label_values={}, version=version
+    )
 
     def renumber(box: Box) -> None:
         block_ids = ids[box].read().result()
@@ -152,17 +159,17 @@ def _write_volume(
     return rows
 
 
-def _write_table(path: pathlib.Path, rows: np.ndarray, size: Sequence[float]) -> None:
-    """Writes one line for each row of `components.ROW`; `size` is that of a voxel (z, y, x), in nm."""
+def _write_table(path: pathlib.Path, rows: np.ndarray, size: Sequence[float], origin: Triple) -> None:
+    """Writes one line for each row of `components.ROW`; `size` and `origin` (z, y, x) are those of the grid, in nm."""
     centre_Nx3 = rows["sum"] / np.maximum(rows["voxels"], 1)[:, None]
     volume = float(np.prod(size)) / 1e9
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for i, (row, centre_3) in enumerate(zip(rows, centre_Nx3, strict=True), 1):
-            numbers = [row["voxels"] * volume, *centre_3, *(c * s for c, s in zip(centre_3, size, strict=True))]
-            writer.writerow(
-                [i, row["voxels"], *(f"{n:.9g}" for n in numbers), *row["low"].tolist(), *row["high"].tolist()]
-            )
+            numbers = [row["voxels"] * volume, *centre_3, *moved(origin, size, centre_3)]
+            box = [*row["low"].tolist(), *row["high"].tolist()]
+            faces = [*moved(origin, size, row["low"] - 0.5), *moved(origin, size, row["high"] - 0.5)]
+            writer.writerow([i, row["voxels"], *(f"{n:.9g}" for n in numbers), *box, *(f"{n:.12g}" for n in faces)])
         file.flush()
         os.fsync(file.fileno())

@@ -12,6 +12,8 @@ import tensorstore as ts
 from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.stores import placement
+from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.data.volumes.blocks import boxes, in_order
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.output import records
@@ -32,6 +34,9 @@ def write_precomputed(
 
     Segments are the labels. Neuroglancer takes segment 0 for background and does not show it, as other viewers do.
 
+    `voxel_offset` places each scale, to half a voxel (see `stores.placement`). Where that is not exact and the volume
+    has a position of its own, `origin_nm` of the info holds it: x, y, z of the centre of the first voxel, in nm.
+
     Args:
       labels_path: folder of a label volume that this package wrote.
       path: new folder, which takes its name when it is whole.
@@ -45,24 +50,35 @@ def write_precomputed(
     version, attributes = ome_zarr.read_group(labels_path)
     with records.new(pathlib.Path(path)) as (part,):
         part.mkdir()
-        for dataset in attributes["multiscales"][0]["datasets"]:
+        datasets = attributes["multiscales"][0]["datasets"]
+        for dataset in datasets:
             source = ome_zarr.open_array(pathlib.Path(labels_path) / dataset["path"], version)
-            _write_scale(part, source, ome_metadata.scale_of(dataset), workers, progress)
+            size, origin = ome_metadata.scale_of(dataset), ome_metadata.origin_of(dataset)
+            _write_scale(part, source, size, origin, workers, progress)
+        more = {}
         if names is not None:
             (part / PROPERTIES).mkdir()
             files.write_json(part / PROPERTIES / "info", _properties(names))
+            more["segment_properties"] = PROPERTIES
+        size, origin = ome_metadata.scale_of(datasets[0]), ome_metadata.origin_of(datasets[0])
+        written = placement.from_voxel_offset(placement.voxel_offset(origin, size), size)
+        if any(origin) and not np.allclose(written, origin, rtol=0, atol=1e-3):
+            more["origin_nm"] = list(origin[::-1])
+        if more:
             info = json.loads((part / "info").read_text("utf-8"))
-            files.write_json(part / "info", {**info, "segment_properties": PROPERTIES})
+            files.write_json(part / "info", {**info, **more})
 
 
 def _write_scale(
     folder: pathlib.Path,
     source: ts.TensorStore,
     size_nm: Sequence[float],
+    origin_nm: Triple,
     workers: int,
     progress: Callable[[int], object] | None,
 ) -> None:
     """Writes one scale of the volume; the precomputed format has x first."""
+    offset = placement.voxel_offset(origin_nm, size_nm)
     spec = {
         "driver": "neuroglancer_precomputed",
         "kvstore": {"driver": "file", "path": f"{folder}/"},
@@ -70,12 +86,13 @@ def _write_scale(
         "scale_metadata": {
             "size": [int(n) for n in source.shape[::-1]],
             "resolution": size_nm[::-1],
+            **({"voxel_offset": offset[::-1]} if any(offset) else {}),
             "chunk_size": CHUNK[::-1],
             "encoding": "compressed_segmentation",
             "compressed_segmentation_block_size": [8, 8, 8],
         },
     }
-    out = ts.open(spec, create=True).result()[ts.d["channel"][0]].transpose([2, 1, 0])
+    out = ts.open(spec, create=True).result()[ts.d["channel"][0]].transpose([2, 1, 0])[ts.d[:].translate_to[0]]
 
     def copy(box: Box) -> int:
         with ome_zarr.reading(folder):

@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from his4mae_jax.config import SUPERVISED
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
 from his4mae_jax.data.volumes.contrast import content_box
 from his4mae_jax.data.volumes.padding import padding_values
@@ -148,4 +149,7 @@ def labels_depend_on(
         "mask": None if mask is None else str(mask.name), "seed": config.seed, "slices": encoder.coverage.axes,
         "settings": settings,
     }  # fmt: skip
+    origin = origin_of(volume)
+    if any(origin):  # labels of a volume at 0 keep the record that they had before positions were written
+        values["origin_nm"] = origin
     return json.loads(json.dumps(values))

@@ -47,11 +47,13 @@ def build_pyramid(
     version, attributes = ome_zarr.read_group(folder)
     image, labels = attributes["multiscales"][0], "image-label" in attributes
     channel = len(image["axes"]) == 4
-    scale = ome_metadata.scale_of(image["datasets"][0])
+    scale, origin = ome_metadata.scale_of(image["datasets"][0]), ome_metadata.origin_of(image["datasets"][0])
     with files.writing(folder):
         shape = ome_zarr.open_array(folder / "0", version).shape
         factors = plan(shape[-3:], scale, levels)
-        datasets = [ome_metadata.level(str(i), scale, f, channel=channel) for i, f in enumerate(factors)]
+        datasets = [
+            ome_metadata.level(str(i), scale, f, origin_nm=origin, channel=channel) for i, f in enumerate(factors)
+        ]
         if image["datasets"] == datasets:
             return len(factors)
         for i in range(1, len(factors)):

@@ -21,6 +21,7 @@ from his4mae_jax.clustering.fit import Fit, encoder_digest, fit_centres, fit_mas
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import size_text
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
@@ -205,8 +206,8 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
         part, whole = job.folder / path.name, job.folder / f"{path.name}.made"
         if not whole.exists():
             ome_zarr.create(
-                part, shape, np.uint8, task.volume.voxel_size_nm, chunks=task.config.segment.block,
-                fill_value=fill_value, overwrite=True, version=version, **names,
+                part, shape, np.uint8, task.volume.voxel_size_nm, origin_nm=origin_of(task.volume),
+                chunks=task.config.segment.block, fill_value=fill_value, overwrite=True, version=version, **names,
             )  # fmt: skip
             whole.touch()
         arrays[path] = ome_zarr.open_array(part / "0", version)

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.blocks import in_order, slabs
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.output import records
@@ -25,8 +26,9 @@ def write_tiff(
 ) -> None:
     """Writes one page per slice, zlib compressed, slab by slab; a BigTIFF where 4 GB may not be enough.
 
-    The voxel size is stored as ImageJ does: in µm, x and y as the resolution and z as the spacing. ImageJ itself opens
-    no BigTIFF; Fiji does, through Bio-Formats.
+    The voxel size is stored as ImageJ does: in µm, x and y as the resolution and z as the spacing; so is the position,
+    as the voxel (maybe outside the volume, and fractional) at which the coordinates are 0. ImageJ itself opens no
+    BigTIFF; Fiji does, through Bio-Formats.
 
     Args:
       volume: to write, (z, y, x).
@@ -42,6 +44,8 @@ def write_tiff(
     z, y, x = (size / 1e3 for size in volume.voxel_size_nm)
     depth = volume.shape[0]
     description = f"ImageJ=1.54f\nimages={depth}\nslices={depth}\nunit=micron\nspacing={z:.9g}\nloop=false\n"
+    for axis, origin, size in zip("zyx", origin_of(volume), volume.voxel_size_nm, strict=True):
+        description += f"{axis}origin={-origin / size:.12g}\n" if origin else ""
     page = dict(
         photometric="minisblack", compression="zlib", contiguous=False, metadata=None, software=False,
         resolution=(1 / x, 1 / y), resolutionunit="NONE",

@@ -17,6 +17,7 @@ import numpy as np
 
 from his4mae_jax.data import datasets
 from his4mae_jax.data.label_check import check_labels
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
 from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, sample_content
 from his4mae_jax.data.volumes.crop import central_box
@@ -137,6 +138,7 @@ def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> t
         "stored": {
             "shape": list(stored.shape),
             "voxel_size_nm": list(stored.voxel_size_nm),
+            **({"origin_nm": list(origin_of(stored))} if any(origin_of(stored)) else {}),
             "dtype": stored.dtype.name,
             "bytes": estimate.n_bytes(stored),
             "chunks": list(chunks_of(stored)),
@@ -166,6 +168,8 @@ def describe(facts: dict) -> list[str]:
         f"  {_shape(stored['shape'])} voxels (z, y, x) of {size} nm, {stored['dtype']}, {stored['bytes'] / 1e9:.2f} GB "
         f"in chunks of {_shape(stored['chunks'])}",
     ]
+    if "origin_nm" in stored:
+        lines.append(f"  its first voxel lies at {', '.join(f'{o:g}' for o in stored['origin_nm'])} nm (z, y, x)")
     if facts["shape"] != stored["shape"]:
         used = " x ".join(f"{s:g}" for s in facts["voxel_size_nm"])
         lines.append(f"  resampled to {_shape(facts['shape'])} voxels of {used} nm")

@@ -1,7 +1,8 @@
 """Open a data set of an HDF5 file lazily (extra: hdf5).
 
 Voxel size (z, y, x), from the data set's attributes: `voxel_size_nm`; `element_size_um` (ilastik, BigDataViewer);
-`resolution` or `voxel_size` with `units` or `unit`, or without in a CREMI file, where it is nm.
+`resolution` or `voxel_size` with `units` or `unit`, or without in a CREMI file, where it is nm. Position: `offset`, in
+the same units (CREMI, funlib).
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import pathlib
 import numpy as np
 
 from his4mae_jax.data.formats.zarr import to_zyx
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import brief, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
@@ -40,6 +41,8 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
             handle = stack.enter_context(h5py.File(file, "r"))
             data = _dataset(h5py, handle, inside, file)
             level = _level(data, handle, file)
+            size = options.voxel_size_nm or level.size_nm
+            origin = origin_nm(level, level, size)
             shape, dtype = data.shape, data.dtype
         except PermissionError:
             raise
@@ -58,7 +61,7 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
             raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
 
     array = to_zyx(virtual_array(read, shape, dtype, chunks, options.cache_bytes), None, str(file))
-    return Opened(array, options.voxel_size_nm or level.size_nm, unknown_units=level.unknown_units)
+    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
 
 
 def _dataset(h5py, handle, inside: str, file: pathlib.Path):
@@ -78,17 +81,19 @@ def _dataset(h5py, handle, inside: str, file: pathlib.Path):
 
 def _level(data, handle, file: pathlib.Path) -> Level:
     attributes = data.attrs
+    offset = tuple(float(v) for v in np.ravel(attributes["offset"]))[-3:] if "offset" in attributes else None
+    offset = offset if offset and len(offset) == 3 else None
     if "voxel_size_nm" in attributes:
-        return Level("", triple(_plain(attributes["voxel_size_nm"]), str(file)), ("nm",) * 3)
+        return Level("", triple(_plain(attributes["voxel_size_nm"]), str(file)), ("nm",) * 3, offset)
     if "element_size_um" in attributes:
-        return Level("", triple(_plain(attributes["element_size_um"]), str(file)), ("um",) * 3)
+        return Level("", triple(_plain(attributes["element_size_um"]), str(file)), ("um",) * 3, offset)
     for key in ("resolution", "voxel_size"):
         if key in attributes:
             units = _plain(attributes.get("units", attributes.get("unit")))
             if units is None and "file_format" in handle.attrs:  # a CREMI file
                 units = "nm"
             units = units if isinstance(units, list) else [units] * 3
-            return Level("", triple(_plain(attributes[key]), str(file)), tuple(units))
+            return Level("", triple(_plain(attributes[key]), str(file)), tuple(units), offset)
     return Level("")
 
 

@@ -1,4 +1,4 @@
-"""Open MRC files (IMOD, cryo-EM) lazily (extra: mrc). Their header has the voxel size in ångström."""
+"""Open MRC files (IMOD, cryo-EM) lazily (extra: mrc). Their header has voxel size and position in ångström."""
 
 import pathlib
 import warnings
@@ -6,12 +6,14 @@ import warnings
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.stores.levels import Opened, OpenOptions
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import Triple, brief
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
 SUFFIXES = (".mrc", ".rec", ".mrcs", ".map")
+_IMOD = 1146047817  # stamp in the header of files that IMOD wrote
+_STANDARD_SIGN = 4  # IMOD's flag for an origin with the sign that MRC 2014 defines
 
 
 def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
@@ -39,6 +41,7 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
             with mrcfile.mmap(file, mode="r") as opened:
                 data, header, size = opened.data, opened.header, _voxel_size(opened)
                 stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]
+                position = _position(header, stored, size)
                 surplus = file.stat().st_size - header.nbytes - int(header.nsymbt) - data.nbytes
     except PermissionError:
         raise
@@ -57,10 +60,29 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
         array = virtual_array(lambda box: data[box], data.shape, data.dtype, (1, *data.shape[1:]), options.cache_bytes)
     if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 are x, y, z
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
-    return Opened(array, options.voxel_size_nm or size)
+    level = Level("", size, ("nm",) * 3, position)
+    size = options.voxel_size_nm or size
+    return Opened(array, size, origin_nm=origin_nm(level, level, size))
 
 
 def _voxel_size(opened) -> Triple | None:
     """Returns the voxel size in nm; None if the header has none, or 1 Å on every axis, a common default."""
     size = tuple(float(opened.voxel_size[axis]) / 10 for axis in "zyx")
     return size if all(0 < v < np.inf for v in size) and not np.allclose(size, 0.1) else None
+
+
+def _position(header, stored: list[int], size: Triple | None) -> Triple | None:
+    """Returns the centre of the first voxel in nm: `origin`, or where that is 0 `nxstart`, `nystart`, `nzstart`.
+
+    IMOD stores the origin with the opposite sign unless a flag in its stamped header says otherwise.
+    """
+    origin = [float(header.origin[axis]) / 10 for axis in "zyx"]
+    if any(origin) and np.all(np.isfinite(origin)):
+        extra = header.tobytes()[152:160]
+        stamp, flags = np.frombuffer(extra, header.nx.dtype)
+        sign = -1.0 if stamp == _IMOD and not flags & _STANDARD_SIGN else 1.0
+        return tuple(sign * o for o in origin)
+    starts = [int(header[name]) for name in ("nzstart", "nystart", "nxstart")]  # of sections, rows, columns
+    if size is None or sorted(stored) != [1, 2, 3]:
+        return None
+    return tuple(starts[stored.index(axis)] * s for axis, s in zip((3, 2, 1), size, strict=True))

@@ -4,6 +4,9 @@ Voxel sizes are taken, in this order, from a data set's own `transform` (COSEM a
 units), `pixelResolution` ({"dimensions", "unit"} or a list) or `resolution`, the latter two times its
 `downsamplingFactors`; then from the same attributes of the group above it, times the group's
 `downsamplingFactors` or `scales` for the level (n5-viewer, BigDataViewer, neuroglancer).
+
+Positions are `translate` of a `transform` (COSEM), or `translate` or `offset` beside a resolution, in its units. A
+coarser level without its own follows from level 0.
 """
 
 import re
@@ -12,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from his4mae_jax.data.formats.zarr import to_zyx
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location, open_array
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
@@ -43,7 +46,9 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
             group = {} if "dimensions" in around else around
             level = _level("", attributes, group, above[1] if above else "")
             size = options.voxel_size_nm or level.size_nm
-            return Opened(_array(location, attributes, options), size, unknown_units=level.unknown_units)
+            origin = origin_nm(level, _first_level(level, above, group), size)
+            array = _array(location, attributes, options)
+            return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
         datasets = _datasets(location, attributes)
         if not datasets:
             raise UserError(
@@ -52,11 +57,19 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
         levels = [_level(path, own, attributes, path) for path, own in datasets.items()]
         level, size, factors = choose(levels, options)
         array = _array(location.child(level.path), datasets[level.path], options)
-        return Opened(array, size, factors, level.unknown_units)
+        return Opened(array, size, factors, level.unknown_units, origin_nm(level, levels[0], size))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{location.name}: damaged N5 metadata ({type(error).__name__}: {brief(error)}); write it again"
         ) from error
+
+
+def _first_level(level: Level, above: tuple[Location, str] | None, group: _Attributes) -> Level:
+    """Level 0 beside a level that was opened by its own path and has no position; else the level itself."""
+    if level.translation is not None or above is None or not re.fullmatch(r"s[1-9]\d*", above[1]):
+        return level
+    own = _quietly(above[0].child("s0"))
+    return _level("s0", own, group, "s0") if "dimensions" in own else level
 
 
 def _quietly(location: Location) -> _Attributes:
@@ -125,18 +138,24 @@ def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
             factors = scales[int(index.group(1))]
         # The group's voxel size is that of level 0: without factors it says nothing about the other levels.
         applies = factors is not None or name in ("s0", "0") or not index
-        size = _size(entry, axes, None) or (_size(group, axes, factors) if applies else None)
+        size = _size(entry, axes, None)
+        if size is None and applies:
+            size = _size(group, axes, factors)
+            if size is not None and any(f != 1 for f in factors or ()):
+                size = (*size[:2], None)  # the group's position is that of level 0
     return Level(path) if size is None else Level(path, *size)
 
 
 def _size(attributes: _Attributes, axes: list[str], factors: list | None):
-    """Returns (scale, units) in z, y, x from one set of attributes; None if they hold no voxel size."""
+    """Returns (scale, units, translation or None) in z, y, x from one set of attributes; None without a voxel size."""
     transform = attributes.get("transform")
     if isinstance(transform, dict) and "scale" in transform:
         names = [str(a).lower() for a in transform["axes"]]
         at = [names.index(n) for n in "zyx"]
         units = transform.get("units") or [None] * len(names)
-        return tuple(float(transform["scale"][i]) for i in at), tuple(units[i] for i in at)
+        position = transform.get("translate")
+        position = None if position is None else tuple(float(position[i]) for i in at)
+        return tuple(float(transform["scale"][i]) for i in at), tuple(units[i] for i in at), position
     for key in ("pixelResolution", "resolution"):
         value, units = attributes.get(key), attributes.get("units") or attributes.get("unit")
         if isinstance(value, dict):
@@ -146,5 +165,8 @@ def _size(attributes: _Attributes, axes: list[str], factors: list | None):
             at = [axes.index(n) for n in "zyx"]
             scale = np.asarray(value, float)
             scale[: len(factors or ())] *= np.asarray(factors or (), float)
-            return tuple(float(scale[i]) for i in at), tuple(units[i] for i in at)
+            position = attributes.get("translate", attributes.get("offset"))
+            known = isinstance(position, list) and len(position) >= 3
+            position = tuple(float(position[i]) for i in at) if known else None
+            return tuple(float(scale[i]) for i in at), tuple(units[i] for i in at), position
     return None

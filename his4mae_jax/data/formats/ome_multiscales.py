@@ -24,7 +24,8 @@ def ome_levels(name: str, attributes: dict[str, Any]) -> tuple[list[Level], list
 
     Returns:
       (levels from the finest, axis names or None if the metadata has none). A level's scale is None unless z, y and x
-      are all there and a transformation has a scale.
+      are all there and a transformation has a scale. Transformations are composed in order, those of the level first;
+      a coarser level without a translation of its own has None.
 
     Raises:
       UserError: the metadata does not follow OME-Zarr.
@@ -39,11 +40,17 @@ def ome_levels(name: str, attributes: dict[str, Any]) -> tuple[list[Level], list
         for dataset in image["datasets"]:
             transforms = [*dataset.get("coordinateTransformations", []), *common]
             scales = [np.asarray(t["scale"], float) for t in transforms if t["type"] == "scale"]
-            scale = np.ones(len(axes))
-            for s in scales:
-                scale = scale * s
+            scale, position = np.ones(len(axes)), np.zeros(len(axes))
+            for t in transforms:
+                if t["type"] == "scale":
+                    scale, position = scale * np.asarray(t["scale"], float), position * np.asarray(t["scale"], float)
+                elif t["type"] == "translation":
+                    position = position + np.asarray(t["translation"], float)
             if scales and at:
-                level = Level(dataset["path"], tuple(float(scale[i]) for i in at), tuple(units[i] for i in at))
+                size, own = tuple(float(scale[i]) for i in at), tuple(float(position[i]) for i in at)
+                moved = any(t["type"] == "translation" for t in dataset.get("coordinateTransformations", []))
+                units_zyx = tuple(units[i] for i in at)
+                level = Level(dataset["path"], size, units_zyx, own if moved or not levels else None)
             else:
                 level = Level(dataset["path"])
             levels.append(level)

@@ -74,8 +74,8 @@ def _open_chunked(location: Location, options: OpenOptions) -> Opened | None:
     return opened
 
 
-def cropped(array: ts.TensorStore, crop: Crop, factors: Triple, name: str) -> ts.TensorStore:
-    """Returns a box of an array, with indices that start at 0.
+def cropped(array: ts.TensorStore, crop: Crop, factors: Triple, name: str) -> tuple[ts.TensorStore, list[int]]:
+    """Cuts a box out of an array.
 
     Args:
       array: 3D.
@@ -83,6 +83,9 @@ def cropped(array: ts.TensorStore, crop: Crop, factors: Triple, name: str) -> ts
       factors: voxel size of the array over that of level 0; bounds are divided by it and rounded, so that boxes that
         touch at level 0 touch at every level.
       name: for messages.
+
+    Returns:
+      (the box, with indices that start at 0; the indices of its first voxel in the array).
 
     Raises:
       UserError: the box leaves the volume, or holds no voxel of this level.
@@ -99,4 +102,4 @@ def cropped(array: ts.TensorStore, crop: Crop, factors: Triple, name: str) -> ts
                 f"{name}: the box is empty or leaves the volume of {size} voxels (z, y, x); correct its bounds"
             )
         bounds.append(slice(low, high))
-    return array[tuple(bounds)][ts.d[:].translate_to[0]]
+    return array[tuple(bounds)][ts.d[:].translate_to[0]], [b.start for b in bounds]

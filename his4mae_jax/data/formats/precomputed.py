@@ -5,7 +5,8 @@ from typing import Any
 import tensorstore as ts
 
 from his4mae_jax.data.formats.zarr import to_zyx
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose
+from his4mae_jax.data.stores import placement
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location, open_array
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
@@ -14,7 +15,7 @@ FILE = "info"
 
 
 def open_precomputed(location: Location, info: dict[str, Any], options: OpenOptions) -> Opened:
-    """Opens one scale of a precomputed volume. Its voxel offset is dropped: indices start at 0.
+    """Opens one scale of a precomputed volume. Indices start at 0; its voxel offset makes its origin.
 
     Args:
       location: of the folder with `info`.
@@ -29,10 +30,9 @@ def open_precomputed(location: Location, info: dict[str, Any], options: OpenOpti
     """
     try:
         scales = info["scales"]
-        levels = [
-            Level(str(i), tuple(float(v) for v in reversed(s["resolution"])), ("nm",) * 3) for i, s in enumerate(scales)
-        ]
+        levels = [_level(str(i), scale) for i, scale in enumerate(scales)]
         level, size, factors = choose(levels, options)
+        origin = origin_nm(level, levels[0], size)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{location.name}: damaged precomputed metadata ({type(error).__name__}: {brief(error)}); write it again"
@@ -41,4 +41,10 @@ def open_precomputed(location: Location, info: dict[str, Any], options: OpenOpti
         "neuroglancer_precomputed", location, options.missing_chunks, options.cache_bytes, scale_index=int(level.path)
     )
     array = to_zyx(array, ["x", "y", "z", "channel"], location.name)
-    return Opened(array[ts.d[:].translate_to[0]], size, factors)
+    return Opened(array[ts.d[:].translate_to[0]], size, factors, origin_nm=origin)
+
+
+def _level(path: str, scale: dict[str, Any]) -> Level:
+    size = tuple(float(v) for v in reversed(scale["resolution"]))
+    offset = tuple(reversed(scale.get("voxel_offset", (0, 0, 0))))
+    return Level(path, size, ("nm",) * 3, placement.from_voxel_offset(offset, size))

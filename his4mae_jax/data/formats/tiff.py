@@ -19,8 +19,8 @@ from his4mae_jax.data.formats.tiff_headers import (
     tiff_errors,
     tiff_layout,
 )
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions
-from his4mae_jax.data.stores.units import triple
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.units import NM, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
@@ -60,6 +60,7 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
         shape, dtype, series = tiff_layout(tif, file)
         level = _voxel_size(tif, file)
         size = options.voxel_size_nm or level.size_nm
+        origin = origin_nm(level, level, size)
         while len(shape) > 3 and shape[0] == 1:
             shape = shape[1:]
         # TensorStore would copy a byte-swapped or unaligned array, so those are read page by page as well.
@@ -69,7 +70,7 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
             and (series.dataoffset % dtype.itemsize == 0 and dtype.newbyteorder(tif.byteorder).isnative)
         ):
             array = ts.array(np.memmap(file, dtype, "r", series.dataoffset, shape), write=False)
-            return Opened(array, size, unknown_units=level.unknown_units)
+            return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
         pages = list(tif.pages if series is None else series.pages)
         by_pages = len(shape) == 3 and len(pages) == shape[0] and all(p.parent is tif for p in pages)
         if by_pages and pages[0].asarray().shape == tuple(shape[1:]):
@@ -79,7 +80,7 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
             _check_memory(math.prod(shape) * dtype.itemsize, file)
             data = series.asarray() if series is not None else tif.asarray(key=slice(None))
             array = ts.array(data.reshape(shape), write=False)
-    return Opened(array, size, unknown_units=level.unknown_units)
+    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
 
 
 def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
@@ -125,7 +126,8 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
 
     (rows, columns), dtype = first
     array = virtual_array(read, (len(files), rows, columns), dtype, (1, rows, columns), options.cache_bytes)
-    return Opened(array, options.voxel_size_nm or level.size_nm, unknown_units=level.unknown_units)
+    size = options.voxel_size_nm or level.size_nm
+    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
 
 
 def _check_slice(file: pathlib.Path, layout: tuple, first: tuple, first_file: pathlib.Path) -> None:
@@ -156,18 +158,44 @@ def _voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
     spacing = tiff_description(tif).get("spacing_nm")
     if spacing is not None:
         return Level("", triple(spacing, str(file)), ("nm",) * 3)
-    size, units = [], [None] * 3
+    size, units, position = [], [None] * 3, None
     if tif.is_ome:
         root = xml.etree.ElementTree.fromstring(tif.ome_metadata)
         pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
         if pixels is not None:
             units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"]  # OME's default
             size = [float(pixels.get(f"PhysicalSize{axis}") or 0) for axis in "ZYX"]
+            position = _plane_position(pixels, units)
     elif tif.imagej_metadata:
         units = [tif.imagej_metadata.get("unit")] * 3
         size.append(float(tif.imagej_metadata.get("spacing", 0)))
         for tag in ("YResolution", "XResolution"):
             pixels, length = tif.pages[0].tags[tag].value if tag in tif.pages[0].tags else (0, 0)
             size.append(length / pixels if pixels else 0)
+        # Of the point 0, in voxels from the centre of the first.
+        origin = [_number(tif.imagej_metadata.get(f"{axis}origin")) for axis in "zyx"]
+        position = tuple(-o * s if o else 0.0 for o, s in zip(origin, size, strict=True))
     whole = len(size) == 3 and all(0 < v < math.inf for v in size)
-    return Level("", tuple(size), tuple(units)) if whole else Level("")
+    return Level("", tuple(size), tuple(units), position) if whole else Level("")
+
+
+def _plane_position(pixels: xml.etree.ElementTree.Element, units: list[str]) -> tuple[float, float, float] | None:
+    """Returns Position Z, Y, X of the first plane of OME-XML, in `units`; 0 on an axis without a known unit."""
+    planes = [e for e in pixels if e.tag.endswith("}Plane")]
+    first = next((p for p in planes if all(p.get(f"The{axis}", "0") == "0" for axis in "ZCT")), None)
+    if first is None:
+        return None
+    position = []
+    for axis, unit in zip("ZYX", units, strict=True):
+        own, to = (NM.get(str(u).strip().lower()) for u in (first.get(f"Position{axis}Unit"), unit))
+        position.append(_number(first.get(f"Position{axis}")) * own / to if own and to else 0.0)
+    return tuple(position)
+
+
+def _number(value: object) -> float:
+    """Returns a finite number of metadata that are not checked otherwise; 0 for anything else."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return 0.0
+    return number if math.isfinite(number) else 0.0

@@ -6,9 +6,9 @@ from typing import Any
 import tensorstore as ts
 
 from his4mae_jax.data.formats.ome_multiscales import multiscales, ome_levels
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location, open_array
-from his4mae_jax.data.stores.units import triple
+from his4mae_jax.data.stores.units import Triple, brief, triple
 from his4mae_jax.errors import UserError
 
 FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # every zarr folder has at least one of them
@@ -50,22 +50,45 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
             "copy the whole folder again"
         )
     array = open_array(inner[0], folder, options.missing_chunks, options.cache_bytes)
-    return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units)
+    origin = origin_nm(level, levels[0], size)
+    return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units, origin)
 
 
 def _open_single(location: Location, driver: str, attributes: dict[str, Any], options: OpenOptions) -> Opened:
     """Opens an array by its own path; a level of an OME-Zarr image has its scale in the group above it."""
     own = attributes.get("voxel_size_nm")
-    level, axes = Level(""), None
+    level = _own_level(attributes, location.name)
+    first, axes = level, None
     above = location.parent()
     parent = None if above is None else _node(_quietly(above[0]))
     if parent and not parent[2] and multiscales(parent[1]):
         levels, names = ome_levels(above[0].name, parent[1])
         entry = next((one for one in levels if one.path.strip("/") == above[1]), None)
-        level, axes = (entry, names) if entry else (level, None)
+        level, first, axes = (entry, levels[0], names) if entry else (level, level, None)
     size = options.voxel_size_nm or (triple(own, location.name) if own is not None else level.size_nm)
     array = open_array(driver, location, options.missing_chunks, options.cache_bytes)
-    return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units)
+    if level.translation and level.scale is None and size:  # an offset without a resolution is in nm
+        level = first = Level("", size, ("nm",) * 3, level.translation)
+    origin = origin_nm(level, first, size)
+    return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units, origin_nm=origin)
+
+
+def _own_level(attributes: dict[str, Any], name: str) -> Level:
+    """The voxel size and position in an array's own attributes, as funlib writes them (z, y, x are the last axes)."""
+    own, units = attributes.get("voxel_size_nm"), attributes.get("units")
+    units = units[-3:] if isinstance(units, list) and len(units) >= 3 else [units] * 3
+    try:
+        offset = _zyx(attributes.get("offset"))
+        if own is not None:
+            return Level("", triple(own, name), ("nm",) * 3, offset)
+        return Level("", _zyx(attributes.get("resolution", attributes.get("voxel_size"))), tuple(units), offset)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name}: damaged attributes of a zarr array ({brief(error)}); write it again") from error
+
+
+def _zyx(value: Any) -> Triple | None:
+    """The last three numbers of a list; None without three."""
+    return tuple(float(v) for v in value[-3:]) if isinstance(value, list) and len(value) >= 3 else None
 
 
 def _quietly(location: Location) -> dict[str, dict[str, Any]]:

@@ -15,6 +15,7 @@ import numpy as np
 from his4mae_jax.data.known.convert import to_ome_zarr
 from his4mae_jax.data.known.download import download, need_space
 from his4mae_jax.data.known.source import Name, Source
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
@@ -73,6 +74,10 @@ class MaskLabels:
     @property
     def voxel_size_nm(self) -> Triple:
         return self.cell.voxel_size_nm
+
+    @property
+    def origin_nm(self) -> Triple:
+        return origin_of(self.cell)
 
     def read(self, slices: Box) -> np.ndarray:
         """Reads a box of labels; see `Volume.read`."""

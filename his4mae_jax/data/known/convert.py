@@ -10,6 +10,7 @@ import tensorstore as ts
 from his4mae_jax import files
 from his4mae_jax.data.known.download import need_space
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes import blocks
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.progress import Log, progress
@@ -50,6 +51,9 @@ def to_ome_zarr(volume: VolumeLike, path: str | os.PathLike, log: Log, *, source
         "voxel_size_nm": list(volume.voxel_size_nm),
         "block": list(BLOCK),
     }
+    origin = origin_of(volume)
+    if any(origin):
+        identity["origin_nm"] = list(origin)
     boxes = list(blocks.boxes(volume.shape, BLOCK))
     with files.writing(path):
         done = _blocks_done(record, identity)
@@ -62,8 +66,9 @@ def to_ome_zarr(volume: VolumeLike, path: str | os.PathLike, log: Log, *, source
         need_space(path.parent, left * volume.dtype.itemsize, f"copying {volume.name}")
         if array is None:
             array = ome_zarr.create(
-                part, volume.shape, volume.dtype, volume.voxel_size_nm, chunks=(CHUNK,) * 3, overwrite=True
-            )
+                part, volume.shape, volume.dtype, volume.voxel_size_nm, origin_nm=origin, chunks=(CHUNK,) * 3,
+                overwrite=True,
+            )  # fmt: skip
         copy = f"{volume.name} ({'x'.join(map(str, volume.shape))} voxels) to {path}"
         log(f"fetch: continuing {copy}, {100 * done // len(boxes)} % done" if done else f"fetch: copying {copy}")
         reads = blocks.in_order(volume.read, boxes[done:], workers=AHEAD, ahead=AHEAD - 1)

@@ -1,7 +1,8 @@
 """The metadata of OME-Zarr images and label volumes, versions 0.4 and 0.5, as this package writes them.
 
-A voxel of level k covers f x f x f voxels of level 0. Voxel 0 of level 0 has its centre at 0; that of level k lies in
-the middle of the voxels it covers, at (f - 1) / 2 voxels of level 0: its translation.
+A voxel of level k covers f x f x f voxels of level 0. Translations are positions of the centre of voxel 0 (see
+`stores.placement`): that of level 0 is the volume's origin, that of level k lies in the middle of the voxels it covers,
+(f - 1) / 2 voxels of level 0 further. A translation of 0 is left out.
 
 The dicts are built here and not with ome-zarr-models, which would add zarr and pydantic to the dependencies and half a
 second to every start. The tests validate with it what is written, in both versions.
@@ -15,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from his4mae_jax import palette
+from his4mae_jax.data.stores.placement import ZERO
+from his4mae_jax.data.stores.units import Triple
 
 VERSIONS = ("0.4", "0.5")
 
@@ -24,6 +27,7 @@ def attributes(
     scale: Sequence[float],
     dtype: npt.DTypeLike,
     *,
+    origin_nm: Triple = ZERO,
     version: str,
     label_values: dict[int, str] | None = None,
     channels: Sequence[str] | None = None,
@@ -34,6 +38,7 @@ def attributes(
       name: of the image.
       scale: edge lengths (z, y, x) of a voxel in nm.
       dtype: of the voxels; sets the display range of channels.
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm.
       version: one of VERSIONS.
       label_values: name of each label value; makes it a label volume. Empty: values are ids without names.
       channels: names of a leading channel axis; None: no such axis.
@@ -44,7 +49,8 @@ def attributes(
     axes: list[dict[str, str]] = [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"]
     if channels is not None:
         axes.insert(0, {"name": "c", "type": "channel"})
-    image = {"name": name, "axes": axes, "datasets": [level("0", scale, channel=channels is not None)]}
+    image = {"name": name, "axes": axes, "datasets": []}
+    image["datasets"].append(level("0", scale, origin_nm=origin_nm, channel=channels is not None))
     # 0.5 states the version once, 0.4 in every part.
     own = {"version": version} if version == "0.4" else {}
     result: dict[str, Any] = {"multiscales": [{**own, **image}], **({} if own else {"version": version})}
@@ -61,7 +67,12 @@ def attributes(
 
 
 def level(
-    path: str, scale: Sequence[float], factor: Sequence[int] = (1, 1, 1), *, channel: bool = False
+    path: str,
+    scale: Sequence[float],
+    factor: Sequence[int] = (1, 1, 1),
+    *,
+    origin_nm: Triple = ZERO,
+    channel: bool = False,
 ) -> dict[str, Any]:
     """Returns the entry of one level in `datasets`.
 
@@ -69,12 +80,13 @@ def level(
       path: folder of the level.
       scale: (z, y, x) nm of a voxel of level 0.
       factor: number of voxels of level 0 (z, y, x) that a voxel of this level covers.
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0) of level 0 in nm.
       channel: whether there is a leading channel axis.
     """
     scales = [float(s) * f for s, f in zip(scale, factor, strict=True)]
     transforms = [{"type": "scale", "scale": [1.0] * channel + scales}]
-    if max(factor) > 1:
-        translation = [float(s) * (f - 1) / 2 for s, f in zip(scale, factor, strict=True)]
+    if max(factor) > 1 or any(origin_nm):
+        translation = [float(o) + float(s) * (f - 1) / 2 for o, s, f in zip(origin_nm, scale, factor, strict=True)]
         transforms.append({"type": "translation", "translation": [0.0] * channel + translation})
     return {"path": path, "coordinateTransformations": transforms}
 
@@ -82,6 +94,12 @@ def level(
 def scale_of(dataset: dict[str, Any]) -> list[float]:
     """Returns the voxel size (z, y, x) in nm of an entry made by `level`."""
     return dataset["coordinateTransformations"][0]["scale"][-3:]
+
+
+def origin_of(dataset: dict[str, Any]) -> Triple:
+    """Returns the origin (z, y, x) in nm of an entry made by `level`."""
+    transforms = dataset["coordinateTransformations"]
+    return tuple(transforms[1]["translation"][-3:]) if len(transforms) > 1 else ZERO
 
 
 def image_name(folder: pathlib.Path) -> str:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import tensorstore as ts
 
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
-from his4mae_jax.data.stores.units import brief
+from his4mae_jax.data.stores.placement import ZERO
+from his4mae_jax.data.stores.units import Triple, brief
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json, writing
 
@@ -27,6 +28,7 @@ def create(
     dtype: npt.DTypeLike,
     voxel_size_nm: float | Sequence[float],
     *,
+    origin_nm: Triple = ZERO,
     chunks: Sequence[int] = (64, 64, 64),
     label_values: dict[int, str] | None = None,
     channels: Sequence[str] | None = None,
@@ -41,6 +43,7 @@ def create(
       shape: (z, y, x), or (channel, z, y, x) with `channels`.
       dtype: of the voxels.
       voxel_size_nm: one number or (z, y, x).
+      origin_nm: position (z, y, x) of the centre of voxel (0, 0, 0), in nm.
       chunks: shape of a chunk, cut to the shape; writing whole chunks is fastest. If (z, y, x) is given for a volume
         with channels, each channel has its own chunks.
       label_values: name of each label value; makes it a label volume, with colours. Empty: one whose values are
@@ -67,8 +70,9 @@ def create(
         raise ValueError(f"OME-Zarr {version!r} is none of {', '.join(ome_metadata.VERSIONS)}")
     chunks = (1,) * (rank - len(chunks)) + tuple(chunks)
     attributes = ome_metadata.attributes(
-        ome_metadata.image_name(folder), scale, dtype, version=version, label_values=label_values, channels=channels
-    )
+        ome_metadata.image_name(folder), scale, dtype, origin_nm=origin_nm, version=version,
+        label_values=label_values, channels=channels,
+    )  # fmt: skip
     with writing(folder):
         _make_room(folder, overwrite)
         array = create_array(folder / "0", shape, dtype, chunks, fill_value, version)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tensorstore as ts
 
+from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import NM, Triple
 
 TOLERANCE = 0.01  # voxel sizes within 1 % of each other count as equal
@@ -19,11 +20,13 @@ class Level:
       path: of its array, relative to the group; empty: the volume itself.
       scale: edge lengths (z, y, x) of a voxel in the metadata's units; None if it has none.
       units: of `scale` (z, y, x), as the metadata spells them; None if it has none.
+      translation: position (z, y, x) of the centre of voxel (0, 0, 0) in the same units; None: the metadata give none.
     """
 
     path: str
     scale: Triple | None = None
     units: tuple[str | None, ...] = (None, None, None)
+    translation: Triple | None = None
 
     @property
     def size_nm(self) -> Triple | None:
@@ -48,12 +51,14 @@ class Opened:
       voxel_size_nm: (z, y, x); None if it was not given and the metadata has none in known units.
       factors: voxel size (z, y, x) over that of level 0.
       unknown_units: see `Level.unknown_units`.
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0), see `placement`.
     """
 
     array: ts.TensorStore
     voxel_size_nm: Triple | None
     factors: Triple = (1.0, 1.0, 1.0)
     unknown_units: tuple[str, ...] = ()
+    origin_nm: Triple = ZERO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +100,27 @@ def choose(levels: Sequence[Level], options: OpenOptions) -> tuple[Level, Triple
         fine = [i for i, size in enumerate(sizes) if all(s <= m for s, m in zip(size, limit, strict=True))]
         best = max(fine, key=lambda i: math.prod(sizes[i]), default=0)
     return levels[best], sizes[best], _factors(levels[best], levels[0]) or (1.0, 1.0, 1.0)
+
+
+def origin_nm(level: Level, first: Level, size_nm: Triple | None) -> Triple:
+    """Returns the centre (z, y, x) of voxel (0, 0, 0) of a level in nm; 0 where the metadata give none.
+
+    A level without a translation of its own holds blocks of voxels of level 0: it begins at the same corner.
+
+    Args:
+      level: the level that is opened.
+      first: level 0 of the same volume.
+      size_nm: voxel size of `level`; where it differs from that of the metadata, the position is scaled with it.
+    """
+    if level.scale is None or size_nm is None or not all(s > 0 for s in level.scale):
+        return ZERO
+    position = level.translation
+    if position is None:
+        base, fine = first.translation or ZERO, first.scale or level.scale
+        position = tuple(b + (s - f) / 2 for b, s, f in zip(base, level.scale, fine, strict=True))
+    if size_nm == level.size_nm:
+        return tuple(p * NM[str(u).strip().lower()] for p, u in zip(position, level.units, strict=True))
+    return tuple(p / s * nm for p, s, nm in zip(position, level.scale, size_nm, strict=True))
 
 
 def _factors(level: Level, first: Level) -> Triple | None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from his4mae_jax.data.stores.placement import moved, origin_of
+from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
 
@@ -17,6 +19,10 @@ class Crop(View):
     @property
     def shape(self) -> tuple[int, int, int]:
         return tuple(s.stop - s.start for s in self.box)
+
+    @property
+    def origin_nm(self) -> Triple:
+        return moved(origin_of(self.source), self.voxel_size_nm, [s.start for s in self.box])
 
     def read(self, slices: Box) -> np.ndarray:
         bounds = box_bounds(slices, self.shape)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.data.volumes.volume import Box, box_bounds, check_dtype
 from his4mae_jax.errors import UserError
@@ -19,11 +20,13 @@ class ArrayVolume:
       name: for messages and saved settings.
       array: (z, y, x). It is not copied.
       voxel_size_nm: edge lengths of one voxel (z, y, x) in nm.
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm.
     """
 
     name: str
     array: np.ndarray
     voxel_size_nm: Triple
+    origin_nm: Triple = ZERO
 
     @property
     def shape(self) -> tuple[int, int, int]:

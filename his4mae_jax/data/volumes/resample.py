@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from his4mae_jax.data.stores.placement import coarser, origin_of
 from his4mae_jax.data.volumes.blocks import voxels
 from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, box_bounds, chunks_of
 from his4mae_jax.errors import UserError
@@ -53,6 +54,11 @@ class ResampledVolume:
     def factors(self) -> Triple:
         """Target size / source size for each axis."""
         return tuple(t / s for t, s in zip(self.voxel_size_nm, self.source.voxel_size_nm, strict=True))
+
+    @property
+    def origin_nm(self) -> Triple:
+        """Centre (z, y, x) of the first target voxel, which begins at the same corner as the first of the source."""
+        return coarser(origin_of(self.source), self.source.voxel_size_nm, self.factors)
 
     @property
     def shape(self) -> tuple[int, int, int]:

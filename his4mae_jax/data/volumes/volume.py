@@ -18,6 +18,7 @@ from his4mae_jax.data.formats.opening import cropped, open_place
 from his4mae_jax.data.formats.path import parse
 from his4mae_jax.data.stores import location
 from his4mae_jax.data.stores.levels import OpenOptions
+from his4mae_jax.data.stores.placement import ZERO, moved, origin_of
 from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.errors import UserError
 
@@ -36,6 +37,8 @@ class VolumeLike(Protocol):
     Attributes:
       name: path or URL, for messages.
       voxel_size_nm: edge lengths (z, y, x) of a voxel in nm.
+      origin_nm: physical position (z, y, x) of the centre of voxel (0, 0, 0) in nm, see `stores.placement`. Read it
+        with `placement.origin_of`: a volume without this attribute begins at 0.
       shape: (z, y, x).
       dtype: of the array that `read` returns for a box of (z, y, x) slices.
     """
@@ -74,6 +77,10 @@ class View:
         return self.source.voxel_size_nm
 
     @property
+    def origin_nm(self) -> Triple:
+        return origin_of(self.source)
+
+    @property
     def chunks(self) -> tuple[int, int, int]:
         return chunks_of(self.source)
 
@@ -87,12 +94,14 @@ class Volume:
       array: 3D TensorStore in the order z, y, x.
       voxel_size_nm: edge lengths of one voxel (z, y, x) in nm.
       remote: whether it is on another machine.
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm, see `stores.placement`.
     """
 
     name: str
     array: ts.TensorStore
     voxel_size_nm: Triple
     remote: bool = False
+    origin_nm: Triple = ZERO
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -188,7 +197,7 @@ def open_volume(
 
     Args:
       path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
-        selects a box, in voxels of level 0 whatever level is opened.
+        selects a box, in voxels of level 0 whatever level is opened; the box keeps its place (`origin_nm`).
       voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata.
       image: True requires one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
       target_nm: opens the coarsest level of a multiscale volume whose voxels are no larger than this on any axis
@@ -233,9 +242,13 @@ def open_volume(
             f"{name}: {problem}; give it in nm (z, y, x) as voxel_size_nm in Python, or as the config key "
             "data.file_voxel_size_nm"
         )
+    size, origin = triple(opened.voxel_size_nm, name), opened.origin_nm
+    if not all(map(math.isfinite, origin)):
+        raise UserError(f"{name}: the position in its metadata is {origin} nm, not finite; write the metadata again")
     if parsed.crop:
-        array = cropped(array, parsed.crop, opened.factors, name)
-    return Volume(name, array, triple(opened.voxel_size_nm, name), remote)
+        array, first = cropped(array, parsed.crop, opened.factors, name)
+        origin = moved(origin, size, first)
+    return Volume(name, array, size, remote, origin)
 
 
 def check_dtype(dtype: np.dtype, image: bool, name: str) -> None:

@@ -47,6 +47,6 @@ def voxel_offset(origin_nm: Triple, size_nm: Triple) -> tuple[int, int, int]:
     return tuple(math.floor(o / s + 1e-6) for o, s in zip(origin_nm, size_nm, strict=True))
 
 
-def origin_of(volume) -> Triple:
+def origin_of(volume: object) -> Triple:
     """Returns the origin of anything with the interface of Volume: its `origin_nm`, or 0 without that."""
     return tuple(getattr(volume, "origin_nm", ZERO))

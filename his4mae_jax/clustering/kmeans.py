@@ -31,6 +31,7 @@ def kmeans(
     seed: int,
     *,
     weights_M: np.ndarray | None = None,
+    label: str = "fit",
     log: Log = say,
 ) -> Clustering:
     """K-means++ (Arthur and Vassilvitskii 2007), the best of several runs.
@@ -44,10 +45,11 @@ def kmeans(
       restarts: runs from different random centres.
       seed: of the random centres.
       weights_M: of the points.
+      label: what the progress lines begin with.
       log: prints a line of progress.
     """
     random, best = np.random.RandomState(seed), None
-    with progress(f"fit: k-means of {clusters} clusters", restarts, unit="restarts", log=log) as bar:
+    with progress(f"{label}: k-means of {clusters} clusters", restarts, unit="restarts", log=log) as bar:
         for _ in range(restarts):
             run = sklearn.cluster.KMeans(clusters, init="k-means++", n_init=1, random_state=random)
             run.fit(points_MxF, sample_weight=weights_M)

@@ -1,6 +1,7 @@
 """DSC over the size of the codebook (the paper's Fig. 4)."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure
@@ -10,16 +11,16 @@ from his4mae_jax.compare.curves import COLOURS, MARKERS
 from his4mae_jax.compare.tables import spread
 from his4mae_jax.figures import style
 
-LEAST_DSC = 0.1  # that the axis of the mean spans
-BESIDE = 2**0.07  # the seeds' dots stand right of the error bar
+LEAST_DSC = 0.1  # smallest range of the axis of the mean
+BESIDE = 2**0.07  # factor by which the dots of the seeds are moved right of the error bar
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Runs that differ in the size of the codebook alone.
+    """Runs that differ only in the size of the codebook.
 
     Attributes:
-      name: in the legend, which there is for several lines only.
+      name: in the legend, which is drawn for several lines only.
       scores: codebook size -> for each seed `{class: DSC}`, "mean" among the classes.
     """
 
@@ -27,7 +28,7 @@ class Line:
     scores: dict[int, Sequence[dict[str, float | None]]]
 
 
-def codebook_sizes(lines: Sequence[Line], class_names: Sequence[str], path) -> None:
+def codebook_sizes(lines: Sequence[Line], class_names: Sequence[str], path: str | os.PathLike) -> None:
     """Draws the mean DSC over codebook sizes: mean of the seeds, its standard deviation, and each seed as a dot.
 
     A single line has a second panel with the DSC of each class, mean over the seeds.
@@ -63,7 +64,7 @@ def codebook_sizes(lines: Sequence[Line], class_names: Sequence[str], path) -> N
         ax.set_axisbelow(True)
         ax.spines[["top", "right"]].set_visible(False)
     low, high = axes[0].get_ylim()
-    if high - low < LEAST_DSC:  # differences that say nothing are not drawn as large ones
+    if high - low < LEAST_DSC:  # so that negligible differences do not look large
         axes[0].set_ylim((low + high - LEAST_DSC) / 2, (low + high + LEAST_DSC) / 2)
     for ax in axes:
         if len(ax.get_legend_handles_labels()[0]) > 1:
@@ -72,16 +73,16 @@ def codebook_sizes(lines: Sequence[Line], class_names: Sequence[str], path) -> N
 
 
 def _line(ax, line, name, colour, marker, label, seeds):
-    found = {size: spread([dsc.get(name) for dsc in scores]) for size, scores in sorted(line.scores.items())}
-    found = {size: stat for size, stat in found.items() if stat["mean"] is not None}  # an absent class has none
-    if not found:
+    stats = {size: spread([dsc.get(name) for dsc in scores]) for size, scores in sorted(line.scores.items())}
+    stats = {size: stat for size, stat in stats.items() if stat["mean"] is not None}  # an absent class has none
+    if not stats:
         return
-    errors = [stat["std"] or 0.0 for stat in found.values()] if seeds else None
+    errors = [stat["std"] or 0.0 for stat in stats.values()] if seeds else None
     ax.errorbar(
-        list(found), [stat["mean"] for stat in found.values()], yerr=errors, color=colour, marker=marker, markersize=5,
+        list(stats), [stat["mean"] for stat in stats.values()], yerr=errors, color=colour, marker=marker, markersize=5,
         linewidth=1.6, capsize=4, label=label,
     )  # fmt: skip
     if seeds:
-        dots = [(size, v) for size, stat in found.items() for v in stat["values"] if v is not None]
+        dots = [(size, v) for size, stat in stats.items() for v in stat["values"] if v is not None]
         x, y = zip(*[(size * BESIDE, value) for size, value in dots], strict=True)
         ax.plot(x, y, "o", color=colour, alpha=0.5, markersize=4, markeredgewidth=0)

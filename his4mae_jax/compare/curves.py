@@ -1,6 +1,7 @@
 """Several methods over the training: DSC and reconstruction loss (the paper's Fig. 3), and the codebook's health."""
 
 import dataclasses
+import os
 import statistics
 from collections.abc import Sequence
 
@@ -11,25 +12,26 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from his4mae_jax.figures import style
 
-# Dark ones first: these are thin lines on white. With a marker each, for readers who see no colours.
+# Dark ones first, for thin lines on white. Each has a marker, for readers who cannot tell the colours apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933", "#332288", "#7F7F7F")
 MARKERS = "os^Dvph*X"
-POINTS = 200  # along a line; more are averaged, one group after the other
+POINTS = 200  # of a line at most; more are averaged in groups of neighbours
 
-Points = dict[float, float]  # x: y
+Points = dict[float, float]  # x -> y
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of the comparison: what is drawn over the training, `Points` for each seed.
+    """One row of the comparison: its curves over the training, `Points` for each seed.
 
     Attributes:
       name: in the legend.
-      place: its number among all rows, those not drawn included: sets colour and marker.
-      dashed: of a supervised method.
+      place: its index among all rows, also those that are not drawn; sets colour and marker.
+      dashed: for supervised methods.
       dsc: mean DSC over steps.
-      loss: reconstruction loss over steps; none for methods without.
-      perplexity, dead: of the codebook, over epochs; none for methods without.
+      loss: reconstruction loss over steps; empty for methods without one.
+      perplexity: of the codebook, over epochs; empty for methods without one.
+      dead: fraction of isolated codes, over epochs; empty likewise.
     """
 
     name: str
@@ -67,7 +69,7 @@ def legend_columns(labels: Sequence[str], inches: float) -> int:
     return len(labels) if sum(widths) <= inches else max(1, int(inches / max(widths)))
 
 
-def dsc_and_loss(rows: Sequence[Row], path) -> bool:
+def dsc_and_loss(rows: Sequence[Row], path: str | os.PathLike) -> bool:
     """Draws mean DSC and reconstruction loss over the steps: mean of the seeds, band from least to largest (Fig. 3).
 
     Only rows with `dsc` take part; a panel without data is left out.
@@ -84,15 +86,15 @@ def dsc_and_loss(rows: Sequence[Row], path) -> bool:
     return _draw(rows, panels, path)
 
 
-def codebook_health(rows: Sequence[Row], path) -> bool:
-    """Draws the codebook's perplexity and share of isolated codes over the epochs, as `dsc_and_loss` does.
+def codebook_health(rows: Sequence[Row], path: str | os.PathLike) -> bool:
+    """Draws the codebook's perplexity and fraction of isolated codes over the epochs, as `dsc_and_loss` does.
 
     Only rows with `perplexity` take part.
     """
     rows = [row for row in rows if any(row.perplexity)]
     panels = [
         ("Codebook perplexity", "epoch", "counts", "perplexity"),
-        ("Share of isolated codes in an epoch", "epoch", "share", "dead"),
+        ("Fraction of isolated codes in an epoch", "epoch", "fraction", "dead"),
     ]
     return _draw(rows, panels, path)
 
@@ -134,16 +136,16 @@ def _line(ax, row, seeds, scale):
         x, mean, least, largest = (values[fine] for values in (x, mean, least, largest))
     if not len(x):
         return
-    # A marker at every checkpoint, but only here and there along a line of many points.
+    # A marker at every checkpoint, but at most about 12 on a line of many points.
     ax.plot(x, mean, markevery=max(1, len(x) // 12), label=row.name, **_look(row))
     if len(seeds) > 1:
         ax.fill_between(x, least, largest, color=COLOURS[row.place % len(COLOURS)], alpha=0.18, linewidth=0)
 
 
 def _scale(ax, scale):
-    if scale == "share":
+    if scale == "fraction":
         ax.set_ylim(-0.03, 1.03)
-    elif scale == "score" and ax.lines:  # from the lowest on: methods may lie close together
+    elif scale == "score" and ax.lines:  # not from 0: methods may lie close together
         low, high = ax.get_ylim()
         ax.set_ylim(max(low, -0.03), min(max(high, low + 0.1), 1.03))
     elif scale == "log" and ax.lines:

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import os
 import sys
 import textwrap
 import warnings
@@ -13,8 +14,10 @@ from matplotlib.lines import Line2D
 
 from his4mae_jax.compare.curves import legend_columns
 from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.figures import style
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 
 VOXELS = 5000
 NEIGHBOURS = 15  # umap-learn's default
@@ -32,7 +35,7 @@ def need_umap(cause: ImportError | None = None) -> None:
     ) from cause
 
 
-def load_umap():
+def load_umap() -> type:
     """The class `umap.UMAP`; `UserError` where umap-learn cannot be imported."""
     need_umap()
     try:
@@ -58,7 +61,9 @@ def _hidden(module):
         del sys.modules[module]
 
 
-def annotated_features(encoder, image, labels, *, count=VOXELS, max_tiles, seed):
+def annotated_features(
+    encoder: VolumeEncoder, image: VolumeLike, labels: VolumeLike, *, count: int = VOXELS, max_tiles: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Features, as they are clustered, of random voxels inside the annotation.
 
     Every annotated voxel of the tiles encoded is as likely as any other; these are drawn as in
@@ -69,7 +74,7 @@ def annotated_features(encoder, image, labels, *, count=VOXELS, max_tiles, seed)
       image: the volume (z, y, x).
       labels: label volume of the same shape, class ids and `IGNORE`.
       count: voxels at most.
-      max_tiles: at most so many tiles are encoded.
+      max_tiles: largest number of tiles that are encoded.
       seed: the same gives the same voxels, for every encoder with the same tiles.
 
     Returns:
@@ -87,19 +92,19 @@ def annotated_features(encoder, image, labels, *, count=VOXELS, max_tiles, seed)
             break
     ends, total = np.cumsum(sizes), sum(sizes)
     picked = np.sort(rng.choice(total, min(count, total), replace=False)) if total else np.zeros(0, int)
-    of_tile = np.searchsorted(ends, picked, side="right")
+    tile_of_voxel = np.searchsorted(ends, picked, side="right")
     features, classes = [np.zeros((0, encoder.coverage.dim), np.float32)], [np.zeros(0, np.uint8)]
     for i, tile in enumerate(chosen):
         block = labels.read(tile.write)
-        where = np.flatnonzero(block != IGNORE)[picked[of_tile == i] - (ends[i] - sizes[i])]
-        if len(where):
-            index_Mx3 = np.stack(np.unravel_index(where, block.shape), axis=1)
+        positions = np.flatnonzero(block != IGNORE)[picked[tile_of_voxel == i] - (ends[i] - sizes[i])]
+        if len(positions):
+            index_Mx3 = np.stack(np.unravel_index(positions, block.shape), axis=1)
             features.append(encoder.features_at(image, tile, index_Mx3))
-            classes.append(block.ravel()[where])
+            classes.append(block.ravel()[positions])
     return np.concatenate(features), np.concatenate(classes)
 
 
-def embed(features_MxD, seed) -> np.ndarray:
+def embed(features_MxD: np.ndarray, seed: int) -> np.ndarray:
     """Reduces features to two dimensions by UMAP (McInnes et al. 2018), `(M, 2)`; a seed gives the same each time.
 
     Raises:
@@ -107,13 +112,15 @@ def embed(features_MxD, seed) -> np.ndarray:
     """
     umap = load_umap()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of numba's and of spectral starts that fall back to random ones
-        # One thread: with a fixed seed it takes no more.
+        warnings.simplefilter("ignore")  # from numba, and from spectral initialisations that fall back to random ones
+        # With a fixed seed UMAP uses one thread anyway, and warns if more are set.
         reducer = umap(n_components=2, n_neighbors=min(NEIGHBOURS, len(features_MxD) - 1), random_state=seed, n_jobs=1)
         return np.asarray(reducer.fit_transform(features_MxD))
 
 
-def feature_maps(panels: Sequence[tuple[str, np.ndarray, np.ndarray]], class_names: Sequence[str], path) -> None:
+def feature_maps(
+    panels: Sequence[tuple[str, np.ndarray, np.ndarray]], class_names: Sequence[str], path: str | os.PathLike
+) -> None:
     """Draws each method's voxels in UMAP's two dimensions, coloured by their class.
 
     Args:

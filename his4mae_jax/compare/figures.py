@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -30,13 +33,16 @@ TEST = ("source", "test", "test_labels", "binary_labels", "file_voxel_size_nm", 
 FEATURES = ("encoder", "inference", "expansion", "stride", "axes", "smooth", "overhang", "edge_weight")
 
 
+Log = Callable[[str], None]
+
+
 @dataclasses.dataclass(frozen=True)
 class Finished:
     """A run that is scored: its config and metrics."""
 
     run: Run
     config: ml_collections.ConfigDict
-    metrics: dict
+    metrics: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,26 +54,26 @@ class Row:
     seeds: tuple[Finished, ...]
 
     @property
-    def first(self):
+    def first(self) -> Finished:
         return self.seeds[0]
 
     @property
-    def supervised(self):
+    def supervised(self) -> bool:
         return self.first.config.method in SUPERVISED
 
 
-def check(config) -> None:
+def check(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError`, before the first run, if a figure needs a package that is not installed."""
     if "umap" in config.compare.figures:
         features_umap.need_umap()
 
 
-def draw(config, workdir, log) -> list[pathlib.Path]:
+def draw(config: ml_collections.ConfigDict, workdir: str | os.PathLike, log: Log) -> list[pathlib.Path]:
     """Draws `config.compare.figures` into `workdir/figures/`; runs that are not finished are left out.
 
     Args:
       config: of the comparison.
-      workdir: its folder, see `evaluation.compare`.
+      workdir: its folder, see `compare.run`.
       log: prints one line for each run that is left out, with the reason.
 
     Returns:
@@ -84,14 +90,14 @@ def draw(config, workdir, log) -> list[pathlib.Path]:
     made = []
     for figure in wanted:
 
-        def tell(text, figure=figure):
+        def log_figure(text, figure=figure):
             log(f"figure {figure}: {text}")
 
         with writing(workdir / "figures"):
-            found = drawers[figure](config, rows, workdir / "figures", tell)
-        if not found:
-            tell("nothing to draw yet")
-        made += found
+            pictures = drawers[figure](config, rows, workdir / "figures", log_figure)
+        if not pictures:
+            log_figure("nothing to draw yet")
+        made += pictures
     return made
 
 
@@ -111,7 +117,9 @@ def _finished(config, workdir, log):
     return rows
 
 
-def draw_slices(config, rows, folder, log):
+def draw_slices(
+    config: ml_collections.ConfigDict, rows: Sequence[Row], folder: pathlib.Path, log: Log
+) -> list[pathlib.Path]:
     """Fig. 2: `slices_<axis>.png` for each of `segment.axes`, each row by its first finished seed."""
     test, contrast, shown, methods = None, None, None, []
     for row in rows:
@@ -148,12 +156,14 @@ def _test_settings(finished):
 
 
 def _scores(row, clusters, test):
-    """What stands for what, as `evaluation.evaluate` decides it: metrics.json holds scores alone."""
+    """Scores with their assignment, as `evaluation.evaluate` computes them: metrics.json holds no assignment."""
     confusion = dice.confusion(clusters, test.labels, row.first.metrics["clusters"], len(test.class_names))
     return (dice.direct if row.supervised else dice.one_to_one)(confusion, test.class_names)
 
 
-def draw_curves(config, rows, folder, log):
+def draw_curves(
+    config: ml_collections.ConfigDict, rows: Sequence[Row], folder: pathlib.Path, log: Log
+) -> list[pathlib.Path]:
     """Fig. 3, curves.png, and codebook_health.png, for the rows with a curve and with a codebook."""
     drawn, trainings = [], {}
     for row in rows:
@@ -190,7 +200,9 @@ def _with(entries, key):
     return [entry for entry in entries if style.is_number(entry[2].get(key))]
 
 
-def draw_codebook(config, rows, folder, log):
+def draw_codebook(
+    config: ml_collections.ConfigDict, rows: Sequence[Row], folder: pathlib.Path, log: Log
+) -> list[pathlib.Path]:
     """Fig. 4, codebook_size.png: a line for each set of rows that differ in `codebook.size` alone."""
     lines: dict[str, codebook_size.Line] = {}
     for row in rows:
@@ -214,7 +226,9 @@ def draw_codebook(config, rows, folder, log):
     return [folder / "codebook_size.png"]
 
 
-def draw_umap(config, rows, folder, log):
+def draw_umap(
+    config: ml_collections.ConfigDict, rows: Sequence[Row], folder: pathlib.Path, log: Log
+) -> list[pathlib.Path]:
     """Fig. 5, umap.png: a panel for each row that learns features without labels, by its first finished seed."""
     panels, names, drawn = [], (), {}
     for row in rows:
@@ -222,8 +236,8 @@ def draw_umap(config, rows, folder, log):
             log(f"without {row.name}: its encoder gives classes and no features")
             continue
         first = row.first
-        how = [first.config.segment[key] for key in FEATURES]
-        key = json.dumps([first.run.training, how, _test_settings(first)])
+        features_settings = [first.config.segment[key] for key in FEATURES]
+        key = json.dumps([first.run.training, features_settings, _test_settings(first)])
         if key in drawn:
             log(f"without {row.name}: its features are those of {drawn[key]}")
             continue
@@ -254,9 +268,9 @@ def _features(finished):
     try:
         encoder = volume_encoder(config, checkpoints, step, test.image)
         # The voxels are the same for all rows and seeds.
-        found = features_umap.annotated_features(
+        features_MxD, class_M = features_umap.annotated_features(
             encoder, test.image, test.labels, max_tiles=config.segment.fit_tiles, seed=0
         )
     finally:
         checkpoints.close()
-    return test, *found
+    return test, features_MxD, class_M

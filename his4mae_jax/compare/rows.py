@@ -3,76 +3,89 @@
 import ast
 import dataclasses
 import json
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
 
 from his4mae_jax import config as configs
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
 from his4mae_jax.output.records import check_free
+from his4mae_jax.settings import stages
 from his4mae_jax.settings.table import affects_scores, fixed_by_training, unknown_key
 
-COPIES = "checkpoints.partial"  # name of checkpoints of another run while they are copied
-# What a run writes into its folder, from row.json on: a folder that has one of these without row.json is the user's.
+COPIES = "checkpoints.partial"  # the folder of another run's checkpoints while they are copied
+# Files that a run writes after row.json: a folder with one of these but without row.json is the user's own.
 OURS = (
     "run.json", "log.txt", "metrics.json", "metrics.csv", "segment.json", "train.jsonl", "checkpoints", COPIES,
 )  # fmt: skip
-RESERVED = ("data", "figures")  # folders of the workdir that are no row's
+RESERVED = ("data", "figures")  # folders of the workdir that belong to no row
 
 
-def run_folder(workdir, name, seed):
-    """Where the run of one row and seed lies."""
+def run_folder(workdir: str | os.PathLike, name: str, seed: int) -> pathlib.Path:
+    """The folder of the run of one row and seed."""
     return pathlib.Path(workdir) / slug(name) / f"seed{seed}"
 
 
-def read_json(path):
-    """The content of a JSON file, or None where there is no whole one."""
+def read_json(path: str | os.PathLike) -> Any:
+    """The content of a JSON file, or None where it is missing or incomplete."""
     try:
         return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 
 
-def scored(settings):
+def scored(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that a run's scores depend on, `{dotted key: value}`."""
     return {key: value for key, value in configs.flat_settings(settings).items() if affects_scores(key)}
 
 
-def trained(settings):
-    """The settings that a run's checkpoints depend on, `{dotted key: value}`: runs that share them share a training."""
+def trained(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a run's checkpoints depend on, `{dotted key: value}`: runs that agree in them share one."""
     flat = configs.flat_settings(settings)
     method = flat["method"]
-    if method in configs.SUPERVISED:  # learn a class for each name, unless their number is given
+    if method in configs.SUPERVISED:  # they learn one class for each name, unless their number is given
         flat["supervised.classes"] = flat["supervised.classes"] or len(flat["data.class_names"])
     return {key: value for key, value in flat.items() if fixed_by_training(key, method)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One row with one seed: its folder, and its whole config as row.json holds it."""
+    """One row with one seed.
+
+    Attributes:
+      name: of the row.
+      seed: of the weights, the batches and the cluster fit.
+      folder: where the run writes.
+      settings: its whole config, nested as in row.json.
+    """
 
     name: str
     seed: int
     folder: pathlib.Path
-    settings: dict
+    settings: dict[str, Any]
 
     @property
-    def training(self):
+    def training(self) -> dict[str, Any]:
         """The settings that the checkpoints depend on, `{dotted key: value}`."""
         return trained(self.settings)
 
     @property
-    def done(self):
-        """Whether this very run is scored."""
+    def done(self) -> bool:
+        """Whether its folder holds the scores of exactly these settings."""
         saved = read_json(self.folder / "row.json")
         if not isinstance(saved, dict) or read_json(self.folder / "metrics.json") is None:
             return False
         return scored(saved) == scored(self.settings)
 
 
-def parse(text, default):
-    """The value that `text` is: a Python literal, or a bare word; lists become tuples.
+def parse(text: str, default: Any) -> Any:
+    """Parses the value of a "key=value": a Python literal, or else the text itself; lists become tuples.
 
-    Where `default` is a text, so is the value: `data.test=4` is the name "4".
+    A setting whose default is a string stays a string: `data.test=4` is the name "4".
     """
     try:
         value = ast.literal_eval(text)
@@ -83,8 +96,17 @@ def parse(text, default):
     return tuple(value) if isinstance(value, list) else value
 
 
-def override(config, change, row):
-    """Set one "key=value" of a row in `config`; `UserError` naming the row, the key and the nearest key."""
+def override(config: ml_collections.ConfigDict, change: str, row: str) -> None:
+    """Applies one "key=value" to `config`.
+
+    Args:
+      config: of the row, changed in place.
+      change: the "key=value".
+      row: name of the row, for errors.
+
+    Raises:
+      UserError: no "key=value", an unknown key, a key that a row cannot set, or a value of another type.
+    """
     key, equals, text = (part.strip() for part in change.partition("="))
     if not equals:
         raise UserError(f"compare row {row!r}: {change!r} sets nothing; write it as 'key=value'")
@@ -104,12 +126,18 @@ def override(config, change, row):
         raise UserError(f"compare row {row!r}: {key} cannot be {text} ({error})") from error
 
 
-def rows_of(config):
-    """`compare.rows` as `(name, (change, ...))` pairs; `UserError` where there are none, or two share a folder."""
+def named_rows(config: ml_collections.ConfigDict) -> list[tuple[str, tuple[str, ...]]]:
+    """`compare.rows` as `(name, ("key=value", ...))` pairs.
+
+    Raises:
+      UserError: a setting of `compare.*` is out of its range, there are no rows,
+        a name makes no folder, or two rows share one.
+    """
+    for setting in stages.SETTINGS:
+        if setting.section == "compare":
+            setting.check(config.compare[setting.name])
     rows, folders = [], dict.fromkeys(RESERVED, "the comparison itself")
     for row in config.compare.rows:
-        if not (isinstance(row, (tuple, list)) and len(row) == 2 and isinstance(row[0], str)):
-            raise UserError(f"config key compare.rows: {row!r} is no pair of a name and ('key=value', ...)")
         name, changes = row[0], (row[1],) if isinstance(row[1], str) else tuple(row[1])
         if not slug(name):
             raise UserError(f"config key compare.rows: {name!r} has no letter or digit to name its folder by")
@@ -125,11 +153,13 @@ def rows_of(config):
     return rows
 
 
-def plan(config, workdir):
-    """All runs, row by row and in a row seed by seed, checked; nothing is written."""
-    workdir, rows, seeds = pathlib.Path(workdir), rows_of(config), tuple(config.compare.seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise UserError(f"config key compare.seeds is {seeds}: give different whole numbers from 0, such as (0, 1, 2)")
+def plan(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> list[Run]:
+    """Lists all runs, row by row and within a row seed by seed; writes nothing.
+
+    Raises:
+      UserError: a row or figure that cannot work, or a setting out of its range.
+    """
+    workdir, rows, seeds = pathlib.Path(workdir), named_rows(config), tuple(config.compare.seeds)
     runs, clustered = [], False
     for name, changes in rows:
         row = _row_config(config, name, changes, workdir, baselines=not clustered)
@@ -143,7 +173,7 @@ def plan(config, workdir):
 
 
 def _row_config(config, name, changes, workdir, baselines):
-    """The config of one row, but for its seed; with `baselines` it scores them if it clusters."""
+    """The config of one row, without its seed; with `baselines` it also scores them, if the row clusters."""
     row = config.copy_and_resolve_references()
     row.compare = configs.get_default().compare
     for change in changes:
@@ -154,7 +184,7 @@ def _row_config(config, name, changes, workdir, baselines):
     if row.data.source == "phantom":
         cells = row.data.phantom
         cells.seed = config.seed if cells.seed < 0 else cells.seed
-        # Cells of another size or seed, which a row may ask for, are other cells.
+        # Phantoms of different sizes or seeds, which rows may set, have folders of their own.
         shared = workdir.absolute() / "data" / f"phantom_{cells.size}_seed{cells.seed}"
         row.data.root = row.data.root or str(shared)
     try:
@@ -164,8 +194,8 @@ def _row_config(config, name, changes, workdir, baselines):
     if row.segment.volume or (row.data.source == "files" and not row.data.test_labels):
         key = "segment.volume" if row.segment.volume else "data.test_labels"
         raise UserError(
-            f"compare row {name!r}: nothing to score it with (config key {key}); give data.test its data.test_labels, "
-            "and leave segment.volume empty"
+            f"compare row {name!r}: no ground truth to score it against (config key {key}); give data.test its "
+            "data.test_labels, and leave segment.volume empty"
         )
     known = row.data.train_labels if row.data.source == "files" else row.data.train
     tested = row.data.test_labels if row.data.source == "files" else row.data.test
@@ -178,15 +208,15 @@ def _row_config(config, name, changes, workdir, baselines):
 
 
 def _check_figures(figures, settings):
-    """Raises `UserError` where a figure lacks what it needs: before the first training, not after the last."""
+    """Raises `UserError` if no row provides what a figure shows: before the first training, not after the last."""
     if "curves" in figures and not any(s["evaluate"]["curve_box"] for s in settings):
         raise UserError("config key compare.figures: 'curves' needs rows with evaluate.curve_box above 0")
     if "codebook" in figures and len({s["codebook"]["size"] for s in settings}) < 2:
         raise UserError("config key compare.figures: 'codebook' needs rows that differ in codebook.size")
 
 
-def check_folders(runs):
-    """Raise `UserError` for the first folder that holds another training than is to be run in it."""
+def check_folders(runs: Sequence[Run]) -> None:
+    """Raises `UserError` for the first folder that holds another training, or files that are not ours."""
     for run in runs:
         if run.folder.exists() and not run.folder.is_dir():
             raise UserError(f"{run.folder}: a file is in the way; give --workdir another folder")

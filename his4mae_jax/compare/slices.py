@@ -1,6 +1,7 @@
 """The same slices by several methods, under the image and the ground truth (the paper's Fig. 2)."""
 
 import dataclasses
+import os
 import textwrap
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from his4mae_jax.compare.curves import legend_columns
+from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.figures import slices, style
@@ -35,21 +37,21 @@ class Method:
 
 
 def method_slices(
-    image,
-    truth,
+    image: VolumeLike,
+    truth: VolumeLike,
     methods: Sequence[Method],
     class_names: Sequence[str],
-    path,
+    path: str | os.PathLike,
     *,
-    contrast,
+    contrast: Contrast,
     axis: str = "z",
-    shares: Sequence[float] = (0.25, 0.5, 0.75),
+    fractions: Sequence[float] = (0.25, 0.5, 0.75),
     title: str = "",
 ) -> None:
     """Draws image, ground truth and each method as rows, slices as columns (the paper's Fig. 2).
 
-    Classes have the colours of `slices.slice_overlays`; the one that covers most is a faint tint in
-    all rows. Methods are shown where there is ground truth: what they are scored on.
+    Classes have the colours of `slices.slice_overlays`; the most frequent one is only a faint tint, in
+    all rows. Methods are shown where there is ground truth, since only there are they scored.
 
     Args:
       image: grey values, (z, y, x); its voxel_size_nm (z, y, x) sets the scale bar and the shape of
@@ -58,13 +60,13 @@ def method_slices(
       methods: see Method; their volumes have the same shape.
       class_names: one name for each class id.
       path: the PNG.
-      contrast: contrast.apply(array) maps raw values to [0, 1].
-      axis: the slices are taken across "z", "y" or "x" ...
-      shares: ... at these shares of its length.
+      contrast: maps raw values to [0, 1].
+      axis: "z", "y" or "x", perpendicular to the slices.
+      fractions: positions of the slices as fractions of the length of the axis.
       title: above the picture.
     """
     across = "zyx".index(axis)
-    places = [int(share * image.shape[across]) for share in shares]
+    places = [int(fraction * image.shape[across]) for fraction in fractions]
     greys = [slices.read_slice(image, across, i, contrast.apply, average=True) for i in places]
     truths = [slices.read_slice(truth, across, i) for i in places]
     class_looks = {i: (colour, "") for i, colour in enumerate(style.colours(len(class_names)))}
@@ -73,20 +75,20 @@ def method_slices(
 
     rows, unmatched = [("image", None, {}), ("ground truth", truths, class_looks)], False
     for method in methods:
-        found = [slices.read_slice(method.clusters, across, i) for i in places]
-        found = [np.where(t == IGNORE, UNLABELLED, f).astype(np.uint8) for t, f in zip(truths, found, strict=True)]
+        labels = [slices.read_slice(method.clusters, across, i) for i in places]
+        labels = [np.where(t == IGNORE, UNLABELLED, c).astype(np.uint8) for t, c in zip(truths, labels, strict=True)]
         looks = slices.looks_by_class(method.assignment, class_names, class_looks)
-        seen = set(np.unique(np.concatenate([f.ravel() for f in found])).tolist())
+        seen = set(np.unique(np.concatenate([c.ravel() for c in labels])).tolist())
         unmatched |= any(hatching and cluster in seen for cluster, (_, hatching) in looks.items())
         name = textwrap.fill(method.name, LABEL) + (f"\n{method.note}" if method.note else "")
-        rows.append((name, found, looks))
+        rows.append((name, labels, looks))
 
     high, wide = (n * float(s) for a, (n, s) in enumerate(zip(image.shape, image.voxel_size_nm, strict=True))
                   if a != across)  # fmt: skip
     width = max(PANEL * min(1.25 * wide / high, 1), 1.2)
     height = min(width * high / wide, 1.25 * PANEL)
-    heights = [max(height, 0.17 * (name.count("\n") + 1)) for name, *_ in rows]  # no less than the label
-    # Rows are drawn together, unless thin slices would push their labels into one another.
+    heights = [max(height, 0.17 * (name.count("\n") + 1)) for name, *_ in rows]  # at least that of the label
+    # Rows are packed tightly, unless labels of thin slices would overlap.
     layout = "compressed" if max(heights) == height else "constrained"
     figure = Figure(figsize=(width * len(places) + 1.8, sum(heights) + 1.2), layout=layout)
     figure.get_layout_engine().set(w_pad=0.04, h_pad=0.03, wspace=0.0, hspace=0.0)
@@ -100,10 +102,10 @@ def method_slices(
                 ax.imshow(slices.overlay_rgba(overlay, looks, faint, pixels), interpolation="nearest", **frame)
             ax.set(xticks=[], yticks=[])
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=10)
-    for ax, place, share in zip(grid[0], places, shares, strict=True):
-        ax.set_title(f"{axis} = {place} ({100 * share:.0f} %)", fontsize=11)
+    for ax, place, fraction in zip(grid[0], places, fractions, strict=True):
+        ax.set_title(f"{axis} = {place} ({100 * fraction:.0f} %)", fontsize=11)
     slices.scale_bar(grid[0, 0], wide, high)
-    scale = grid[0, 0].texts[-1]  # wider than its bar, on slices this small
+    scale = grid[0, 0].texts[-1]  # on slices this small the text is wider than the bar
     scale.set_horizontalalignment("left")
     scale.xy = float(grid[0, 0].lines[0].get_xdata()[0]), scale.xy[1]
     if title:

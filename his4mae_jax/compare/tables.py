@@ -1,14 +1,17 @@
 """The tables of `--mode=compare`: the paper's Table 3 over several seeds, and scores by number of clusters.
 
-Everything is read from the runs' folders, `workdir/<row>/seed<k>/`: row.json (the settings),
-metrics.json, segment.json and run.json. Written are table.json and table.csv, which hold the values
-themselves, and table.md and table.tex, to be read.
+All values are read from the runs' folders, `workdir/<row>/seed<k>/`: row.json (the settings),
+metrics.json, segment.json and run.json. table.json and table.csv hold the values in full precision,
+table.md and table.tex are for readers.
 """
 
 import json
 import math
+import os
 import pathlib
 import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import ml_collections
 
@@ -22,36 +25,40 @@ MATCHINGS = ("one_to_one", "many_to_one")
 FILES = ("table.json", "table.csv", "table.md", "table.tex")
 
 
-def spread(values):
-    """`{"mean", "std", "values"}` of one number over seeds; NaN and None count as not there.
+def spread(values: Iterable[float | None]) -> dict[str, Any]:
+    """Statistics of one number over seeds; NaN and None are missing values.
 
-    "std" is the sample standard deviation (n - 1), None for less than two values.
+    Returns:
+      `{"mean", "std", "values"}`: "std" is the sample standard deviation (n - 1), None for fewer
+      than two values; "mean" is None without any.
     """
     values = [None if v is None or not math.isfinite(v) else float(v) for v in values]
-    there = [v for v in values if v is not None]
+    present = [v for v in values if v is not None]
     return {
-        "mean": statistics.fmean(there) if there else None,
-        "std": statistics.stdev(there) if len(there) > 1 else None,
+        "mean": statistics.fmean(present) if present else None,
+        "std": statistics.stdev(present) if len(present) > 1 else None,
         "values": values,
     }
 
 
-def collect(workdir, rows, seeds):
-    """One dict for each row of the table: ours and others without labels, classical baselines, supervised.
+def collect(
+    workdir: str | os.PathLike, rows: Iterable[tuple[str, Sequence[str]]], seeds: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One dict for each row of the table: methods without labels, classical baselines, supervised methods.
 
     Args:
       workdir: of the comparison.
-      rows: `(name, (change, ...))` pairs, see `rows.rows_of`.
+      rows: `(name, (change, ...))` pairs, see `rows.named_rows`.
       seeds: `config.compare.seeds`.
 
     Returns:
-      Dicts of "name", "method", "supervised", "baseline", "seeds" (those that are scored), "of" (how
-      many there are to be), "clusters" (C, or the number of classes), "steps", "epochs", "fovs" (fields
+      Dicts of "name", "method", "supervised", "baseline", "seeds" (those that are scored), "planned" (how
+      many seeds there are in all), "clusters" (C, or the number of classes), "steps", "epochs", "fovs" (fields
       of view encoded), "same_training_as" (the row whose checkpoints it has, or None), "devices";
       "dsc", `{class: spread}` one to one, with "mean" among the classes; "by_clusters",
       `{"one_to_one": {C: spread}, "many_to_one": {C: spread}}` of the mean DSC; and the spreads
-      "train_seconds", "segment_seconds" and "peak_rss_mb". What is not known yet is None. Values
-      of a spread are in the order of "seeds".
+      "train_seconds", "segment_seconds" and "peak_rss_mb". Values that are not known yet are None;
+      those of a spread are in the order of "seeds".
     """
     ours, baselines = [], {}
     names = {slug(name): name for name, _ in rows}
@@ -77,7 +84,7 @@ def _read_run(folder, seed):
 
 
 def _row(name, method, runs, names):
-    """A row's dict; `method` is what the row itself says, `names` the rows' names by slug."""
+    """A row's dict; `method` is its own override, used before its first run; `names` maps slugs to names."""
     settings = next((run["settings"] for run in runs if run["settings"]), None)
     config = ml_collections.ConfigDict(settings) if settings else None
     method = config.method if config else method
@@ -93,7 +100,7 @@ def _row(name, method, runs, names):
         "supervised": method in configs.SUPERVISED,
         "baseline": False,
         "seeds": [run["seed"] for run in scored],
-        "of": len(runs),
+        "planned": len(runs),
         "clusters": metrics[0]["clusters"] if metrics else None,
         "steps": steps,
         "epochs": steps * config.train.batch_size / config.train.samples_per_epoch if config else None,
@@ -115,8 +122,8 @@ def _by_clusters(metrics, matching):
     return {size: spread(values) for size, values in means.items()}
 
 
-def write(workdir, rows):
-    """Write table.json, .csv, .md and .tex of `collect`'s rows; returns the Markdown."""
+def write(workdir: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> str:
+    """Writes table.json, .csv, .md and .tex of `collect`'s rows; returns the Markdown."""
     text = markdown(rows)
     content = json.dumps({"rows": rows, "notes": notes(rows)}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     for file, written in zip(FILES, (content, comma_separated(rows), text, latex(rows)), strict=True):

@@ -1,12 +1,21 @@
 """A comparison's tables as text: Markdown, LaTeX and comma-separated values, from `tables.collect`'s rows.
 
-One-to-one and many-to-one matching have tables, and columns, of their own: they are no two
-measurements of one thing (`evaluation.dice`).
+One-to-one and many-to-one matching have tables and columns of their own: they measure different
+things (`evaluation.dice`).
+
+LaTeX is laid out here and not by tabulate: its booktabs format escapes the cells itself, and so
+bold cells too, and its raw format has no booktabs rules.
 """
 
 import csv
 import dataclasses
 import io
+from collections.abc import Sequence
+from typing import Any
+
+import tabulate
+
+Rows = Sequence[dict[str, Any]]  # of `tables.collect`
 
 MISSING = "–"
 CAPTIONS = {
@@ -18,7 +27,15 @@ CAPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A table: `rows` of equal length, `bold` cells as (row, column), `supervised` the first row of those."""
+    """A table.
+
+    Attributes:
+      caption: above it.
+      header: of the columns.
+      rows: of the length of `header`.
+      bold: cells as (row, column).
+      supervised: index of the first supervised row, or None.
+    """
 
     caption: str
     header: list[str]
@@ -27,9 +44,9 @@ class Table:
     supervised: int | None = None
 
 
-def best(rows):
-    """Indices of the rows of the best mean DSC without labels; rows with seeds missing do not compete."""
-    competing = [i for i, row in enumerate(rows) if not row["supervised"] and len(row["seeds"]) == row["of"] > 0]
+def best(rows: Rows) -> set[int]:
+    """Indices of the rows with the best mean DSC without labels, among rows with all their seeds."""
+    competing = [i for i, row in enumerate(rows) if not row["supervised"] and len(row["seeds"]) == row["planned"] > 0]
     means = {i: rows[i]["dsc"]["mean"]["mean"] for i in competing}
     means = {i: mean for i, mean in means.items() if mean is not None}
     return {i for i, mean in means.items() if mean == max(means.values())}
@@ -46,21 +63,21 @@ def _dsc(stat):
 
 
 def _label(row):
-    """The row's name, and what a reader must know of it."""
+    """The row's name with remarks: supervised, seeds missing, shared training."""
     remarks = ["supervised"] if row["supervised"] and "supervised" not in row["name"].lower() else []
-    if len(row["seeds"]) < row["of"]:
-        remarks.append(f"{len(row['seeds'])} of {row['of']} seeds")
+    if len(row["seeds"]) < row["planned"]:
+        remarks.append(f"{len(row['seeds'])} of {row['planned']} seeds")
     return row["name"] + (" †" if row["same_training_as"] else "") + (f" ({', '.join(remarks)})" if remarks else "")
 
 
-def classes_of(rows):
+def class_columns(rows: Rows) -> list[str]:
     """The class names of all rows in their order, and "mean" as the last."""
     return [*dict.fromkeys(name for row in rows for name in row["dsc"] if name != "mean"), "mean"]
 
 
-def main_table(rows):
-    """Table 3: DSC of each class and their mean, one cluster to one class; beside it what it took."""
-    classes = classes_of(rows)
+def main_table(rows: Rows) -> Table:
+    """Table 3: DSC of each class and their mean, one cluster to one class, with time and memory."""
+    classes = class_columns(rows)
     header = ["model", "steps", "epochs", "C", *classes, "training (s)", "segmentation (s)", "fields of view",
               "peak memory (MB)"]  # fmt: skip
     body = [
@@ -78,7 +95,7 @@ def main_table(rows):
     return Table("Dice similarity coefficient (DSC), one cluster to one class", header, body, bold, supervised)
 
 
-def cluster_table(rows, matching):
+def cluster_table(rows: Rows, matching: str) -> Table:
     """Mean DSC by the number of clusters C, of the rows that cluster, by one of the two ways of matching."""
     rows = [row for row in rows if not row["supervised"]]
     sizes = sorted({size for row in rows for size in row["by_clusters"][matching]})
@@ -90,9 +107,9 @@ def cluster_table(rows, matching):
     return Table(CAPTIONS[matching], ["model", *(f"C = {size}" for size in sizes)], body)
 
 
-def notes(rows):
-    """What a reader of the tables must know, one sentence or two each."""
-    seeds = max((row["of"] for row in rows), default=0)
+def notes(rows: Rows) -> list[str]:
+    """Notes for readers of the tables, one or two sentences each."""
+    seeds = max((row["planned"] for row in rows), default=0)
     over = f"mean ± standard deviation (n - 1) over {seeds} seeds" if seeds > 1 else "of one seed, without a spread"
     devices = sorted({device for row in rows for device in row["devices"]})
     text = [
@@ -112,7 +129,9 @@ def notes(rows):
             f"†: has the checkpoints of another row ({'; '.join(shared)}), from which it differs after training only. "
             "Its training time is that row's, its peak memory is without training."
         )
-    short = [f"{row['name']} {len(row['seeds'])} of {row['of']}" for row in rows if len(row["seeds"]) < row["of"]]
+    short = [
+        f"{row['name']} {len(row['seeds'])} of {row['planned']}" for row in rows if len(row["seeds"]) < row["planned"]
+    ]
     if short:
         text.append(f"Not complete. Seeds scored so far: {', '.join(short)}.")
     return text
@@ -122,20 +141,24 @@ def _tables(rows):
     return [main_table(rows), cluster_table(rows, "one_to_one"), cluster_table(rows, "many_to_one")]
 
 
-def markdown(rows):
+def markdown(rows: Rows) -> str:
     """The three tables, and the notes."""
 
-    def line(cells):
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    def escaped(cells):
+        return [cell.replace("|", "\\|") for cell in cells]
 
     parts = []
     for table in _tables(rows):
-        lines = [line(table.header), "|---" + "|---:" * (len(table.header) - 1) + "|"]
+        lines = []
         for i, row in enumerate(table.rows):
             if i == table.supervised:
-                lines.append(line(["*trained with labels:*", *[""] * (len(row) - 1)]))
-            lines.append(line(f"**{cell}**" if (i, j) in table.bold else cell for j, cell in enumerate(row)))
-        parts.append(f"**{table.caption}**\n\n" + "\n".join(lines))
+                lines.append(["*trained with labels:*", *[""] * (len(row) - 1)])
+            lines.append(escaped(f"**{cell}**" if (i, j) in table.bold else cell for j, cell in enumerate(row)))
+        align = ["left", *["right"] * (len(table.header) - 1)]
+        text = tabulate.tabulate(
+            lines, escaped(table.header), tablefmt="pipe", disable_numparse=True, colalign=align if lines else None
+        )
+        parts.append(f"**{table.caption}**\n\n{text}")
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes(rows))]) + "\n"
 
 
@@ -146,12 +169,12 @@ _LATEX = {
 }  # fmt: skip
 
 
-def escape(text):
-    """Text as LaTeX shows it."""
+def escape(text: str) -> str:
+    """Escapes text for LaTeX."""
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def latex(rows):
+def latex(rows: Rows) -> str:
     """The three tables as floats, with the notes under the first; needs the package booktabs."""
     parts = [r"% Needs \usepackage{booktabs}."]
     for table in _tables(rows):
@@ -169,11 +192,22 @@ def latex(rows):
     return "\n\n".join(parts) + "\n"
 
 
-def comma_separated(rows):
+def comma_separated(rows: Rows) -> str:
     """All values, a line for each row; every class, C and way of matching has columns of its own."""
-    classes = classes_of(rows)
+    classes = class_columns(rows)
     sizes = {m: sorted({c for row in rows for c in row["by_clusters"][m]}) for m in CAPTIONS}
-    plain = ("name", "method", "supervised", "seeds", "of", "clusters", "steps", "epochs", "fovs", "same_training_as")
+    plain = (
+        "name",
+        "method",
+        "supervised",
+        "seeds",
+        "planned",
+        "clusters",
+        "steps",
+        "epochs",
+        "fovs",
+        "same_training_as",
+    )
 
     def line(row):
         cells = {key: row[key] for key in plain} | {"seeds": " ".join(map(str, row["seeds"]))}

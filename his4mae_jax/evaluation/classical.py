@@ -17,11 +17,12 @@ from typing import TypeVar
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from sklearn.cluster import KMeans
 
+from his4mae_jax.clustering.kmeans import kmeans
 from his4mae_jax.data.volumes.blocks import boxes
+from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.data.volumes.volume import Box
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.progress import progress, say
 
@@ -35,13 +36,13 @@ MAX_SAMPLE = 300_000  # voxels; keeps the fit in memory and in minutes, whatever
 
 
 def cluster_classical(
-    volume,
+    volume: VolumeLike,
     kind: str,
     num_clusters: Sequence[int] | int,
     out: Callable[[int, Box, np.ndarray], None],
     *,
-    contrast,
-    mask=None,
+    contrast: Contrast,
+    mask: VolumeLike | None = None,
     seed: int = 0,
     fraction: float = 1e-3,
     block: Sequence[int] = (64, 128, 128),
@@ -56,7 +57,7 @@ def cluster_classical(
       num_clusters: the values of C. Filtering, the slow part, is shared by all of them.
       out: called as out(C, slices, labels) for every C and block, labels uint8 of the block's
         shape. Ids from 1, from dark to bright (mean grey value at the finest scale).
-      contrast: contrast.apply(array) maps raw values to float32 in [0, 1].
+      contrast: maps raw values to float32 in [0, 1].
       mask: label volume of the same shape. Where it is `IGNORE` no voxel is sampled for
         the fit; the labels still cover the whole volume.
       seed: of the sample and of k-means: the same seed gives the same labels.
@@ -92,11 +93,11 @@ def cluster_classical(
         )
 
     projections = {}
-    for count in progressing(f"baseline {kind}: k-means", wanted, "fits", log):
-        fit = KMeans(count, init="k-means++", n_init=restarts, random_state=seed).fit(sample)
-        centres = fit.cluster_centers_.astype(np.float64)
+    for count in wanted:
+        fit = kmeans(sample, count, restarts, seed, label=f"baseline {kind}", log=log)
+        centres = fit.centres_CxF.astype(np.float64)
         centres = centres[np.argsort(centres[:, 0], kind="stable")]
-        # ‖z − c‖² − ‖z‖² = ‖c‖² − 2 z·c, with z = (feature − mean) / std: one small matrix product.
+        # ‖z − c‖² − ‖z‖² = ‖c‖² − 2 z·c, with z = (feature − mean) / std: one small matmul.
         weight = (-2 * centres / std).astype(np.float32)
         bias = (centres**2).sum(axis=1, keepdims=True).astype(np.float32)
         projections[count] = weight, bias
@@ -119,7 +120,7 @@ def progressing(label: str, items: Sequence[_Item], unit: str, log: Callable[[st
             bar.advance()
 
 
-def features(volume, where: Box, kind: str, contrast) -> np.ndarray:
+def features(volume: VolumeLike, where: Box, kind: str, contrast: Contrast) -> np.ndarray:
     """Features of the voxels of one box.
 
     Equal to scipy.ndimage's `gaussian_filter`, `gaussian_gradient_magnitude` and
@@ -169,7 +170,7 @@ def _filters(image: np.ndarray, filters) -> tuple[np.ndarray, np.ndarray, np.nda
     return gaussian, np.sqrt(gradient, out=gradient), laplacian
 
 
-# A filter along one axis of a block is a matrix of (voxels out, voxels in). The product with it
+# A filter along one axis of a block is a matrix of (voxels out, voxels in). The matmul with it
 # computes the block's own voxels only, not the halo's, and runs at the speed of BLAS: with a halo
 # of 30 around a block of 64 × 128 × 128 it is several times as fast as ndimage's passes.
 

@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from his4mae_jax.data.label_check import check_names
 from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
+from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 
 BLOCK = (64, 256, 256)  # voxels (z, y, x) counted at once
@@ -27,19 +28,19 @@ BLOCK = (64, 256, 256)  # voxels (z, y, x) counted at once
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What one way of matching clusters to classes scored.
+    """Scores by one way of matching clusters to classes.
 
-    dsc: class name -> Dice similarity coefficient in [0, 1], and "mean" over the classes.
-      A class without a single voxel in the ground truth has NaN and is left out of the mean.
-    assignment: at position c the class id (an index into `class_names`) that label c + 1 stands
-      for, or None.
+    Attributes:
+      dsc: class name -> Dice similarity coefficient in [0, 1], and "mean" over the classes.
+        A class without a voxel in the ground truth has NaN and is left out of the mean.
+      assignment: at position c the class id (an index into `class_names`) of label c + 1, or None.
     """
 
     dsc: dict[str, float]
     assignment: list[int | None]
 
 
-def confusion(clusters, truth, num_clusters: int, num_classes: int) -> np.ndarray:
+def confusion(clusters: VolumeLike, truth: VolumeLike, num_clusters: int, num_classes: int) -> np.ndarray:
     """Counts the scored voxels of every (cluster, class) pair.
 
     Args:
@@ -77,7 +78,7 @@ def block_confusion(
     clusters_name: str = "labels",
     truth_name: str = "ground truth",
 ) -> np.ndarray:
-    """The `confusion` of two arrays of one shape; the names are those that errors say.
+    """The `confusion` of two arrays of one shape; the names are for errors.
 
     Raises:
       UserError: an array holds ids outside its range.
@@ -193,8 +194,8 @@ def _check_ids(ids: np.ndarray, stop: int, subject: str, rest: str) -> None:
     if ids.dtype.kind not in "biu":
         raise UserError(f"{subject}values are {ids.dtype}, but label ids are whole numbers.")
     if ids.size and (ids.min() < 0 or ids.max() >= stop):
-        found = np.unique(ids)
-        listed = ", ".join(str(i) for i in found[:12]) + (", …" if found.size > 12 else "")
+        present = np.unique(ids)
+        listed = ", ".join(str(i) for i in present[:12]) + (", …" if present.size > 12 else "")
         raise UserError(f"{subject}holds label ids {listed}, {rest}")
 
 

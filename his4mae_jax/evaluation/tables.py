@@ -13,15 +13,19 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import tabulate
 
 from his4mae_jax.files import write_text
 
 MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
 
 
-def terminal_table(metrics: dict) -> str:
+def terminal_table(metrics: dict[str, Any]) -> str:
     """Dice similarity coefficients as plain text, three decimals, "n/a" for an absent class.
 
     Rows are the methods (this run first, then the baselines), each with both matchings; columns
@@ -41,7 +45,7 @@ def terminal_table(metrics: dict) -> str:
     return text
 
 
-def write_metrics(metrics: dict, workdir) -> None:
+def write_metrics(metrics: dict[str, Any], workdir: str | os.PathLike) -> None:
     """Writes metrics.json and metrics.csv into `workdir`, each whole or not at all.
 
     In metrics.json NaN is null: JSON has no NaN, and most readers refuse it. metrics.csv has one
@@ -83,24 +87,16 @@ def _rows(metrics: dict) -> Iterator[tuple[str, str, int, dict]]:
 
 
 def _table(rows: list[tuple[str, str, int, dict]], columns: list[str]) -> str:
-    cells = [["method", "matching", "C", *columns]]
+    lines, previous = [], None
     for method, matching, clusters, dsc in rows:
         values = ["n/a" if _absent(dsc.get(name)) else f"{float(dsc[name]):.3f}" for name in columns]
-        cells.append([method, MATCHINGS[matching], str(clusters), *values])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rule = "  ".join("-" * width for width in widths)
-
-    lines, previous = [], None
-    for row in cells:
-        if row[0] != previous:  # a rule wherever another method begins
-            lines += [rule] if previous is not None else []
-            previous = row[0]
-        else:
-            row = ["", *row[1:]]
-        left = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
-        right = [cell.rjust(width) for cell, width in zip(row[2:], widths[2:], strict=True)]
-        lines.append("  ".join(left + right))
-    return "\n".join(lines)
+        if previous not in (None, method):  # a rule between methods
+            lines.append(tabulate.SEPARATING_LINE)
+        lines.append(["" if method == previous else method, MATCHINGS[matching], str(clusters), *values])
+        previous = method
+    align = ["left", "left", "right", *["right"] * len(columns)]
+    header = ["method", "matching", "C", *columns]
+    return tabulate.tabulate(lines, header, tablefmt="simple", disable_numparse=True, colalign=align)
 
 
 def _absent(value) -> bool:

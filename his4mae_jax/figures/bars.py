@@ -1,5 +1,8 @@
 """A bar chart of scores, one bar for each class and method."""
 
+import os
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -9,21 +12,21 @@ from his4mae_jax.figures import style
 METHODS = ("#0072B2", "#BDBDBD", "#7F7F7F", "#E69F00", "#CC79A7", "#009E73")  # this run, then the baselines
 
 
-def dsc_bars(metrics: dict, path) -> None:
+def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike) -> None:
     """Draws the DSC of every class and their mean as bars, one for each method.
 
     Bars are one-to-one (the headline); a diamond marks many-to-one, which uses labels to merge
     clusters. An absent class reads "n/a". Without any score no file is written.
 
     Args:
-      metrics: see evaluation.tables.
+      metrics: content of metrics.json, see `evaluation.tables`.
       path: the PNG.
     """
     blocks = {metrics["method"]: metrics, **(metrics.get("baselines") or {})}
     scores = {name: block["dsc"] for name, block in blocks.items() if block.get("dsc")}
-    found = [name for dsc in scores.values() for one in dsc.values() for name in (one or {})]
-    names = [name for name in dict.fromkeys(found) if name != "mean"] + ["mean"]
-    if not found:
+    scored_names = [name for dsc in scores.values() for one in dsc.values() for name in (one or {})]
+    names = [name for name in dict.fromkeys(scored_names) if name != "mean"] + ["mean"]
+    if not scored_names:
         return
     figure = Figure(figsize=(max(6.0, 1.6 + 0.42 * len(names) * (len(scores) + 1)), 3.8), layout="constrained")
     ax = figure.subplots()
@@ -53,7 +56,7 @@ def dsc_bars(metrics: dict, path) -> None:
     ax.grid(axis="y", color="#E5E5E5", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if len(names) > 2:  # the mean stands apart
+    if len(names) > 2:  # a line separates the mean
         ax.axvline(len(names) - 1.5, color="#BDBDBD", linewidth=1, linestyle=":")
     handles = ax.get_legend_handles_labels()[0]
     if any(dsc.get("many_to_one") for dsc in scores.values()):

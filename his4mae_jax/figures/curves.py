@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -10,18 +12,18 @@ from matplotlib.figure import Figure
 from his4mae_jax.figures import style
 
 
-def training_curves(train_jsonl, metrics: dict | None, path) -> None:
+def training_curves(train_jsonl: str | os.PathLike, metrics: dict[str, Any] | None, path: str | os.PathLike) -> None:
     """Draws the losses, the codebook's health, the learning rate and the DSC over the steps.
 
     The last panel is the paper's Fig. 3: the DSC of each class and their mean, from
-    metrics["curve"]; a class has the colour it has in the slices, whichever classes are absent. A
-    panel without data is left out; without any data no file is written.
+    metrics["curve"]; classes have the same colours as in the slices, whichever are absent. A panel
+    without data is left out; without any data no file is written.
 
     Args:
       train_jsonl: the log of training, one JSON object a line with "step" and any of "loss_recon",
-        "loss_tea", "loss_stu", "perplexity", "dead_fraction", "lr". A line that cannot be read
-        (a killed process leaves half a line) is skipped. Of a step logged twice, by a run that
-        was resumed from before it, the last counts.
+        "loss_tea", "loss_stu", "perplexity", "dead_fraction", "lr". An invalid line (a killed
+        process may leave half of one) is skipped. If a resumed run logged a step again, its last
+        entry is used.
       metrics: see evaluation.tables; may be None.
       path: the PNG.
     """
@@ -35,7 +37,7 @@ def training_curves(train_jsonl, metrics: dict | None, path) -> None:
             [("loss_tea", "$L_{tea}$", red), ("loss_stu", "$L_{stu}$", green)],
         ),
         ("Codebook perplexity", "linear", [("perplexity", "", blue)]),
-        ("Share of isolated codes in an epoch", "share", [("dead_fraction", "", red)]),
+        ("Fraction of isolated codes in an epoch", "fraction", [("dead_fraction", "", red)]),
         ("Learning rate", "linear", [("lr", "", grey)]),
     ]
     keys_logged = {key for entry in log.values() for key in entry if style.is_number(entry[key])}
@@ -63,9 +65,9 @@ def training_curves(train_jsonl, metrics: dict | None, path) -> None:
             ax.set_yscale("log")
         elif scale == "linear":
             ax.ticklabel_format(axis="y", scilimits=(-3, 4))
-            # Above the largest value by a part of it, not of the range: a line that hardly changes would be cut.
+            # The margin is relative to the largest value, not to the range: an almost constant line would be cut off.
             ax.set_ylim(0, 1.05 * ax.dataLim.y1 if ax.lines and ax.dataLim.y1 > 0 else None)
-        elif scale == "share":
+        elif scale == "fraction":
             ax.set_ylim(-0.03, 1.03)
         if len(lines) > 1 and ax.lines:
             ax.legend(frameon=False, fontsize=9)
@@ -86,7 +88,8 @@ def training_curves(train_jsonl, metrics: dict | None, path) -> None:
     style.save(figure, path)
 
 
-def read_log(train_jsonl) -> dict[int, dict]:
+def read_log(train_jsonl: str | os.PathLike) -> dict[int, dict[str, Any]]:
+    """The entries of a training log by step, ascending; see `training_curves`. Empty where there is no file."""
     log: dict[int, dict] = {}
     if not Path(train_jsonl).exists():
         return log

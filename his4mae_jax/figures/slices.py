@@ -1,64 +1,72 @@
 """Slices of a volume with ground truth and prediction laid over them."""
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from his4mae_jax import palette
+from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
+from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.figures import style
 
-NEUTRAL = ("#FFFFFF", "#C0C0C0", "#909090")  # clusters that stand for no class
-DARK = "#404040"  # between the stripes of those
+NEUTRAL = ("#FFFFFF", "#C0C0C0", "#909090")  # clusters without a class
+DARK = "#404040"  # between their stripes
 MAX_SIDE = 800  # a slice is reduced to at most this many pixels on its longer side
 STRIP = 1 << 26  # voxels read at a time
 PANEL = 3.6  # inches, the width of a slice
 
 
+Look = tuple[str, str]  # (colour, hatching: "", "/" or "\\")
+
+
 def slice_overlays(
-    image,
-    clusters,
-    truth,
+    image: VolumeLike,
+    clusters: VolumeLike,
+    truth: VolumeLike | None,
     assignment: Sequence[int | str | None] | None,
     class_names: Sequence[str],
-    path,
+    path: str | os.PathLike,
     *,
-    contrast,
+    contrast: Contrast,
     title: str = "",
 ) -> None:
     """Draws slices with ground truth and prediction laid over them (the paper's Fig. 2).
 
-    Three slices on each axis, at 25, 50 and 75 % of it, one a row: image, ground truth,
-    prediction. Only these slices are read, and large ones a strip at a time. The label that
-    covers most of them is only a faint tint, so that the image stays visible under it.
+    Nine rows: slices perpendicular to each axis at 25, 50 and 75 % of its length. Columns: image,
+    ground truth, prediction. Only these slices are read, large ones in strips. The most frequent
+    label is only a faint tint, so that the image stays visible under it.
 
     Args:
       image: grey values, (z, y, x); its voxel_size_nm (z, y, x) sets the scale bars and the
         shape of the pixels.
       clusters: label volume of the same shape with cluster ids, `UNLABELLED` where there is none.
-      truth: label volume with class ids, `IGNORE` where not annotated (left plain); or None: then
-        there is no such column, and each cluster has a colour of its own.
-      assignment: for each cluster the class it stands for (`dice.Scores.assignment`) or None:
-        those are hatched in greys.
+      truth: label volume with class ids, `IGNORE` where not annotated (no overlay there). None: no
+        such column, and each cluster has a colour of its own.
+      assignment: for each cluster its class (`dice.Scores.assignment`), or None for clusters of no
+        class, which are hatched in greys.
       class_names: one name for each class id.
       path: the PNG.
-      contrast: contrast.apply(array) maps raw values to [0, 1].
+      contrast: maps raw values to [0, 1].
+      title: above the picture.
     """
     rows = []
-    voxels = np.zeros(IGNORE + 1, np.int64)  # per cluster, in the slices shown
+    voxels = np.zeros(IGNORE + 1, np.int64)  # of each label id, in the slices shown
     for axis in range(3):
-        for share in (0.25, 0.5, 0.75):
-            index = int(share * image.shape[axis])
+        for fraction in (0.25, 0.5, 0.75):
+            index = int(fraction * image.shape[axis])
             grey = read_slice(image, axis, index, contrast.apply, average=True)
             labels = [read_slice(v, axis, index) for v in (truth, clusters) if v is not None]
             voxels += np.bincount(labels[-1].ravel(), minlength=IGNORE + 1)
-            rows.append((axis, f"{'zyx'[axis]} = {index}\n{100 * share:.0f} %", grey, labels))
+            rows.append((axis, f"{'zyx'[axis]} = {index}\n{100 * fraction:.0f} %", grey, labels))
     seen = [cluster for cluster in np.flatnonzero(voxels).tolist() if cluster != UNLABELLED]
 
     class_looks = {i: (colour, "") for i, colour in enumerate(style.colours(len(class_names)))}
@@ -109,8 +117,10 @@ def slice_overlays(
     style.save(figure, path)
 
 
-def looks_by_class(assignment, class_names, class_looks) -> dict[int, tuple[str, str]]:
-    """Label of each cluster -> (colour, hatching: "", "/" or "\\")."""
+def looks_by_class(
+    assignment: Sequence[int | str | None], class_names: Sequence[str], class_looks: Mapping[int, Look]
+) -> dict[int, Look]:
+    """The look of each cluster: that of its class, or hatched in a grey of its own where it has none."""
     looks, left_over = {}, 0
     for cluster, klass in enumerate(assignment, 1):
         if klass is None:
@@ -122,16 +132,33 @@ def looks_by_class(assignment, class_names, class_looks) -> dict[int, tuple[str,
     return looks
 
 
-def read_slice(volume, axis: int, index: int, apply=np.asarray, average: bool = False) -> np.ndarray:
-    """One slice, 2D, at most MAX_SIDE a side: by averages (grey values) or by choice (labels)."""
+def read_slice(
+    volume: VolumeLike,
+    axis: int,
+    index: int,
+    apply: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    average: bool = False,
+) -> np.ndarray:
+    """Reads one slice, reduced to at most MAX_SIDE pixels a side.
+
+    Args:
+      volume: (z, y, x).
+      axis: 0 to 2, perpendicular to the slice.
+      index: position along that axis.
+      apply: maps the values that were read, such as `Contrast.apply`.
+      average: reduce by averages (grey values) and not by taking every n-th pixel (labels).
+
+    Returns:
+      (rows, columns) in the order of the remaining axes.
+    """
     rows, columns = (size for a, size in enumerate(volume.shape) if a != axis)
     step = max(1, math.ceil(max(rows, columns) / MAX_SIDE))
     height = max(1, STRIP // (columns * step)) * step
     strips = []
     for top in range(0, rows, height):
-        where = [slice(top, min(top + height, rows)), slice(0, columns)]
-        where.insert(axis, slice(index, index + 1))
-        strip = np.squeeze(np.asarray(apply(volume.read(tuple(where)))), axis)
+        box = [slice(top, min(top + height, rows)), slice(0, columns)]
+        box.insert(axis, slice(index, index + 1))
+        strip = np.squeeze(np.asarray(apply(volume.read(tuple(box)))), axis)
         if not average:
             strip = strip[::step, ::step]
         elif step > 1:
@@ -144,9 +171,19 @@ def read_slice(volume, axis: int, index: int, apply=np.asarray, average: bool = 
     return np.concatenate(strips)
 
 
-def overlay_rgba(labels: np.ndarray, looks, faint, pixels: Sequence[float]) -> np.ndarray:
-    """RGBA of about `pixels` (rows, columns): a fill and a firm outline, or hatching."""
-    for side in (0, 1):  # at the size of the screen, so that outlines are as thin across all axes
+def overlay_rgba(labels: np.ndarray, looks: Mapping[int, Look], faint: Look, pixels: Sequence[float]) -> np.ndarray:
+    """The overlay of a slice of labels: a translucent fill with an opaque outline, or hatching.
+
+    Args:
+      labels: (rows, columns) of label ids; ids without a look stay transparent.
+      looks: of each id.
+      faint: the look that is only tinted.
+      pixels: size (rows, columns) of the overlay, about.
+
+    Returns:
+      float32 RGBA (rows, columns, 4) in [0, 1].
+    """
+    for side in (0, 1):  # at the resolution of the picture, so that outlines are equally thin on both sides
         labels = labels.repeat(max(1, round(pixels[side] / labels.shape[side])), axis=side)
     outline = np.zeros(labels.shape, bool)
     for here, there in ((np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])):
@@ -160,7 +197,7 @@ def overlay_rgba(labels: np.ndarray, looks, faint, pixels: Sequence[float]) -> n
         colour, hatched = look
         rgba[inside, :3] = to_rgb(colour)
         rgba[inside, 3] = 0.16 if look == faint else 0.45
-        if hatched:  # light and dark in turn: seen on a bright image and on a dark one
+        if hatched:  # light and dark alternate, visible on bright and dark images alike
             stripe = (row + (column if hatched == "/" else -column)) % 8 < 2
             rgba[inside & ~stripe, :3] = to_rgb(DARK)
             rgba[inside, 3] = 0.38
@@ -169,8 +206,8 @@ def overlay_rgba(labels: np.ndarray, looks, faint, pixels: Sequence[float]) -> n
     return rgba
 
 
-def scale_bar(ax, wide: float, high: float) -> None:
-    """A bar of 1, 2 or 5 × 10ⁿ nm, up to a quarter of the slice, in its lower left corner."""
+def scale_bar(ax: Axes, wide: float, high: float) -> None:
+    """Draws a bar of 1, 2 or 5 × 10ⁿ nm, at most a quarter of the width, in the lower left corner (sizes in nm)."""
     power = 10.0 ** math.floor(math.log10(wide / 4))
     length = max(factor * power for factor in (1, 2, 5) if factor * power <= wide / 4)
     left, bottom = 0.04 * wide, high - min(0.05 * wide, 0.2 * high)

@@ -1,4 +1,4 @@
-"""What all pictures share: colours, resolution, and how a picture is written.
+"""Colours, resolution and writing of all pictures.
 
 They are drawn through matplotlib's object interface alone: no pyplot, no global state, no
 display. Classes have the same colour in all of them, that of their labels (`palette`).
@@ -7,6 +7,7 @@ display. Classes have the same colour in all of them, that of their labels (`pal
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -16,8 +17,8 @@ from his4mae_jax import palette
 DPI = 120
 
 
-def is_number(value) -> bool:
-    """True for a finite number: NaN stands for an absent class, and so does JSON's null."""
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number; an absent class has NaN, or null in JSON."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
@@ -26,9 +27,9 @@ def colours(count: int) -> list[str]:
     return [palette.colour(label) for label in range(1, count + 1)]
 
 
-def save(figure: Figure, path) -> None:
+def save(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a PNG, whole or not at all, and makes its folder as needed."""
-    # Written aside and renamed: a page that is open never shows half a picture.
+    # Written under another name, then renamed: an open page never shows an incomplete picture.
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")

@@ -61,13 +61,13 @@ def training(config, volumes: list[VolumeLike]) -> dict:
         memory *= devices  # which all live in the host's memory
     volume_bytes = sum(n_bytes(v) for v in volumes)
     in_host = jax.default_backend() == "cpu" and volume_bytes <= config.data.in_memory_gb * 2**30
-    held = volume_bytes if on_device(config, volumes) or in_host else 0
+    resident = volume_bytes if on_device(config, volumes) or in_host else 0
     return {
         "steps": steps,
         "seconds_per_step": seconds * scale,
         "seconds": steps * seconds * scale,
         "images_per_s": images / seconds,
-        "memory_bytes": int(memory + held),  # more parts take no more
+        "memory_bytes": int(memory + resident),  # more parts take no more
         "checkpoint_bytes": (_NEWEST + config.train.keep_checkpoints) * state_bytes,
     }
 

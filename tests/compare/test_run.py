@@ -219,7 +219,7 @@ def test_rows_and_seeds_see_the_same_cells_and_baselines_are_scored_once_a_seed(
         ((("a", ()), ("A!", ())), "'A!'.*folder a with 'a'"),
         ((("Data", ()),), "'Data'.*folder data"),
         ((("!", ()),), "letter or digit"),
-        ((("a",),), "no pair"),
+        ((("a",),), "a tuple of pairs"),
         ((("a", ("segment.volume=x.tif",)),), "'a'.*segment.volume"),
     ],
 )
@@ -302,7 +302,7 @@ def test_tables_hold_the_scores(config, tmp_path, started):
     bold = re.findall(r"\*\*(\d.*?)\*\*", text)
     assert bold == [f"{np.mean(scores) + 0.0075:.3f} ± {np.std(scores, ddof=1):.3f}"]  # not ViT's, though better
     main = text.split("\n\n")[1].splitlines()
-    assert "trained with labels" in main[-2] and main[-1].startswith("| ViT (supervised) |")
+    assert "trained with labels" in main[-2] and main[-1].startswith("| ViT (supervised) ")
     assert "HiS4MAE, stride 5 †" in text and "HiS4MAE, stride 5 those of HiS4MAE" in text
     for part in text.split("\n\n"):
         if part.startswith("| model"):
@@ -352,7 +352,7 @@ def test_a_single_seed_has_no_spread(config, tmp_path, started):
 
 
 def test_a_row_that_has_not_begun_is_in_the_table(config, tmp_path):
-    rows = compare_tables.collect(tmp_path, compare_rows.rows_of(config), (0, 1))
+    rows = compare_tables.collect(tmp_path, compare_rows.named_rows(config), (0, 1))
     assert [row["supervised"] for row in rows] == [False, False, False, True] and rows[0]["steps"] is None
     compare_tables.write(tmp_path, rows)
     assert "ViT (supervised, 0 of 2 seeds)" in (tmp_path / "table.md").read_text()

@@ -110,7 +110,8 @@ CASES = {
     "crop": dict(size=4, origin=(0, 0, 0), crop=(8, 16, 12), target=0, cube=((40, 56), (32, 48), (40, 64))),
     "translation": dict(size=4, origin=(1001, -37.3, 6), crop=None, target=0, cube=((40, 56), (32, 48), (24, 64))),
     "16 nm over 4 nm": dict(size=4, origin=(0, 0, 0), crop=None, target=16, cube=((32, 64), (32, 64), (48, 80))),
-    "all at once": dict(size=4, origin=(1001, -37.3, 6), crop=(4, 8, 12), target=8, cube=((36, 68), (40, 56), (44, 76))),
+    "all at once": dict(size=4, origin=(1001, -37.3, 6), crop=(4, 8, 12), target=8,
+                        cube=((36, 68), (40, 56), (44, 76))),
     "anisotropic": dict(size=(12, 4, 4), origin=(55, -900.5, 7), crop=(3, 4, 5), target=0,
                         cube=((35, 51), (36, 52), (37, 53))),
 }  # fmt: skip

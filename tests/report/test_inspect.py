@@ -73,6 +73,17 @@ def test_facts(unmeasured, tmp_path, drawn):
     assert image.shape[1] > 1000 and 0.1 < image[..., :3].mean() < 0.99
 
 
+def test_a_position_is_printed(tiny, tmp_path):
+    data = np.random.default_rng(0).integers(1, 250, (24, 24, 32), np.uint8)
+    create(tmp_path / "v.zarr", data.shape, data.dtype, 8.0, origin_nm=(1000, 0, -4.5)).write(data).result()
+    facts, _ = inspect.look(tiny, "test", datasets.open_image(f"{tmp_path / 'v.zarr'}[:, 2:, :]", tiny))
+    assert facts["stored"]["origin_nm"] == [1000, 16, -4.5]
+    assert "  its first voxel lies at 1000, 16, -4.5 nm (z, y, x)" in inspect.describe(facts)
+    create(tmp_path / "w.zarr", data.shape, data.dtype, 8.0).write(data).result()
+    facts, _ = inspect.look(tiny, "test", datasets.open_image(str(tmp_path / "w.zarr"), tiny))
+    assert not any("lies at" in line for line in inspect.describe(facts))
+
+
 def test_estimates(volumes, tmp_path):
     found = _inspect(volumes, tmp_path / "run")[0]["estimate"]
     training, segmentation = found["training"], found["segmentation"]

@@ -1,7 +1,7 @@
 """The paper's run: BetaSeg, train on high_c1 to high_c3, test on high_c4 (Tables 1 and 2).
 
-    python -m his4mae_jax.main --config=configs/betaseg.py --mode=fetch
-    python -m his4mae_jax.main --config=configs/betaseg.py --workdir=runs/betaseg
+    his4mae fetch --config=betaseg
+    his4mae all --config=betaseg --workdir=runs/betaseg
 
 The first downloads the cells to data.root and converts them. Where the BetaSeg zip is unpacked already, set
 data.root to that folder: it holds download/{cell}/{cell}_{part}.tif.

@@ -1,6 +1,6 @@
 """Synthetic beta cells and a small model: minutes on two CPU cores.
 
-python -m his4mae_jax.main --config=configs/demo.py --workdir=runs/demo
+his4mae all --config=demo --workdir=runs/demo
 """
 
 from his4mae_jax.config import get_small

@@ -1,7 +1,7 @@
 """EPFL hippocampus (isotropic FIB-SEM, mitochondria annotated), half an hour on two CPU cores.
 
-    python -m his4mae_jax.main --config=configs/epfl_hippocampus.py --mode=fetch
-    python -m his4mae_jax.main --config=configs/epfl_hippocampus.py --workdir=runs/epfl
+    his4mae fetch --config=epfl_hippocampus
+    his4mae all --config=epfl_hippocampus --workdir=runs/epfl
 
 The first downloads training.tif and training_groundtruth.tif of the EPFL CVLab's "Electron
 Microscopy Dataset" to data/; files that lie there are used. Other files with

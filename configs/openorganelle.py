@@ -1,11 +1,11 @@
 """OpenOrganelle's mouse pancreas (FIB-SEM), streamed from its public bucket at 16 nm, the voxel size of BetaSeg.
 
-    python -m his4mae_jax.main --config=configs/openorganelle.py --workdir=runs/pancreas-1 --mode=inspect
-    python -m his4mae_jax.main --config=configs/openorganelle.py --workdir=runs/pancreas-1
+    his4mae inspect --config=openorganelle --workdir=runs/pancreas-1
+    his4mae all --config=openorganelle --workdir=runs/pancreas-1
 
 Another of the four volumes: --config=configs/openorganelle.py:2. A part of one, in voxels of full resolution:
---config.data.test="openorganelle:jrc_mus-pancreas-1[3000:4000, 2000:3000, 3000:4000]", which --mode=fetch copies
-to data.root. There is no ground truth, so nothing is scored.
+--config.data.test="openorganelle:jrc_mus-pancreas-1[3000:4000, 2000:3000, 3000:4000]", which
+`his4mae fetch` copies to data.root. There is no ground truth, so nothing is scored.
 """
 
 from his4mae_jax.config import get_default

@@ -1,6 +1,6 @@
 """A config that a run saved, read back.
 
-    python -m his4mae_jax.main --config=configs/saved.py:runs/demo/config.json --workdir=runs/demo_again
+    his4mae all --config=saved:runs/demo/config.json --workdir=runs/demo_again
 
 What the file does not say has its default; other settings are overridden as always.
 """
@@ -18,7 +18,7 @@ from his4mae_jax.settings import unknown_key
 def get_config(path=""):
     """The default config with the settings of the JSON file `path`; `UserError` naming what is wrong with it."""
     if not path:
-        raise UserError("configs/saved.py: give a saved config after a colon, --config=configs/saved.py:FILE.json")
+        raise UserError("configs/saved.py: give a saved config after a colon, as in saved:runs/demo/config.json")
     try:
         saved = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,5 +1,6 @@
 """What the README and the guide name exists: keys, modes, commands, configs, files; their examples are valid."""
 
+import ast
 import pathlib
 import re
 import shlex
@@ -7,6 +8,7 @@ import shlex
 import pytest
 
 from his4mae_jax import config as configs
+from his4mae_jax import main
 from his4mae_jax.cli import command, config_file
 from his4mae_jax.cli.stages import MODES
 from his4mae_jax.errors import UserError
@@ -42,30 +44,55 @@ def test_modes_are_explained():
 
 
 def commands():
-    """Every `his4mae` command of a code block, without its comment."""
-    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", ALL, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
-    lines = [line.strip() for line in blocks.splitlines()] + re.findall(r"`(his4mae \w+ --[^`]*)`", ALL)
-    return sorted({line for line in lines if line.startswith("his4mae ")})
+    """Every `his4mae` command of the documentation and of the configs' docstrings, without its comment.
+
+    In code blocks and docstrings it is a line, which may go on after a backslash; in a sentence it is in backticks.
+    """
+    docs = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
+    docs += [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    docstrings = [ast.get_docstring(ast.parse(path.read_text())) or "" for path in (ROOT / "configs").rglob("*.py")]
+    found = []
+    for text in docs + docstrings:
+        text = text.replace("\\\n", " ")
+        found += re.findall(r"^ *((?:his4mae|python -m his4mae_jax\.main) .*)$", text, re.MULTILINE)
+        prose = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        found += re.findall(r"`([^`]*\b(?:his4mae|python -m\s+his4mae_jax\.main)\s[^`]*--?\w[^`]*)`", prose)
+    lines = (re.search(r"(?:his4mae|python -m his4mae_jax\.main) .*", " ".join(text.split())) for text in found)
+    return sorted({line.group().split("`")[0] for line in lines if line})
+
+
+def parse(words):
+    """The command of a line's words, as the process reads it."""
+    return command.parse(words[1:]) if words[0] == "his4mae" else main.parse(words[3:])
 
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_can_be_parsed(line, monkeypatch, tmp_path):
-    words = shlex.split(line, comments=True)[1:]
-    if words == ["--help"]:
+    words = shlex.split(line, comments=True)
+    if words[1:] == ["--help"] or "--config=CONFIG" in words:
         return
     small = "from his4mae_jax.config import get_small\n\n\ndef get_config():\n    return get_small()\n"
     (tmp_path / "cell_1.py").write_text(small)
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "config.json").write_text("{}")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
-    command.parse(words)
+    loaded = []
+    monkeypatch.setattr("his4mae_jax.cli.arguments.run_in_process", lambda config, *_: loaded.append(config))
+    action = parse(words)
     if any(word.startswith("--config=") for word in words):
+        action.run()
+        configs.validate(loaded[0])
         with pytest.raises(UserError, match="no such|did you mean|no config"):
-            command.parse([word + "_x" if word.startswith("--config=") else word for word in words])
+            parse([re.sub(r"(--config=\w[\w/]*)", r"\1_x", word) for word in words])
 
 
 def test_enough_commands_are_shown():
-    assert len(commands()) >= 12 and {"all", "init", "inspect", "fetch", "segment", "compare"} <= {
+    assert len(commands()) >= 25 and {"all", "init", "inspect", "fetch", "segment", "compare"} <= {
         line.split()[1] for line in commands()
     }
+    flags = [line for line in commands() if line.startswith("python -m his4mae_jax.main ")]
+    assert any("--config=configs/betaseg.py" in line for line in flags)
 
 
 def test_configs_and_files_exist():

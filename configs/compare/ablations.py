@@ -1,6 +1,6 @@
 """What each part of HiS4MAE is worth: one change at a time, on synthetic cells, three seeds each.
 
-    python -m his4mae_jax.main --config=configs/compare/ablations.py --workdir=runs/ablations --mode=compare
+    his4mae compare --config=compare/ablations --workdir=runs/ablations
 
 The rows from "teacher encodes" on change how the trained model segments, and share its training.
 """

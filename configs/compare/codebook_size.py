@@ -1,6 +1,6 @@
 """Fig. 4 in small: DSC by the size k of the codebook, on synthetic cells, three seeds each.
 
-    python -m his4mae_jax.main --config=configs/compare/codebook_size.py --workdir=runs/codebook_size --mode=compare
+    his4mae compare --config=compare/codebook_size --workdir=runs/codebook_size
 
 The paper's own, on BetaSeg, is this with configs/betaseg.py in place of table3.py.
 """

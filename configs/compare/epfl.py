@@ -1,9 +1,9 @@
 """Table 3's methods on the EPFL hippocampus volumes: trained on one half, scored on the other.
 
-    python -m his4mae_jax.main --config=configs/compare/epfl.py --workdir=runs/epfl_table --mode=compare
+    his4mae compare --config=compare/epfl --workdir=runs/epfl_table
 
-Needs training.tif, training_groundtruth.tif, testing.tif and testing_groundtruth.tif in data/: the same command
-with --mode=fetch downloads them. Only the two supervised rows read training_groundtruth.tif.
+Needs training.tif, training_groundtruth.tif, testing.tif and testing_groundtruth.tif in data/:
+`his4mae fetch --config=compare/epfl` downloads them. Only the two supervised rows read training_groundtruth.tif.
 """
 
 import pathlib

@@ -1,6 +1,6 @@
 """The paper's Table 3, row by row, with its data and its settings (BetaSeg, Tables 1 and 2). Needs a GPU.
 
-    python -m his4mae_jax.main --config=configs/compare/paper.py --workdir=runs/table3_paper --mode=compare \
+    his4mae compare --config=compare/paper --workdir=runs/table3_paper \
         --config.data.root=/path/to/BetaSeg
 
 Each row trains 54,687 (700 epochs) or 218,750 steps (2800 epochs) of 256 fields of view, for each of

@@ -1,9 +1,9 @@
 """The paper's Table 3 in small: every method on synthetic cells, three seeds each, without a GPU.
 
-    python -m his4mae_jax.main --config=configs/compare/table3.py --workdir=runs/table3 --mode=compare
+    his4mae compare --config=compare/table3 --workdir=runs/table3
 
-Two cells to train on and one to score, the same for all rows and seeds. A row or a seed less with
---config.compare.rows and --config.compare.seeds="(0,)". With data of your own: a config whose
+Two cells to train on and one to score, the same for all rows and seeds. `--config.compare.seeds="(0,)"` takes one
+seed, and `--config.compare.rows` other rows. With data of your own: a config whose
 get_config() fills `data`, and these ROWS.
 """
 

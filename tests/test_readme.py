@@ -1,6 +1,7 @@
 """What the README and the guide name exists: keys, modes, commands, configs, files; their examples are valid."""
 
 import ast
+import json
 import pathlib
 import re
 import shlex
@@ -51,13 +52,13 @@ def commands():
     docs = [path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")]
     docs += [(ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
     docstrings = [ast.get_docstring(ast.parse(path.read_text())) or "" for path in (ROOT / "configs").rglob("*.py")]
-    found = []
+    shown = []
     for text in docs + docstrings:
         text = text.replace("\\\n", " ")
-        found += re.findall(r"^ *((?:his4mae|python -m his4mae_jax\.main) .*)$", text, re.MULTILINE)
+        shown += re.findall(r"^ *((?:his4mae|python -m his4mae_jax\.main) .*)$", text, re.MULTILINE)
         prose = re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-        found += re.findall(r"`([^`]*\b(?:his4mae|python -m\s+his4mae_jax\.main)\s[^`]*--?\w[^`]*)`", prose)
-    lines = (re.search(r"(?:his4mae|python -m his4mae_jax\.main) .*", " ".join(text.split())) for text in found)
+        shown += re.findall(r"`([^`]*\b(?:his4mae|python -m\s+his4mae_jax\.main)\s[^`]*--?\w[^`]*)`", prose)
+    lines = (re.search(r"(?:his4mae|python -m his4mae_jax\.main) .*", " ".join(text.split())) for text in shown)
     return sorted({line.group().split("`")[0] for line in lines if line})
 
 
@@ -74,7 +75,7 @@ def test_commands_can_be_parsed(line, monkeypatch, tmp_path):
     small = "from his4mae_jax.config import get_small\n\n\ndef get_config():\n    return get_small()\n"
     (tmp_path / "cell_1.py").write_text(small)
     (tmp_path / "runs" / "demo").mkdir(parents=True)
-    (tmp_path / "runs" / "demo" / "config.json").write_text("{}")
+    (tmp_path / "runs" / "demo" / "config.json").write_text(json.dumps(config_file.load("demo").to_dict()))
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     loaded = []

@@ -16,8 +16,9 @@ from his4mae_jax.data.known.source import Source
 from his4mae_jax.data.phantom import dataset as phantom
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text, slice_axes, target_size
 from his4mae_jax.data.volumes.contrast import with_window
+from his4mae_jax.data.volumes.label_grid import resample_labels
 from his4mae_jax.data.volumes.labels import Foreground
-from his4mae_jax.data.volumes.resample import resample, resample_labels
+from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.data.volumes.volume import Triple, Volume, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.progress import Log
@@ -245,12 +246,9 @@ def _source(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None) -> Sou
 
 def _open(source: Source, config: ConfigDict, target_nm: Triple | None = None) -> Volume:
     return open_volume(
-        source.path,
-        source.voxel_size_nm,
-        target_nm=target_nm,
-        missing_chunks=config.data.missing_chunks,
+        source.path, source.voxel_size_nm, target_nm=target_nm, missing_chunks=config.data.missing_chunks,
         cache_bytes=config.data.cache_mb << 20,
-    )
+    )  # fmt: skip
 
 
 def _open_labels(entry: _Entry, image: VolumeLike, config: ConfigDict) -> VolumeLike:

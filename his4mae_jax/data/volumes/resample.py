@@ -160,28 +160,6 @@ def resample(volume: VolumeLike, voxel_size_nm: float | Sequence[float], *, labe
     return ResampledVolume(volume, target, labels)
 
 
-def resample_labels(labels: VolumeLike, image: VolumeLike) -> VolumeLike:
-    """Returns a label volume on the grid of its image: same shape, same voxel size.
-
-    Args:
-      labels: ids at any voxel size, over the space that the image covers.
-      image: the volume that is labelled.
-
-    Raises:
-      UserError: the two do not cover the same space, to within two voxels of the coarser one.
-    """
-    for n, s, m, t in zip(labels.shape, labels.voxel_size_nm, image.shape, image.voxel_size_nm, strict=True):
-        if abs(n * s - m * t) > 2 * max(s, t):
-            raise UserError(
-                f"{labels.name}: labels of {labels.shape} voxels (z, y, x) of {labels.voxel_size_nm} nm do not fit the "
-                f"image {image.name} of {image.shape} of {image.voxel_size_nm} nm; give labels of the same volume"
-            )
-    resampled = resample(labels, image.voxel_size_nm, labels=True)
-    if resampled.shape == image.shape:
-        return resampled
-    return ResampledVolume(labels, image.voxel_size_nm, True, image.shape)
-
-
 def _source_box(taps: Sequence[_Taps]) -> Box:
     """The box of the source that holds all taps."""
     return tuple(slice(int(index.min()), int(index.max()) + 1) for index, _ in taps)

@@ -95,6 +95,7 @@ class Volume:
       voxel_size_nm: edge lengths of one voxel (z, y, x) in nm.
       remote: whether it is on another machine.
       origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm, see `stores.placement`.
+      placed: whether the metadata give a position other than 0; a crop moves the origin without it.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Volume:
     voxel_size_nm: Triple
     remote: bool = False
     origin_nm: Triple = ZERO
+    placed: bool = False
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -248,7 +250,7 @@ def open_volume(
     if parsed.crop:
         array, first = cropped(array, parsed.crop, opened.factors, name)
         origin = moved(origin, size, first)
-    return Volume(name, array, size, remote, origin)
+    return Volume(name, array, size, remote, origin, placed=any(opened.origin_nm))
 
 
 def check_dtype(dtype: np.dtype, image: bool, name: str) -> None:

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from his4mae_jax.data.formats import tiff
 from his4mae_jax.data.stores import virtual_chunked
 from his4mae_jax.data.volumes import resample as resampling
-from his4mae_jax.data.volumes.resample import resample, resample_labels
+from his4mae_jax.data.volumes.label_grid import resample_labels
+from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.data.volumes.volume import Volume, open_volume
 from his4mae_jax.errors import UserError
 

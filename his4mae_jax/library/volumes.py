@@ -24,8 +24,8 @@ def open(path: str | os.PathLike, voxel_size_nm: VoxelSize | None = None) -> Vol
       voxel_size_nm: edge length of a voxel in nm, one number or (z, y, x); None: the file's metadata give it.
 
     Returns:
-      A lazy volume: `shape` (z, y, x), `dtype`, `voxel_size_nm`, and `read(np.s_[z0:z1, y0:y1, x0:x1])`, which returns
-      an array.
+      A lazy volume: `shape` (z, y, x), `dtype`, `voxel_size_nm`, `origin_nm` (centre of its first voxel in nm, which is
+      kept in the labels), and `read(np.s_[z0:z1, y0:y1, x0:x1])`, which returns an array.
 
     Raises:
       his4mae_jax.Error: it cannot be opened, or has no voxel size.

@@ -76,6 +76,12 @@ def test_labels_are_those_that_the_command_writes(encoder, path, image, tmp_path
     assert np.array_equal(encoder.segment(image, centres=centres, log=quiet).labels, expected)
 
 
+def test_labels_lie_where_their_volume_lies(encoder, path, tmp_path):
+    labels = encoder.segment(f"{path}[2:, 16:, :]", log=quiet).labels
+    assert labels.origin_nm == tuple(8.0 * n for n in (2, 16, 0))
+    assert labels.write(tmp_path / "part.ome.zarr", log=quiet).origin_nm == labels.origin_nm
+
+
 def test_centres_segment_further_volumes(encoder, image, tmp_path):
     first = encoder.segment(image, clusters=4, log=quiet)
     again = encoder.segment(image, centres=first.centres, log=quiet)

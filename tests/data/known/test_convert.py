@@ -1,5 +1,6 @@
 """Copies to OME-Zarr: whole or not at all, and on from the block at which they stopped."""
 
+import dataclasses
 import os
 import shutil
 from collections import namedtuple
@@ -54,6 +55,18 @@ def test_copy(small, tmp_path, dtype):
     assert os.listdir(tmp_path / "deep") == ["cell.ome.zarr"]
     assert "20x33x40" in lines[0] and "copying" in lines[0]
     to_ome_zarr(_Fails(data, 0), path, lines.append)  # nothing is read again
+
+
+def test_a_copy_lies_where_its_source_lies(small, tmp_path):
+    path, data = tmp_path / "cell.ome.zarr", _data()
+    stopped = _Fails(data, 7)
+    with pytest.raises(UserError):
+        to_ome_zarr(stopped, path, print)
+    moved = _Fails(data, 10**6)
+    moved.inner = dataclasses.replace(moved.inner, origin_nm=(100.0, -4.0, 2.5))
+    to_ome_zarr(moved, path, print)
+    assert len(moved.read_boxes) == 27  # the copy of a volume at another place is not continued
+    assert open_volume(path).origin_nm == (100, -4, 2.5)
 
 
 @pytest.mark.parametrize("reads", [0, 1, 7, 26])

@@ -92,6 +92,20 @@ def test_channels_have_names(tmp_path, version, dtype):
     np.testing.assert_array_equal(np.asarray(node.data[0]), data)
 
 
+@pytest.mark.filterwarnings("default")  # the packages' own deprecations are not ours
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("channels", [None, ["a", "b"]])
+def test_a_position_is_the_translation(tmp_path, version, channels):
+    models = importlib.import_module(f"ome_zarr_models.v{version.replace('.', '')}")
+    shape = (4, 5, 6) if channels is None else (2, 4, 5, 6)
+    create(tmp_path / "v", shape, np.uint8, (8, 4, 4), origin_nm=(100, 0, -3), channels=channels, version=version)
+    image = models.Image.from_zarr(zarr.open_group(tmp_path / "v", mode="r"))
+    (scales,) = (image.attributes if version == "0.4" else image.attributes.ome).multiscales
+    scale, translation = scales.datasets[0].coordinateTransformations
+    assert list(scale.scale)[-3:] == [8, 4, 4] and translation.type == "translation"
+    assert list(translation.translation) == [0] * (len(shape) - 3) + [100, 0, -3]
+
+
 def test_arguments_that_contradict_each_other(tmp_path):
     for shape, more in (((8,) * 4, {}), ((2, 8, 8, 8), {"channels": ["a"]}), ((8,) * 3, {"version": "0.6"})):
         with pytest.raises(ValueError, match="shape|names|none of"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from his4mae_jax.data.formats.zarr import to_zyx
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
-from his4mae_jax.data.stores.units import brief, triple
+from his4mae_jax.data.stores.units import brief, numbers, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
@@ -81,8 +81,8 @@ def _dataset(h5py, handle, inside: str, file: pathlib.Path):
 
 def _level(data, handle, file: pathlib.Path) -> Level:
     attributes = data.attrs
-    offset = tuple(float(v) for v in np.ravel(attributes["offset"]))[-3:] if "offset" in attributes else None
-    offset = offset if offset and len(offset) == 3 else None
+    offset = numbers(_plain(attributes["offset"])) if "offset" in attributes else None
+    offset = offset and tuple(offset[-3:])
     if "voxel_size_nm" in attributes:
         return Level("", triple(_plain(attributes["voxel_size_nm"]), str(file)), ("nm",) * 3, offset)
     if "element_size_um" in attributes:

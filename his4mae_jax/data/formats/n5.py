@@ -17,7 +17,7 @@ import numpy as np
 from his4mae_jax.data.formats.zarr import to_zyx
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location, open_array
-from his4mae_jax.data.stores.units import brief
+from his4mae_jax.data.stores.units import brief, numbers
 from his4mae_jax.errors import UserError
 
 FILE = "attributes.json"
@@ -165,8 +165,7 @@ def _size(attributes: _Attributes, axes: list[str], factors: list | None):
             at = [axes.index(n) for n in "zyx"]
             scale = np.asarray(value, float)
             scale[: len(factors or ())] *= np.asarray(factors or (), float)
-            position = attributes.get("translate", attributes.get("offset"))
-            known = isinstance(position, list) and len(position) >= 3
-            position = tuple(float(position[i]) for i in at) if known else None
+            position = numbers(attributes.get("translate", attributes.get("offset")))
+            position = position and tuple(position[i] for i in at)
             return tuple(float(scale[i]) for i in at), tuple(units[i] for i in at), position
     return None

@@ -8,7 +8,7 @@ import tensorstore as ts
 from his4mae_jax.data.formats.ome_multiscales import multiscales, ome_levels
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location, open_array
-from his4mae_jax.data.stores.units import Triple, brief, triple
+from his4mae_jax.data.stores.units import Triple, numbers, triple
 from his4mae_jax.errors import UserError
 
 FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # every zarr folder has at least one of them
@@ -76,19 +76,16 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
 def _own_level(attributes: dict[str, Any], name: str) -> Level:
     """The voxel size and position in an array's own attributes, as funlib writes them (z, y, x are the last axes)."""
     own, units = attributes.get("voxel_size_nm"), attributes.get("units")
+    offset = _zyx(attributes.get("offset"))
+    if own is not None:
+        return Level("", triple(own, name), ("nm",) * 3, offset)
     units = units[-3:] if isinstance(units, list) and len(units) >= 3 else [units] * 3
-    try:
-        offset = _zyx(attributes.get("offset"))
-        if own is not None:
-            return Level("", triple(own, name), ("nm",) * 3, offset)
-        return Level("", _zyx(attributes.get("resolution", attributes.get("voxel_size"))), tuple(units), offset)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name}: damaged attributes of a zarr array ({brief(error)}); write it again") from error
+    return Level("", _zyx(attributes.get("resolution", attributes.get("voxel_size"))), tuple(units), offset)
 
 
 def _zyx(value: Any) -> Triple | None:
-    """The last three numbers of a list; None without three."""
-    return tuple(float(v) for v in value[-3:]) if isinstance(value, list) and len(value) >= 3 else None
+    listed = numbers(value)
+    return None if listed is None else tuple(listed[-3:])
 
 
 def _quietly(location: Location) -> dict[str, dict[str, Any]]:

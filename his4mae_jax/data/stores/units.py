@@ -41,6 +41,15 @@ def triple(value: float | Sequence[float], name: str) -> Triple:
     return size
 
 
+def numbers(value: object) -> list[float] | None:
+    """Returns a list of three numbers or more, from metadata that anybody may have written; None for anything else."""
+    try:
+        listed = [float(v) for v in np.asarray(value, float).tolist()]
+    except (TypeError, ValueError):
+        return None
+    return listed if len(listed) >= 3 else None
+
+
 def brief(error: Exception) -> str:
     """Shortens a library's error message to one line, without TensorStore's spec, path and status."""
     whole = str(error)

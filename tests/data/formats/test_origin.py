@@ -115,7 +115,9 @@ def test_zarr_arrays_of_funlib(tmp_path):
     close(volume, offset)
     close(open_volume(write("c", offset=offset, voxel_size_nm=list(SIZE))), offset)
     close(open_volume(write("d", offset=offset), SIZE), offset)
-    close(open_volume(write("e", voxel_size_nm=8)), (0, 0, 0))
+    for i, odd in enumerate(({}, 3, "left", ["4 nm"] * 3, [[1, 2], [3, 4]], [1, 2], None)):  # attributes of others
+        close(open_volume(write(str(i), offset=odd, resolution=odd, voxel_size_nm=8)), (0, 0, 0))
+        close(open_volume(write(f"given {i}", offset=odd, resolution=odd, units=odd), 8), (0, 0, 0))
 
 
 def precomputed(path, data, resolution, offset):

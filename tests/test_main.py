@@ -146,7 +146,7 @@ def test_a_second_volume_is_segmented_with_the_trained_model(betaseg, betaseg_ru
     # Scores of these labels against another cell's truth would be wrong, and are refused.
     done = run("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=evaluate", *SMALL,
                f"--config.data.root={betaseg}", "--config.train.steps=20")  # fmt: skip
-    assert done.returncode == 2 and "run --mode=segment" in one_line(done)
+    assert done.returncode == 2 and "segment that volume" in one_line(done)
 
 
 def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):

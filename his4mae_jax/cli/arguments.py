@@ -4,7 +4,7 @@ import argparse
 import difflib
 import textwrap
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from his4mae_jax.cli import config_file
 from his4mae_jax.cli.process import Command
@@ -15,22 +15,24 @@ WIDTH = 100  # characters of a line of help
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def __init__(self, prog):
+    def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=WIDTH)
 
 
 class Parser(argparse.ArgumentParser):
     """An argparse parser that raises a `UserError` of one line where argparse would print its usage and exit."""
 
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         options["description"] = textwrap.fill(options["description"], WIDTH)
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **options)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see {self.prog} --help")
 
-    def parse_known_args(self, args=None, namespace=None):
-        """As argparse has it, but that an argument which is not known is reported with the nearest one."""
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses as argparse does; raises `UserError` for an unknown argument, with the nearest known one."""
         arguments, unknown = super().parse_known_args(args, namespace)
         if unknown:
             word = unknown[0].partition("=")[0]

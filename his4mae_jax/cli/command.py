@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import difflib
 import math
-import re
 import sys
 from collections.abc import Sequence
 
@@ -176,12 +175,7 @@ def _voxel_size(text: str) -> tuple[float, float, float]:
     return tuple(sizes * (3 // len(sizes)))
 
 
-def rephrase(message: str) -> str:
-    """A message with subcommands in place of the flag --mode, which the stages name in theirs."""
-    return re.sub(r"--mode=(\w+)", r"his4mae \1", message)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the console command and of `python -m his4mae_jax`."""
     words = sys.argv[1:] if argv is None else argv
-    process.execute(lambda: parse(words), rephrase)
+    process.execute(lambda: parse(words))

@@ -38,11 +38,11 @@ def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     rest, overrides, words = [], [], list(argv)
     while words:
         word = words.pop(0)
-        found = re.match(r"--?(?:no)?config\.([^=]*)(=?)", word)
-        if found is None:
+        match = re.match(r"--?(?:no)?config\.([^=]*)(=?)", word)
+        if match is None:
             rest.append(word)
             continue
-        key, equals = found.groups()
+        key, equals = match.groups()
         if key not in known:
             raise UserError(f"--config.{key}: there is no such setting; {_suggestion(key, '--config.')}")
         overrides.append(word)

@@ -1,6 +1,6 @@
-"""`his4mae init`: a commented config for volumes of the user's own, from what is found in them.
+"""`his4mae init`: a commented config for the user's own volumes, from their metadata and grey levels.
 
-The config that it writes ends in minutes on a CPU; what is a choice in it is a line with a reason.
+A run with that config ends in minutes on a CPU. Each choice in it is a line with a reason.
 """
 
 import json
@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from his4mae_jax.cli.process import log
-from his4mae_jax.cli.user_volumes import SUFFIXES, Found, Labels, find_labels, look
+from his4mae_jax.cli.user_volumes import SUFFIXES, Labels, UserVolume, find_labels, look
 from his4mae_jax.errors import UserError
 
 NM = 15.0  # voxel size at which the small model was measured; finer volumes are resampled to it
@@ -35,9 +35,9 @@ def init(specs: Sequence[str], output: str | None, voxel_size_nm: Sequence[float
         raise UserError(f"{path}: is there already, and is not overwritten; give another file as --output=FILE.py")
     if path.suffix != ".py":
         raise UserError(f"--output={path}: a config is a Python file; give a name that ends in .py")
-    found = [look(spec, voxel_size_nm) for spec in specs]
-    labels = find_labels(found[0], specs)
-    text = render(path, found, labels, voxel_size_nm)
+    volumes = [look(spec, voxel_size_nm) for spec in specs]
+    labels = find_labels(volumes[0], specs)
+    text = render(path, volumes, labels, voxel_size_nm)
     _check(text)
     from his4mae_jax.files import writing
 
@@ -45,8 +45,8 @@ def init(specs: Sequence[str], output: str | None, voxel_size_nm: Sequence[float
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
             file.write(text)
-    for line in (*(f"{one.spec}: {one.text}" for one in found), *([f"{labels.spec}: {labels.text}"] if labels else [])):
-        log(f"init: {line}")
+    for one in [*volumes, *([labels] if labels else [])]:
+        log(f"init: {one.spec}: {one.text}")
     print(f"{path} is written; read it, change what does not suit, and go on with\n")
     for command in _next_commands(path):
         print(f"    {command}")
@@ -58,37 +58,37 @@ def _next_commands(path):
 
 
 def render(
-    path: pathlib.Path, found: Sequence[Found], labels: Labels | None, voxel_size_nm: Sequence[float] | None
+    path: pathlib.Path, volumes: Sequence[UserVolume], labels: Labels | None, voxel_size_nm: Sequence[float] | None
 ) -> str:
     """The text of a config for some volumes.
 
     Args:
       path: where it will lie.
-      found: the volumes; the first one is segmented.
+      volumes: the first one is segmented.
       labels: its ground truth, where there is some.
       voxel_size_nm: as for `init`.
     """
     from his4mae_jax.data.volumes.anisotropy import target_size
 
-    target = _target_nm(found)
-    sizes = [target_size(one.volume.voxel_size_nm, target) for one in found]
-    crop = _central_crop(found[0], sizes[0])
-    lines = [f"    # {one.spec}: {one.text}." for one in found]
-    lines += [f"    c.data.train = {_tuple([one.spec for one in found])}", ""]
+    target = _target_nm(volumes)
+    sizes = [target_size(one.volume.voxel_size_nm, target) for one in volumes]
+    crop = _central_crop(volumes[0], sizes[0])
+    lines = [f"    # {one.spec}: {one.text}." for one in volumes]
+    lines += [f"    c.data.train = {_tuple([one.spec for one in volumes])}", ""]
     if crop:
         lines += [
             "    # A central part of it, so that the first result is there in minutes; without the brackets all of it."
         ]
     else:
         lines += ["    # What is segmented. Training sees no labels, so it may be a volume that is trained on."]
-    lines += [f"    c.data.test = {_quoted(found[0].spec + crop)}"]
+    lines += [f"    c.data.test = {_quoted(volumes[0].spec + crop)}"]
     lines += _label_lines(labels, crop) + [""]
-    lines += _size_lines(found, voxel_size_nm, target) + [""]
-    thin = _thin_axis(found, sizes)
+    lines += _size_lines(volumes, voxel_size_nm, target) + [""]
+    thin = _thin_axis(volumes, sizes)
     if thin:
         lines += [f"    # Too few voxels along {thin} for slices that hold that axis."]
         lines += [f"    c.data.axes = c.segment.axes = {_quoted(thin)}", ""]
-    low, high = found[0].window
+    low, high = volumes[0].window
     lines += [
         "    # Black and white are percentiles of the grey levels (0.1 and 99.9). Fixed levels, for all volumes:",
         f"    # c.data.contrast_window = ({low:g}, {high:g})",
@@ -100,7 +100,7 @@ def render(
         "    return c",
     ]
     head = [
-        f'"""Label-free segmentation of {pathlib.Path(found[0].spec).name}, written by `his4mae init`.',
+        f'"""Label-free segmentation of {pathlib.Path(volumes[0].spec).name}, written by `his4mae init`.',
         "",
         *(f"    {command}" for command in _next_commands(path)),
         "",
@@ -132,8 +132,8 @@ def _label_lines(labels, crop):
     return [*lines, "    c.evaluate.curve_box = 128  # voxels a side of the part that is scored during training"]
 
 
-def _size_lines(found, voxel_size_nm, target):
-    stored = tuple(float(size) for size in voxel_size_nm or found[0].volume.voxel_size_nm)
+def _size_lines(volumes, voxel_size_nm, target):
+    stored = tuple(float(size) for size in voxel_size_nm or volumes[0].volume.voxel_size_nm)
     if voxel_size_nm:
         lines = ["    # Voxel size of the files in nm (z, y, x)."]
     else:
@@ -148,11 +148,11 @@ def _size_lines(found, voxel_size_nm, target):
     return [*lines, f"    c.data.voxel_size_nm = {float(target)}"]
 
 
-def _target_nm(found):
+def _target_nm(volumes):
     """The voxel size to train at; 0.0: as stored."""
     from his4mae_jax.data.volumes.anisotropy import in_plane_nm
 
-    sizes = [in_plane_nm(one.volume) for one in found]
+    sizes = [in_plane_nm(one.volume) for one in volumes]
     if max(sizes) < FINER:
         return NM
     return 0.0 if max(sizes) < 1.01 * min(sizes) else round(max(sizes), 2)
@@ -170,13 +170,13 @@ def _central_crop(one, size_nm):
     return "[" + ", ".join(f"{a}:{a + side}" for a, side in zip(starts, sides, strict=True)) + "]"
 
 
-def _thin_axis(found, sizes):
+def _thin_axis(volumes, sizes):
     """The letter of the one axis along which the volumes are thinner than a field of view; None where there is none."""
     from his4mae_jax.config import get_small
     from his4mae_jax.data.volumes.anisotropy import coarse_axis
 
     thin = set()
-    for one, size_nm in zip(found, sizes, strict=True):
+    for one, size_nm in zip(volumes, sizes, strict=True):
         if coarse_axis(one.volume) is None:
             extent = [
                 n * own / to for n, own, to in zip(one.volume.shape, one.volume.voxel_size_nm, size_nm, strict=True)

@@ -58,7 +58,7 @@ def part() -> None:
         distributed.shut_down()
 
 
-def execute(parse: Callable[[], Command], rephrase: Callable[[str], str] = str) -> None:
+def execute(parse: Callable[[], Command]) -> None:
     """Run a command and end the process with its status.
 
     0, or 2 with one line for bad input, 75 where a signal stopped the run, 130 for Ctrl-C, and 1 with a traceback for
@@ -66,7 +66,6 @@ def execute(parse: Callable[[], Command], rephrase: Callable[[str], str] = str) 
 
     Args:
       parse: reads the command line. What it raises is reported as what the command itself raises.
-      rephrase: changes messages about bad input, where the command line has other words than they do.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     preemption.install()
@@ -76,14 +75,14 @@ def execute(parse: Callable[[], Command], rephrase: Callable[[str], str] = str) 
         path = command.path
         command.run()
     except UserError as error:
-        _end(BAD_INPUT, rephrase(f"error: {error}"))
+        _end(BAD_INPUT, f"error: {error}")
     except Exception as error:
         from his4mae_jax.files import friendly_io_error
 
         path = path or getattr(error, "filename", None) or "the command line"
         friendly = friendly_io_error(error, path) or friendly_memory_error(error)
         if friendly is not None:
-            _end(BAD_INPUT, rephrase(f"error: {friendly}"))
+            _end(BAD_INPUT, f"error: {friendly}")
         _end(FAULT, traceback.format_exc())
     except preemption.Preempted as reason:
         _stop(reason)

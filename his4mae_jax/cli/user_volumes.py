@@ -16,7 +16,7 @@ SUFFIXES = re.compile(r"(\.ome)?\.(tiff?|zarr|n5|h5|hdf5|hdf|mrc|precomputed)$",
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class UserVolume:
     """One volume of the user's.
 
     Attributes:
@@ -49,7 +49,7 @@ class Labels:
     binary: bool
 
 
-def look(spec: str, voxel_size_nm: Sequence[float] | None) -> Found:
+def look(spec: str, voxel_size_nm: Sequence[float] | None) -> UserVolume:
     """Open a volume and sample its grey levels; `UserError` where it cannot be used."""
     from his4mae_jax.data.volumes.anisotropy import coarse_axis, size_text
     from his4mae_jax.data.volumes.contrast import contrast_between, sample_content
@@ -70,10 +70,10 @@ def look(spec: str, voxel_size_nm: Sequence[float] | None) -> Found:
     axis = coarse_axis(volume)
     if axis is not None:
         text += f", anisotropic: slices are taken across {'zyx'[axis]} only"
-    return Found(spec, volume, text, (contrast.low, contrast.high))
+    return UserVolume(spec, volume, text, (contrast.low, contrast.high))
 
 
-def find_labels(image: Found, specs: Sequence[str]) -> Labels | None:
+def find_labels(image: UserVolume, specs: Sequence[str]) -> Labels | None:
     """Ground truth that lies beside a volume: of the same shape, of an integer type, with a name that says so.
 
     Args:

@@ -219,7 +219,7 @@ def check_folders(runs: Sequence[Run]) -> None:
     """Raises `UserError` for the first folder that holds another training, or files that are not ours."""
     for run in runs:
         if run.folder.exists() and not run.folder.is_dir():
-            raise UserError(f"{run.folder}: a file is in the way; give --workdir another folder")
+            raise UserError(f"{run.folder}: a file is in the way; move it, or use another workdir")
         path = next((p for p in (run.folder / f for f in ("row.json", "config.json")) if p.exists()), None)
         if path is None:
             check_free(run.folder, OURS)
@@ -234,5 +234,5 @@ def check_folders(runs: Sequence[Run]) -> None:
         if changed:
             raise UserError(
                 f"{run.folder}: holds a run of another config ({changed} was {saved.get(changed)!r}, now "
-                f"{wanted[changed]!r}); delete that folder to run it anew, rename the row, or use another --workdir"
+                f"{wanted[changed]!r}); delete that folder to run it anew, rename the row, or use another workdir"
             )

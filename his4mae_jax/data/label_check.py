@@ -163,7 +163,7 @@ def percent(fraction: float) -> str:
 class _Tally:
     """Voxels and summed grey values by label id."""
 
-    def __init__(self, n_named: int):
+    def __init__(self, n_named: int) -> None:
         self._n_named = n_named
         self._counts: dict[int, int] = {}
         self._greys: dict[int, float] = {}

@@ -148,7 +148,7 @@ def evaluate(
     if not same_volume(facts["volume"], test.image.name):
         raise UserError(
             f"{pathlib.Path(workdir) / 'segment.json'}: the labels are of {facts['volume']}, not of "
-            f"{test.image.name}; run --mode=segment with this config again"
+            f"{test.image.name}; segment that volume with this config"
         )
     clusters = headline(config)
     confusions = {}

@@ -82,7 +82,7 @@ class LazyLabels:
         inside: Box,
         segment: Any,
         encoded: EncodedTile | None,
-    ):
+    ) -> None:
         """Plans the tiles.
 
         Args:
@@ -132,9 +132,9 @@ class LazyLabels:
         for tile in self._tiling:
             shared = [(max(a, w.start), min(b, w.stop)) for (a, b), w in zip(bounds, tile.write, strict=True)]
             if all(start < stop for start, stop in shared):
-                to = tuple(slice(s - a, e - a) for (s, e), (a, _) in zip(shared, bounds, strict=True))
-                of = tuple(slice(s - w.start, e - w.start) for (s, e), w in zip(shared, tile.write, strict=True))
-                out[to] = self._labels(tile)[of]
+                target = tuple(slice(s - a, e - a) for (s, e), (a, _) in zip(shared, bounds, strict=True))
+                part = tuple(slice(s - w.start, e - w.start) for (s, e), w in zip(shared, tile.write, strict=True))
+                out[target] = self._labels(tile)[part]
         return out
 
     @one_family

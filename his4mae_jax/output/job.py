@@ -80,23 +80,23 @@ class Job:
 
     Args:
       workdir: folder of the run.
-      what: JSON values of all that the labels depend on.
+      inputs: JSON values of all that the labels depend on.
       files: names of the files that the job makes.
 
     Raises:
       UserError: another process segments this workdir with other settings, or something of the user is in the way.
     """
 
-    def __init__(self, workdir: str | os.PathLike, what: dict[str, Any], files: Sequence[str]):
+    def __init__(self, workdir: str | os.PathLike, inputs: dict[str, Any], files: Sequence[str]) -> None:
         workdir = pathlib.Path(workdir)
         self.folder = workdir / FOLDER
-        what = json.loads(json.dumps(what))
+        inputs = json.loads(json.dumps(inputs))
         path = workdir / "segment.lock"
         self._workdir_lock = _lock(path, wait=False)
         if self._workdir_lock is not None:  # no other process segments here
             try:
-                if self._saved().get("what") != what:
-                    self._begin(what, files)
+                if self._saved().get("what") != inputs:
+                    self._begin(inputs, files)
             except BaseException:
                 self.close()
                 raise
@@ -106,23 +106,23 @@ class Job:
         else:
             self._workdir_lock = _lock(path, shared=True)
         saved = self._saved()
-        if saved.get("what") != what:
+        if saved.get("what") != inputs:
             self.close()
             raise UserError(
-                f"{self.folder}: another process segments this workdir with other settings ({_differs(saved, what)}); "
-                "wait for its end, or use another --workdir"
+                f"{self.folder}: another process segments this workdir with other settings "
+                f"({_differs(saved, inputs)}); wait for its end, or use another workdir"
             )
         self.id = saved["id"]
 
     def _saved(self) -> dict[str, Any]:
         return records.read(self.folder / "job.json")
 
-    def _begin(self, what: dict[str, Any], files: Sequence[str]) -> None:
+    def _begin(self, inputs: dict[str, Any], files: Sequence[str]) -> None:
         self._clear()
         check_folder(self.folder.parent, files)
         for name in ("done", "claims"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "job.json", {"what": what, "files": sorted(files), "id": uuid.uuid4().hex})
+        write_json(self.folder / "job.json", {"what": inputs, "files": sorted(files), "id": uuid.uuid4().hex})
 
     def _clear(self) -> None:
         """Removes the files of the job that is there; job.json, which names them, goes last."""
@@ -211,14 +211,14 @@ class Job:
         self._workdir_lock.close()
 
 
-def _differs(saved: dict[str, Any], what: dict[str, Any]) -> str:
+def _differs(saved: dict[str, Any], inputs: dict[str, Any]) -> str:
     """The first setting in which two jobs differ."""
     before = saved.get("what") or {}
-    if isinstance(what.get("settings"), dict):
-        before, what = {**before, **before.get("settings", {})}, {**what, **what["settings"]}
-        before.pop("settings", None), what.pop("settings")
-    key = next((k for k in {**before, **what} if before.get(k) != what.get(k)), None)
-    return f"{key}: {before.get(key)!r} there, {what.get(key)!r} here" if key else "its job is over"
+    if isinstance(inputs.get("settings"), dict):
+        before, inputs = {**before, **before.get("settings", {})}, {**inputs, **inputs["settings"]}
+        before.pop("settings", None), inputs.pop("settings")
+    key = next((k for k in {**before, **inputs} if before.get(k) != inputs.get(k)), None)
+    return f"{key}: {before.get(key)!r} there, {inputs.get(key)!r} here" if key else "its job is over"
 
 
 def clean_locks(folder: str | os.PathLike) -> None:

@@ -117,7 +117,7 @@ def check_free(folder: pathlib.Path, names: Iterable[str], ours: Iterable[str] =
         if name not in ours and (path.is_symlink() or path.exists()):
             raise UserError(
                 f"{path}: in the way, and no record in {folder} says that this program wrote it, so it is not "
-                "replaced; move it, or write elsewhere (another --workdir)"
+                "replaced; move it, or use another workdir"
             )
 
 
@@ -178,12 +178,12 @@ def segmented(workdir: str | pathlib.Path, clusters: Iterable[int]) -> dict[str,
     """
     path, facts = pathlib.Path(workdir) / SEGMENTATION, segmentation(workdir)
     if not facts:
-        raise UserError(f"{path}: no segmentation to score; run --mode=segment with this --workdir first")
+        raise UserError(f"{path}: no segmentation to score; run the segment stage in this workdir first")
     if facts.get("what", {}).get("first_label") != 1:
         raise UserError(f"{path}: the labels count from 0, as earlier versions wrote them; segment again")
     missing = sorted(set(clusters) - set(facts["clusters"]))
     if missing:
         raise UserError(
-            f"{path}: no labels for {', '.join(map(str, missing))} clusters; run --mode=segment with this config again"
+            f"{path}: no labels for {', '.join(map(str, missing))} clusters; segment this volume again with this config"
         )
     return facts

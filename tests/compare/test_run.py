@@ -436,7 +436,7 @@ def test_the_comparisons_of_the_repository_can_run(path, tmp_path):
     configs.validate(config)
     runs = compare_rows.plan(config, tmp_path)
     assert len(runs) == 3 * len(config.compare.rows)
-    assert f"--config=configs/compare/{path.name} " in path.read_text()
+    assert f"his4mae compare --config=compare/{path.stem} " in path.read_text()
     trainings = {json.dumps(run.training, sort_keys=True) for run in runs}
     shared = {"ablations": 6, "codebook_size": 0}.get(path.stem, 1)  # rows that segment with another's checkpoints
     assert len(trainings) == 3 * (len(config.compare.rows) - shared)

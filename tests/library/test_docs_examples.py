@@ -30,6 +30,6 @@ def test_the_examples_run(image, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert "(24, 56, 50) uint8 (8.0, 8.0, 8.0)" in printed and "cell_2.tif: no such" in printed
     assert space["encoder"].step == 4 and space["quick"].step == 20 and space["quick"].config.segment.stride == 4
-    assert set(np.unique(space["labels"])) == {0, 1, 2, 3} and space["other"].centres.clusters == 4
+    assert set(np.unique(space["labels"])) == {1, 2, 3, 4} and space["other"].centres.clusters == 4
     assert 0 < space["scores"].dsc["mean"] < 1
     assert all(hasattr(his4mae_jax, name) for name in set(re.findall(r"his4mae_jax\.(\w+)", PAGE)) - {"config"})

@@ -30,7 +30,7 @@ MOST_CHECKED = 256  # slices of a folder whose headers are checked when it is op
 class _Pages:
     """The pages of a TIFF, which stays open as long as this object is referenced."""
 
-    def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list):
+    def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list) -> None:
         self._file, self._pages = file, pages
         tif.filehandle.set_lock(True)  # pages are read in several threads
         weakref.finalize(self, tif.close)

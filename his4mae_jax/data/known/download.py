@@ -42,7 +42,7 @@ def need_space(folder: str | os.PathLike, n_bytes: int, task: str) -> None:
     if free < n_bytes:
         raise UserError(
             f"{folder}: {task} needs {n_bytes / 1e9:.2f} GB and {free / 1e9:.2f} GB are free; free some space, or set "
-            "--config.data.root to a folder on another disk"
+            "data.root to a folder on another disk"
         )
 
 

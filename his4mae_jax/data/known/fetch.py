@@ -34,7 +34,7 @@ def fetch(config: ConfigDict, log: Log) -> None:
             "fetch; name volumes such as betaseg:high_c4, epfl:training or openorganelle:jrc_mus-pancreas-2"
         )
     if not config.data.root:
-        raise UserError("config key data.root is empty: give the folder to download to, as --config.data.root=...")
+        raise UserError("config key data.root is empty: set it to the folder to download to")
     root, target_nm = pathlib.Path(config.data.root), config.data.voxel_size_nm or None
     wanted = list(dict.fromkeys(images + [name for name in ground_truth if names.classes(name)]))
     for key, data_set in names.SETS.items():

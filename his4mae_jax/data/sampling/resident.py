@@ -69,7 +69,7 @@ class ResidentSampler:
         labels: Sequence[VolumeLike] | None = None,
         num_classes: int = 0,
         log: Log = say,
-    ):
+    ) -> None:
         """Reads the volumes slab by slab into device memory.
 
         Args:

@@ -63,7 +63,7 @@ class HostSampler:
         labels: Sequence[VolumeLike] | None = None,
         num_classes: int = 0,
         log: Log = say,
-    ):
+    ) -> None:
         """Reads the volumes, where they are kept in memory.
 
         Args:
@@ -168,7 +168,7 @@ class _Source(Protocol):
 class _InMemory:
     """Volumes that were read once."""
 
-    def __init__(self, volumes: Sequence[VolumeLike], log: Log):
+    def __init__(self, volumes: Sequence[VolumeLike], log: Log) -> None:
         self._arrays = [np.empty(volume.shape, volume.dtype) for volume in volumes]
         with progress("train: reading volumes", total_bytes(volumes) / 1e6, unit="MB", log=log) as bar:
             for volume, array in zip(volumes, self._arrays, strict=True):
@@ -183,7 +183,7 @@ class _InMemory:
 class _Streamed:
     """Every crop is read from its volume."""
 
-    def __init__(self, volumes: Sequence[VolumeLike], threads: concurrent.futures.Executor):
+    def __init__(self, volumes: Sequence[VolumeLike], threads: concurrent.futures.Executor) -> None:
         self._volumes, self._threads = volumes, threads
 
     def read(self, step: int, crops: Sequence[Crop], slots: Sequence[int]) -> list[Callable[[], np.ndarray]]:
@@ -195,7 +195,7 @@ class _Bricks:
 
     def __init__(
         self, pool: Pool, volumes: Sequence[VolumeLike], threads: concurrent.futures.Executor, cpu: jax.Device
-    ):
+    ) -> None:
         self._pool, self._volumes, self._threads, self._cpu = pool, volumes, threads, cpu
         self._ahead = -(-pool.slots // READ_AHEAD)
         self._at = jax.jit(pool.bricks)

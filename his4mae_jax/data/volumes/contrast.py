@@ -37,7 +37,7 @@ class Contrast:
     high: float
     invert: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high) and self.high > self.low):
             raise UserError(
                 f"contrast: low {self.low} and high {self.high} are not a window of "

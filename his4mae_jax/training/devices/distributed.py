@@ -193,7 +193,7 @@ def check_same(facts: Mapping[str, Any]) -> None:
         if differs_P.any():
             raise UserError(
                 f"{name} is not the same on processes 0 and {int(differs_P.argmax())} ({text[:80]} on process "
-                f"{jax.process_index()}): start all with the same command, and give them a --workdir and data on a "
+                f"{jax.process_index()}): start all with the same command, and give them one workdir, and data, on a "
                 "file system that all hosts share"
             )
 

@@ -342,7 +342,7 @@ def test_each_stage_says_what_it_needs(files):
     refused(config, tmp_path, "no checkpoint", mode="segment")
     refused(config, tmp_path, "no checkpoint", mode="evaluate")
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
-    refused(config, tmp_path, "--mode=segment", mode="evaluate")
+    refused(config, tmp_path, "segment stage", mode="evaluate")
     config.data.test_labels = ""
     refused(config, tmp_path, "data.test_labels", mode="evaluate")
 

@@ -66,10 +66,15 @@ def write_json(file: pathlib.Path, value: Any) -> None:
 
 def write_text(file: pathlib.Path, text: str) -> None:
     """Writes a text file atomically, with its line endings as they are; see `write_json`."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: pathlib.Path, content: bytes) -> None:
+    """Writes a file atomically; see `write_json`."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as stream:
-            stream.write(text)
+        with open(temporary, "wb") as stream:
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, file)

@@ -30,7 +30,7 @@ def make_encode(models: Any, symmetries: int = 1) -> Callable[[Any, jax.Array], 
 
     def once(params, images_BxFxF):
         tokens_BxNxD = models.encoder.apply({"params": params}, patchify(images_BxFxF, models.patch_size))
-        return tokens_BxNxD.reshape(len(images_BxFxF), *models.encoder.grid, -1)
+        return tokens_BxNxD.reshape(images_BxFxF.shape[0], *models.encoder.grid, -1)  # len() needs a number
 
     def encode(params, images_BxFxF):
         if symmetries == 1:

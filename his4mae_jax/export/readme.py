@@ -1,0 +1,88 @@
+"""README.md of an export: what the files are, how to load them, and what their input must be."""
+
+from his4mae_jax.export.package import Package
+
+
+def text(package: Package, name: str) -> str:
+    """The text, Markdown.
+
+    Args:
+      package: what is exported.
+      name: of the model.
+    """
+    about, fov, grid, window = package.about, package.fov, package.grid, package.window
+    kind = "encoder" if package.centres is None else "encoder, and cluster centres on top of it"
+    inverted = ", and then 1 minus that: these images are inverted" if window.invert else ""
+    parts = [
+        f"# {name}",
+        f"A {kind}, trained by method `{about['method']}` of his4mae_jax "
+        f"({about['encoder']} of step {about['step']:,}, {package.parameters:,} parameters).",
+        "## Input",
+        f"Fields of view: {fov} x {fov} pixels of a slice of a volume in electron microscopy, any number of them. A "
+        f"pixel is {package.voxel_size_nm:g} nm wide; images of another size must be resampled to it first. Grey levels "
+        f"are mapped to [0, 1] by `clip((grey - {window.low:g}) / {window.high - window.low:g}, 0, 1)`{inverted}. That "
+        f"window is one of {about['window_of']}; for a volume of another contrast take the percentiles "
+        f"{' and '.join(f'{p:g}' for p in about['percentiles'])} of its grey levels in its place. bioimage.io's tools "
+        "apply the window themselves (`preprocessing` in bioimageio.yaml).",
+        "## Files",
+        _files(package),
+        "## ONNX",
+        _code(
+            "import onnxruntime",
+            'session = onnxruntime.InferenceSession("encoder.onnx")',
+            '(tokens,) = session.run(None, {"image": fields})  '
+            f"# (N, 1, {fov}, {fov}) float32 to (N, {grid}, {grid}, {about['features']})",
+        ),
+        "## JAX",
+        _code(
+            "import jax",
+            'with open("encoder.jax", "rb") as file:',
+            "    encoder = jax.export.deserialize(bytearray(file.read()))",
+            f'tokens = encoder.call(fields)["tokens"]  # (N, {fov}, {fov}) float32, without the channel',
+        ),
+        f"It runs on {', '.join(about['platforms'])}; parameters are in the file. `jax.jit(encoder.call)` compiles it "
+        "once for each number of fields of view.",
+    ]
+    if package.centres is not None:
+        parts += ["## Clusters", _clusters(package)]
+    parts += [
+        "## Validation",
+        "`test_image.npy` holds a field of view of noise in the window's grey levels, and the other `test_*.npy` what "
+        "his4mae_jax gives for it. Scores on a volume with ground truth: `his4mae evaluate`, Dice of each class. "
+        "Features and clusters depend on the voxel size and on the contrast; validate on volumes of your own before you "
+        "rely on them.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _code(*lines: str) -> str:
+    return "\n".join(["```python", *lines, "```"])
+
+
+def _files(package: Package) -> str:
+    rows = [
+        ("encoder.onnx", "fields of view to `tokens`"),
+        ("encoder.jax", "the same for JAX (`jax.export`, StableHLO)"),
+        ("bioimageio.yaml", "description for bioimage.io; it names authors and licence: check them before you publish"),
+        ("test_*.npy", "a test input and its outputs"),
+        ("export.json", "the facts of this page, for programs"),
+    ]
+    if package.centres is not None:
+        rows[2:2] = [
+            ("segmenter.onnx", "fields of view to `scores`, `token_labels` and `labels`"),
+            ("segmenter.jax", "the same for JAX"),
+        ]
+    return "\n".join(["| file | content |", "|---|---|", *(f"| `{file}` | {content} |" for file, content in rows)])
+
+
+def _clusters(package: Package) -> str:
+    fov, grid, count = package.fov, package.grid, len(package.linear.offset_C)
+    names = ", ".join(f"{i}: {name}" for i, name in enumerate(package.names, 1))
+    return (
+        f"`scores` (N, {count}, {grid}, {grid}) are squared distances of each token to each centre, up to a term that "
+        f"all centres share: the smallest is nearest. `token_labels` (N, {grid}, {grid}) is the nearest cluster of each "
+        f"token, and `labels` (N, 1, {fov}, {fov}) that of each pixel, by linear expansion of the scores. Labels count "
+        f"from 1, and 0 is not labelled ({names}). `his4mae segment` averages scores where fields of view overlap, and "
+        "over axes, symmetries and neighbouring tokens as its settings have it: a single field of view has rougher "
+        "borders, most of all at its edge."
+    )

@@ -17,6 +17,7 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("clustering",),
+    ("export",),
     ("output",),
     ("evaluation",),
     ("figures",),

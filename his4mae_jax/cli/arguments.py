@@ -2,13 +2,14 @@
 
 import argparse
 import difflib
+import pathlib
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from his4mae_jax.cli import config_file
 from his4mae_jax.cli.process import Command
-from his4mae_jax.cli.stages import run_in_process
+from his4mae_jax.cli.stages import SAVED, run_in_process
 from his4mae_jax.errors import UserError
 
 WIDTH = 100  # characters of a line of help
@@ -69,13 +70,15 @@ def run_command(mode: str, config: str | None, workdir: str | None, overrides: S
 
     Args:
       mode: one of `stages.MODES`.
-      config, workdir: as given on the command line; None: not given.
+      config, workdir: as given on the command line; None: not given. Modes of `stages.SAVED` need no config.
       overrides: as `config_file.split_overrides` returns them.
       help: the command that prints help, for messages.
 
     Raises:
       UserError: the config or the workdir is missing, or the config cannot be loaded.
     """
+    if mode in SAVED and workdir and not config:
+        config = _saved(workdir)
     needed = {"--config=CONFIG": config, "--workdir=FOLDER": workdir or (mode == "fetch" and "none")}
     missing = [flag for flag, value in needed.items() if not value]
     if missing:
@@ -84,3 +87,11 @@ def run_command(mode: str, config: str | None, workdir: str | None, overrides: S
     settings = config_file.load(config)
     config_file.override(settings, overrides)
     return Command(lambda: run_in_process(settings, workdir, mode), workdir or settings.data.root)
+
+
+def _saved(workdir: str) -> str:
+    """The config that the training in a workdir saved, as `--config` takes it."""
+    path = pathlib.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{path}: no such file, so no training; train in this workdir first, or name another")
+    return f"saved:{path}"

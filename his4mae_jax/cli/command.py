@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import his4mae_jax
 from his4mae_jax.cli import config_file, process
 from his4mae_jax.cli.arguments import Parser, add_run_arguments, run_command
-from his4mae_jax.cli.stages import MODES
+from his4mae_jax.cli.stages import MODES, SAVED
 from his4mae_jax.errors import UserError
 from his4mae_jax.settings import describe
 
@@ -76,6 +76,16 @@ SUBCOMMANDS = {
         "truth the figures show the clusters and nothing is scored.",
         ("his4mae all --config=demo --workdir=runs/demo",),
     ),
+    "export": Subcommand(
+        "write the trained encoder for other software: ONNX, JAX, bioimage.io",
+        "Needs a trained workdir. Writes WORKDIR/export/: the encoder, and where the workdir has centres the score maps "
+        "and labels that they give, as ONNX and as StableHLO for JAX, with a bioimage.io model description. Without "
+        "--config the settings are those of the training. Needs `pip install his4mae_jax[export]`.",
+        (
+            "his4mae export --workdir=runs/demo",
+            "his4mae export --workdir=runs/demo --config.segment.clusters=6 --config.export.license=CC-BY-4.0",
+        ),
+    ),
     "compare": Subcommand(
         "train and score every row of a comparison, several seeds each",
         "Runs the rows of compare.rows and writes their table as Markdown, CSV, JSON and LaTeX.",
@@ -120,7 +130,8 @@ def make_parser() -> Parser:
 
 def _usage(name):
     workdir = "" if name == "fetch" else " --workdir=FOLDER"
-    return f"his4mae {name} --config=CONFIG{workdir} [--config.KEY=VALUE ...]" if name in MODES else None
+    config = " [--config=CONFIG]" if name in SAVED else " --config=CONFIG"
+    return f"his4mae {name}{config}{workdir} [--config.KEY=VALUE ...]" if name in MODES else None
 
 
 def _examples(*commands):

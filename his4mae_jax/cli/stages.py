@@ -13,8 +13,9 @@ from his4mae_jax.errors import UserError
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
-MODES = ("train", "segment", "evaluate", "all", "compare", "fetch", "inspect")
-ALONE = ("compare", "fetch", "inspect")  # modes of a single process
+MODES = ("train", "segment", "evaluate", "all", "export", "compare", "fetch", "inspect")
+ALONE = ("export", "compare", "fetch", "inspect")  # modes of a single process
+SAVED = ("export",)  # modes that take the settings of the training where no config is given
 
 
 def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode: str) -> None:
@@ -73,6 +74,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         segment(config, workdir)
     if mode in ("evaluate", "all"):
         evaluate(config, workdir, need_labels=mode == "evaluate")
+    if mode == "export":
+        export(config, workdir)
 
 
 def _check_alone(mode):
@@ -163,6 +166,19 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, n
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir):
         log(f"figure: {path}")
+
+
+def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Write the encoder, with the centres that the workdir has, for other software."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.export import stage
+    from his4mae_jax.output import plan, records
+
+    plan.need_checkpoint(workdir)
+    clusters = plan.headline(config)
+    names = plan.label_names(config, clusters, datasets.class_names(config)).values()
+    centres = pathlib.Path(workdir) / records.CENTRES
+    stage.export(config, workdir, log, centres=centres, clusters=clusters, names=tuple(names))
 
 
 def compare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

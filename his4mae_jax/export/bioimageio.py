@@ -41,7 +41,8 @@ def describe(
     Args:
       package: what is exported.
       weights: name of the ONNX file.
-      files: contents by name: the ONNX file, README.md, and `test_<tensor>.npy` of each tensor.
+      files: contents by name: the ONNX file, README.md, and of each tensor `test_<tensor>.npy` and
+        `sample_<tensor>.tif`.
       outputs: test outputs by name.
       name: of the model.
       authors: names of people.
@@ -103,9 +104,11 @@ def _sha256(content: bytes) -> str:
 
 
 def _tensor(name: str, text: str, axes: list[dict[str, Any]], data: dict[str, Any], files: Mapping[str, bytes]) -> dict:
-    file = f"test_{name}.npy"
-    test = {"source": file, "sha256": _sha256(files[file])}
-    return {"id": name, "description": text, "axes": axes, "data": data, "test_tensor": test}
+    tensors = {
+        key: {"source": file, "sha256": _sha256(files[file])}
+        for key, file in (("test_tensor", f"test_{name}.npy"), ("sample_tensor", f"sample_{name}.tif"))
+    }
+    return {"id": name, "description": text, "axes": axes, "data": data, **tensors}
 
 
 def _input(package: Package, files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from his4mae_jax.files import write_bytes, write_json, writing
 
 RECORD = "export.json"
 # What a record may name: one that was edited must not have other files removed.
-_NAMES = re.compile(r"(encoder|segmenter)\.(onnx|jax)|README\.md|bioimageio\.yaml|test_[a-z_]+\.npy")
+_NAMES = re.compile(r"(encoder|segmenter)\.(onnx|jax)|README\.md|bioimageio\.yaml|test_[a-z_]+\.npy|sample_[a-z_]+\.tif")
 _REMEDY = "move the folder elsewhere and export again"
 
 

@@ -6,11 +6,9 @@ from his4mae_jax.export.graph import Graph
 from his4mae_jax.inference.score_maps import LinearScores
 from his4mae_jax.models.patches import expansion_weights
 
-OUTPUTS = ("scores", "token_labels", "labels")
-
 
 def cluster_scores(graph: Graph, tokens: str, linear: LinearScores, grid: tuple[int, int], patch: int) -> None:
-    """Adds the outputs `OUTPUTS`, as `portable.segmenter` has them.
+    """Adds the outputs "scores", "token_labels" and "labels", as `portable.segmenter` has them.
 
     Args:
       graph: to add to.

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
+import tifffile
 
 from his4mae_jax.clustering.centres import Centres
 from his4mae_jax.data.volumes.contrast import Contrast
@@ -137,4 +138,11 @@ def npy(array: np.ndarray) -> bytes:
     """The array as the content of an .npy file."""
     stream = io.BytesIO()
     np.save(stream, array)
+    return stream.getvalue()
+
+
+def tiff(array: np.ndarray) -> bytes:
+    """The only element of a batch, `(1, ...)`, as the content of a TIFF file."""
+    stream = io.BytesIO()
+    tifffile.imwrite(stream, array[0])
     return stream.getvalue()

@@ -15,7 +15,7 @@ def text(package: Package, name: str) -> str:
     inverted = ", and then 1 minus that: these images are inverted" if window.invert else ""
     parts = [
         f"# {name}",
-        f"A {kind}, trained by method `{about['method']}` of his4mae_jax "
+        f"An {kind}, trained by method `{about['method']}` of his4mae_jax "
         f"({about['encoder']} of step {about['step']:,}, {package.parameters:,} parameters).",
         "## Input",
         f"Fields of view: {fov} x {fov} pixels of a slice of a volume in electron microscopy, any number of them. A "
@@ -64,7 +64,7 @@ def _files(package: Package) -> str:
         ("encoder.onnx", "fields of view to `tokens`"),
         ("encoder.jax", "the same for JAX (`jax.export`, StableHLO)"),
         ("bioimageio.yaml", "description for bioimage.io; it names authors and licence: check them before you publish"),
-        ("test_*.npy", "a test input and its outputs"),
+        ("test_*.npy, sample_*.tif", "a test input and its outputs"),
         ("export.json", "the facts of this page, for programs"),
     ]
     if package.centres is not None:

@@ -21,7 +21,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.export import bioimageio, folder, readme
 from his4mae_jax.export.graph import IR_VERSION, OPSET, onnx_module
 from his4mae_jax.export.heads import numbers
-from his4mae_jax.export.package import Package, difference, evaluate, npy
+from his4mae_jax.export.package import Package, difference, evaluate, npy, tiff
 from his4mae_jax.export.portable import PLATFORMS, serialise
 from his4mae_jax.inference import trained
 from his4mae_jax.pretext.methods import METHODS
@@ -84,7 +84,7 @@ def _package(config, workdir, log, centres, clusters, names) -> Package:
     names = tuple(names) if fitted is not None else ()
     about = {
         "method": own.method, "encoder": config.segment.encoder, "step": encoder.step, "encoder_digest": digest,
-        "features": encoder.models.encoder.embed_dim, "window_of": str(facts["volume"] if facts else volume.name),
+        "features": encoder.models.encoder.embed_dim, "window_of": str(facts["volume"] if facts else volume.name).rpartition("/")[2],  # no path of this machine
         "percentiles": list(config.data.contrast_percentiles), "platforms": list(PLATFORMS),
         "centre_names": [] if fitted is None else _centre_names(fitted, names),
     }  # fmt: skip
@@ -127,7 +127,8 @@ def _files(config, package: Package, name: str, log: Log) -> tuple[dict[str, byt
         files[f"{program}.jax"] = serialise(function, package.fov)
         log(f"export: {program}: {', '.join(outputs)}; ONNX differs from JAX by {worst:.0e} at most")
     described = "encoder.onnx" if package.centres is None else "segmenter.onnx"
-    files |= {f"test_{key}.npy": npy(array) for key, array in {"image": image[:, None], **outputs}.items()}
+    for key, array in {"image": image[:, None], **outputs}.items():
+        files |= {f"test_{key}.npy": npy(array), f"sample_{key}.tif": tiff(array)}
     files["README.md"] = readme.text(package, name).encode()
     description = bioimageio.describe(
         package, described, files, outputs, name=name, authors=config.export.authors, licence=config.export.license

@@ -24,6 +24,7 @@ SECTIONS = {
     "train": "Training",
     "segment": "Segmentation",
     "evaluate": "Evaluation",
+    "export": "Export",
     "compare": "Comparison of methods",
 }
 
@@ -39,7 +40,7 @@ together with the others, ends the run with one line before anything is written.
 
 The last column says when a setting may change. A workdir belongs to one training: what is *fixed by the training*
 cannot change in it. All other settings can, also when a training goes on: those of *one stage*, segmentation,
-evaluation or comparison, act when that stage runs next.
+evaluation, export or comparison, act when that stage runs next.
 """
 
 

@@ -17,6 +17,7 @@ class Scope(enum.Enum):
     FREE = "free at any time: it changes no result but by rounding"
     SEGMENT = "segmentation"
     EVALUATE = "evaluation"
+    EXPORT = "export"
     COMPARE = "comparison"
 
 

@@ -1,10 +1,10 @@
-"""The settings of the stages after training: `segment`, `evaluate`, `compare`."""
+"""The settings of the stages after training: `segment`, `evaluate`, `export`, `compare`."""
 
 from his4mae_jax.settings.data import AXES, LARGEST_SEED, VOXEL_SIZES
 from his4mae_jax.settings.kinds import Choice, Either, Flag, Number, Row, Several, Text, Whole
 from his4mae_jax.settings.setting import Scope, Setting
 
-SEGMENT, EVALUATE, COMPARE = Scope.SEGMENT, Scope.EVALUATE, Scope.COMPARE
+SEGMENT, EVALUATE, EXPORT, COMPARE = Scope.SEGMENT, Scope.EVALUATE, Scope.EXPORT, Scope.COMPARE
 CLUSTERS = Whole(2, 254)  # labels are uint8, and 255 is no label
 
 
@@ -86,6 +86,11 @@ SETTINGS = (
             "Label-free classical baselines to score beside the method.", EVALUATE),
     Setting("evaluate.curve_box", 256, Whole(1, 1_000_000, "voxels", special=0, meaning="no curve"),
             "Side of the box that is scored at each kept checkpoint, for the curve of DSC over training.", EVALUATE),
+    Setting("export.name", "", Text("a name", "one after the workdir"), "Name of the model for bioimage.io.", EXPORT),
+    Setting("export.authors", ("The his4mae_jax contributors",), Several("a tuple of names", Text("a name")),
+            "Authors of the exported model.", EXPORT),
+    Setting("export.license", "Apache-2.0", Text("an SPDX identifier, such as 'CC-BY-4.0'"),
+            "Licence of the exported model.", EXPORT),
     Setting("compare.rows", (), Several("a tuple of pairs of a name and ('key=value', ...)", Row()),
             "Rows of the comparison, one method or ablation each: a name, and the settings that it changes.", COMPARE),
     Setting("compare.seeds", (0, 1, 2),

@@ -1,5 +1,6 @@
 """The command line: subcommands, help, misspelt words."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 import his4mae_jax
 from his4mae_jax import main as flags
-from his4mae_jax.cli import command
+from his4mae_jax.cli import command, config_file
 from his4mae_jax.cli.stages import MODES
 from his4mae_jax.errors import UserError
 
@@ -45,6 +46,8 @@ def test_fetching_needs_no_workdir(runs):
         ("trian --config=demo", ("'trian'", "did you mean train?")),
         ("fly", ("'fly'", "init, inspect")),
         ("train --wokdir=x", ("--wokdir=x", "did you mean --workdir?", "his4mae train --help")),
+        ("export --workdir=nowhere", ("nowhere/config.json: no such file", "train in this workdir first")),
+        ("export", ("--config=CONFIG and --workdir=FOLDER are needed",)),
         ("train --config=demo", ("--workdir=FOLDER is needed", "his4mae train --help")),
         ("train", ("--config=CONFIG and --workdir=FOLDER are needed",)),
         ("train --config=demo --workdir=x extra", ("'extra'", "--config.<key>=<value>")),
@@ -79,8 +82,11 @@ def test_help_lists_commands_and_shipped_configs(capsys):
 
 
 @pytest.mark.parametrize("name", command.SUBCOMMANDS)
-def test_examples_of_a_subcommand_can_be_typed(name, capsys, runs, monkeypatch):
-    """Every example in the help is understood."""
+def test_examples_of_a_subcommand_can_be_typed(name, capsys, runs, monkeypatch, tmp_path):
+    """Every example in the help is understood; in runs/demo the demo was trained."""
+    (tmp_path / "runs" / "demo").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "config.json").write_text(json.dumps(config_file.load("demo").to_dict()))
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("his4mae_jax.cli.new_config.init", lambda *args: None)
     text = printed([name, "--help"], capsys)
     examples = re.findall(r"^  his4mae (.+)$", text, re.MULTILINE)

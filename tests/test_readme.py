@@ -15,7 +15,18 @@ from his4mae_jax.cli.stages import MODES
 from his4mae_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-GUIDE = ("tutorial", "library", "formats", "segmenting", "datasets", "comparing", "launching", "code", "index")
+GUIDE = (
+    "tutorial",
+    "library",
+    "formats",
+    "segmenting",
+    "export",
+    "datasets",
+    "comparing",
+    "launching",
+    "code",
+    "index",
+)
 PAGES = {name: ROOT / name for name in ("README.md", *(f"docs/{page}.md" for page in GUIDE))}
 TEXTS = {name: path.read_text(encoding="utf-8") for name, path in PAGES.items()}
 ALL = "\n".join(TEXTS.values())
@@ -33,7 +44,7 @@ def test_the_example_config_is_valid():
 def test_keys_exist(name):
     keys = set(configs.flat_keys(configs.get_default()))
     sections = "|".join({key.split(".")[0] for key in keys if "." in key})
-    files = {"train.jsonl", "segment.json", "segment.partial"}
+    files = {"train.jsonl", "segment.json", "segment.partial", "export.json"}
     named = set(re.findall(rf"(?:--config\.|`|`c\.)((?:{sections})\.\w+)", TEXTS[name])) - files
     assert named <= keys
     assert named or name in ("README.md", "docs/code.md", "docs/index.md")

@@ -78,8 +78,8 @@ SUBCOMMANDS = {
     ),
     "export": Subcommand(
         "write the trained encoder for other software: ONNX, JAX, bioimage.io",
-        "Needs a trained workdir. Writes WORKDIR/export/: the encoder, and where the workdir has centres the score maps "
-        "and labels that they give, as ONNX and as StableHLO for JAX, with a bioimage.io model description. Without "
+        "Needs a trained workdir. Writes WORKDIR/export/: the encoder, and where the workdir has centres the score "
+        "maps and labels that they give, as ONNX and as StableHLO for JAX, with a bioimage.io description. Without "
         "--config the settings are those of the training. Needs `pip install his4mae_jax[export]`.",
         (
             "his4mae export --workdir=runs/demo",

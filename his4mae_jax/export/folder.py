@@ -12,7 +12,9 @@ from his4mae_jax.files import write_bytes, write_json, writing
 
 RECORD = "export.json"
 # What a record may name: one that was edited must not have other files removed.
-_NAMES = re.compile(r"(encoder|segmenter)\.(onnx|jax)|README\.md|bioimageio\.yaml|test_[a-z_]+\.npy|sample_[a-z_]+\.tif")
+_NAMES = re.compile(
+    r"(encoder|segmenter)\.(onnx|jax)|README\.md|bioimageio\.yaml|test_[a-z_]+\.npy|sample_[a-z_]+\.tif"
+)
 _REMEDY = "move the folder elsewhere and export again"
 
 
@@ -35,7 +37,7 @@ def check_free(folder: pathlib.Path, names: Mapping[str, Any] | set[str] | None 
     for name in sorted(set(names or ()) - recorded):
         path = folder / name
         if path.is_symlink() or path.exists():
-            raise UserError(f"{path}: in the way, and {RECORD} beside it does not name it, so it is not replaced; move it")
+            raise UserError(f"{path}: in the way, and no {RECORD} beside it names it, so it is not replaced; move it")
     return recorded
 
 

@@ -65,7 +65,7 @@ class Package:
         return sum(math.prod(x.shape) for x in jax.tree.leaves(self.params))
 
     def programs(self) -> dict[str, Callable]:
-        """"encoder", and "segmenter" where there are centres: functions of fields of view `(N, F, F)` in [0, 1].
+        """ "encoder", and "segmenter" where there are centres: functions of fields of view `(N, F, F)` in [0, 1].
 
         The encoder's returns `{"tokens": ...}`, the segmenter's is `portable.segmenter`.
         """
@@ -144,5 +144,5 @@ def npy(array: np.ndarray) -> bytes:
 def tiff(array: np.ndarray) -> bytes:
     """The only element of a batch, `(1, ...)`, as the content of a TIFF file."""
     stream = io.BytesIO()
-    tifffile.imwrite(stream, array[0])
+    tifffile.imwrite(stream, array[0], photometric="minisblack")
     return stream.getvalue()

@@ -1,7 +1,8 @@
 """The same functions in JAX, serialised as StableHLO for any number of fields of view, on CPUs, CUDA GPUs and TPUs."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -58,8 +59,20 @@ def serialise(function: Callable[[jax.Array], Any], fov: int) -> bytes:
     `jax.export.deserialize` reads it, in this and in later versions of JAX as their compatibility policy has it.
     """
     (n,) = jax.export.symbolic_shape("n")
-    with tracing_for(AnyDevice()):
+    with tracing_for(AnyDevice()), _no_folders():
         exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(
             jax.ShapeDtypeStruct((n, fov, fov), jnp.float32)
         )
     return bytes(exported.serialize())
+
+
+@contextlib.contextmanager
+def _no_folders() -> Iterator[None]:
+    """Within it, operations name the source files they come from without the folders of this machine."""
+    key = "jax_hlo_source_file_canonicalization_regex"
+    before = getattr(jax.config, key)
+    jax.config.update(key, ".*/")
+    try:
+        yield
+    finally:
+        jax.config.update(key, before)

@@ -19,9 +19,9 @@ def text(package: Package, name: str) -> str:
         f"({about['encoder']} of step {about['step']:,}, {package.parameters:,} parameters).",
         "## Input",
         f"Fields of view: {fov} x {fov} pixels of a slice of a volume in electron microscopy, any number of them. A "
-        f"pixel is {package.voxel_size_nm:g} nm wide; images of another size must be resampled to it first. Grey levels "
-        f"are mapped to [0, 1] by `clip((grey - {window.low:g}) / {window.high - window.low:g}, 0, 1)`{inverted}. That "
-        f"window is one of {about['window_of']}; for a volume of another contrast take the percentiles "
+        f"pixel is {package.voxel_size_nm:g} nm wide; images of another size must be resampled to it first. Grey "
+        f"levels are mapped to [0, 1] by `clip((grey - {window.low:g}) / {window.high - window.low:g}, 0, 1)`"
+        f"{inverted}. That window is of {about['window_of']}; for a volume of another contrast take the percentiles "
         f"{' and '.join(f'{p:g}' for p in about['percentiles'])} of its grey levels in its place. bioimage.io's tools "
         "apply the window themselves (`preprocessing` in bioimageio.yaml).",
         "## Files",
@@ -49,8 +49,8 @@ def text(package: Package, name: str) -> str:
         "## Validation",
         "`test_image.npy` holds a field of view of noise in the window's grey levels, and the other `test_*.npy` what "
         "his4mae_jax gives for it. Scores on a volume with ground truth: `his4mae evaluate`, Dice of each class. "
-        "Features and clusters depend on the voxel size and on the contrast; validate on volumes of your own before you "
-        "rely on them.",
+        "Features and clusters depend on the voxel size and on the contrast; validate on volumes of your own before "
+        "you rely on them.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -80,9 +80,9 @@ def _clusters(package: Package) -> str:
     names = ", ".join(f"{i}: {name}" for i, name in enumerate(package.names, 1))
     return (
         f"`scores` (N, {count}, {grid}, {grid}) are squared distances of each token to each centre, up to a term that "
-        f"all centres share: the smallest is nearest. `token_labels` (N, {grid}, {grid}) is the nearest cluster of each "
-        f"token, and `labels` (N, 1, {fov}, {fov}) that of each pixel, by linear expansion of the scores. Labels count "
-        f"from 1, and 0 is not labelled ({names}). `his4mae segment` averages scores where fields of view overlap, and "
-        "over axes, symmetries and neighbouring tokens as its settings have it: a single field of view has rougher "
-        "borders, most of all at its edge."
+        f"all centres share: the smallest is nearest. `token_labels` (N, {grid}, {grid}) is the nearest cluster of "
+        f"each token, and `labels` (N, 1, {fov}, {fov}) that of each pixel, by linear expansion of the scores. Labels "
+        f"count from 1, and 0 is not labelled ({names}). `his4mae segment` averages scores where fields of view "
+        "overlap, over axes, symmetries and neighbouring tokens as its settings have it: one field of view alone has "
+        "rougher borders, most of all at its edge."
     )

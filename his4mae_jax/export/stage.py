@@ -82,9 +82,10 @@ def _package(config, workdir, log, centres, clusters, names) -> Package:
     else:
         window = Contrast.from_json(facts["contrast"])
     names = tuple(names) if fitted is not None else ()
+    window_of = str(facts["volume"] if facts else volume.name).rpartition("/")[2]  # no path of the user's
     about = {
         "method": own.method, "encoder": config.segment.encoder, "step": encoder.step, "encoder_digest": digest,
-        "features": encoder.models.encoder.embed_dim, "window_of": str(facts["volume"] if facts else volume.name).rpartition("/")[2],  # no path of this machine
+        "features": encoder.models.encoder.embed_dim, "window_of": window_of,
         "percentiles": list(config.data.contrast_percentiles), "platforms": list(PLATFORMS),
         "centre_names": [] if fitted is None else _centre_names(fitted, names),
     }  # fmt: skip
@@ -171,5 +172,6 @@ def _facts(package: Package, name: str, worst: float) -> dict[str, Any]:
 
 def _name(workdir: str | os.PathLike) -> str:
     """A name that bioimage.io allows, after the workdir."""
-    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else " " for c in pathlib.Path(workdir).resolve().name)
+    name = pathlib.Path(workdir).resolve().name
+    plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else " " for c in name)
     return f"HiS4MAE volume EM encoder {' '.join(plain.split())}"[:64].strip()

@@ -28,7 +28,6 @@ FLOORS = (
 )
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 LINES, FILES = 300, 12
-UNTYPED_ROOMS = [[room] for room in ("compare", "evaluation", "figures", "report")]  # not yet annotated in full
 
 
 def modules():
@@ -157,7 +156,7 @@ def unannotated(node, method):
     return missing + ["return"] * (node.returns is None and node.name != "__init__")
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.split(".")[1:2] not in UNTYPED_ROOMS])
+@pytest.mark.parametrize("name", NAMES)
 def test_public_functions_say_the_types_they_take_and_return(name):
     for function, node in public_functions(ast.parse(NAMES[name].read_text(encoding="utf-8")).body):
         assert not unannotated(node, "." in function), function

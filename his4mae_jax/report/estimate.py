@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 from his4mae_jax.config import total_steps
@@ -33,7 +34,7 @@ IMAGES = 32  # of a measured step, about, where a batch is taken in parts: time 
 _NEWEST = 3  # checkpoints kept besides train.keep_checkpoints
 
 
-def training(config, volumes: list[VolumeLike]) -> dict:
+def training(config: ml_collections.ConfigDict, volumes: list[VolumeLike]) -> dict:
     """Seconds, memory and disk of training.
 
     Returns a dict of `steps`, `seconds_per_step`, `seconds`, `images_per_s`, `memory_bytes` (of a device, which on a
@@ -72,7 +73,7 @@ def training(config, volumes: list[VolumeLike]) -> dict:
     }
 
 
-def measured_step(config) -> tuple[Callable, Callable, dict[str, np.ndarray]]:
+def measured_step(config: ml_collections.ConfigDict) -> tuple[Callable, Callable, dict[str, np.ndarray]]:
     """Training's own compiled step, over all devices, of a batch that is quick to measure.
 
     A device's part of the batch is cut down to whole microbatches of about `IMAGES` fields of view: what a step takes
@@ -94,7 +95,9 @@ def measured_step(config) -> tuple[Callable, Callable, dict[str, np.ndarray]]:
     return step, create, noise_batch(smaller)
 
 
-def segmentation(config, volume: VolumeLike, box: Box, axes: str, bytes_per_s: float) -> dict:
+def segmentation(
+    config: ml_collections.ConfigDict, volume: VolumeLike, box: Box, axes: str, bytes_per_s: float
+) -> dict:
     """Seconds, memory and disk of segmenting one volume.
 
     Args:

@@ -117,9 +117,3 @@ def test_configs_and_files_exist():
         assert (ROOT / path).is_file(), path
     for path in re.findall(r"(?:launch|benchmarks)/\w+\.\w+", ALL):
         assert (ROOT / path).is_file(), path
-
-
-def test_folders_of_the_package_are_explained():
-    folders = {path.name for path in (ROOT / "his4mae_jax").iterdir() if (path / "__init__.py").is_file()}
-    missing = {folder for folder in folders if f"`{folder}/`" not in TEXTS["docs/code.md"]}
-    assert not missing

@@ -3,6 +3,7 @@
 import ast
 import collections
 import pathlib
+import re
 
 import pytest
 
@@ -90,6 +91,15 @@ GRAPH = imports(NAMES)
 def test_every_room_has_a_floor():
     rooms = {name.split(".")[1] for name in NAMES if name != PACKAGE}
     assert rooms <= set(LEVEL), rooms - set(LEVEL)
+
+
+def test_the_documentation_lists_the_rooms_from_the_lowest_floor_up():
+    text = (ROOT / "docs" / "code.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ((?:`\w+(?:/|\.py)`(?:, )?)+) \|", text, re.MULTILINE)
+    listed = [name.removesuffix("/").removesuffix(".py") for row in rows for name in re.findall(r"`(.+?)`", row)]
+    assert sorted(listed) == sorted(set(LEVEL) - {"__main__"})
+    levels = [LEVEL[name] for name in listed]
+    assert levels == sorted(levels)
 
 
 def test_no_import_runs_up():

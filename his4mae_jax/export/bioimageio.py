@@ -78,24 +78,24 @@ def describe(
         },
         "config": {
             "bioimageio": {
-                "architecture_type": "convolutional VAE" if package.about["method"] == "vae" else "vision transformer",
+                "architecture_type": "convolutional VAE" if package.source.method == "vae" else "vision transformer",
                 "modality": "electron microscopy",
                 "task": "semantic segmentation" if segments else "feature extraction",
                 "model_parameter_count": package.parameters,
             },
-            "his4mae_jax": {"method": package.about["method"], "step": package.about["step"]},
+            "his4mae_jax": {"method": package.source.method, "step": package.source.step},
         },
     }  # fmt: skip
 
 
 def _description(package: Package) -> str:
     text = (
-        f"Encoder of volume electron microscopy, trained by {package.about['method']} (his4mae_jax) at "
+        f"Encoder of volume electron microscopy, trained by {package.source.method} (his4mae_jax) at "
         f"{package.voxel_size_nm:g} nm a pixel. A field of view of {package.fov} x {package.fov} pixels gives "
         f"{package.grid} x {package.grid} "
     )
     if package.centres is None:
-        return text + f"tokens of {package.about['features']} features."
+        return text + f"tokens of {package.features} features."
     return text + f"scores for each of {len(package.linear.offset_C)} centres, and the nearest cluster."
 
 
@@ -135,7 +135,7 @@ def _output(package: Package, name: str, array: np.ndarray, files: Mapping[str, 
             [*tokens, _channels([f"feature {i}" for i in range(array.shape[-1])])], numbers, "Features of each token.",
         ),
         "scores": lambda: (
-            [_channels(package.about["centre_names"]), *tokens], numbers,
+            [_channels(package.centre_names), *tokens], numbers,
             "Squared distance of each token to each centre, up to a common term; the smallest is nearest.",
         ),
         "token_labels": lambda: (tokens, labels, "The nearest cluster of each token."),

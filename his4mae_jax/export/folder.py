@@ -1,10 +1,9 @@
 """The folder of an export: nothing in it is replaced or removed that its own record, export.json, does not name."""
 
 import json
-import os
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from his4mae_jax.errors import UserError
@@ -18,12 +17,12 @@ _NAMES = re.compile(
 _REMEDY = "move the folder elsewhere and export again"
 
 
-def check_free(folder: pathlib.Path, names: Mapping[str, Any] | set[str] | None = None) -> set[str]:
+def check_free(folder: pathlib.Path, names: Collection[str] = ()) -> set[str]:
     """Checks that an export can be written.
 
     Args:
       folder: to write to; it need not exist.
-      names: of the files to write; None: not known yet, so that the record alone is checked.
+      names: of the files to write; where they are not known yet, the record alone is checked.
 
     Returns:
       The names of an earlier export's files.
@@ -34,7 +33,7 @@ def check_free(folder: pathlib.Path, names: Mapping[str, Any] | set[str] | None 
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file is in the way of the folder of the export; move it")
     recorded = _recorded(folder / RECORD)
-    for name in sorted(set(names or ()) - recorded):
+    for name in sorted(set(names) - recorded):
         path = folder / name
         if path.is_symlink() or path.exists():
             raise UserError(f"{path}: in the way, and no {RECORD} beside it names it, so it is not replaced; move it")
@@ -78,4 +77,4 @@ def write(folder: pathlib.Path, files: Mapping[str, bytes], facts: Mapping[str, 
         for name in before - set(files):
             (folder / name).unlink(missing_ok=True)
         write_json(folder / RECORD, {**facts, "files": sorted(files)})
-    return [folder / os.fspath(name) for name in (*files, RECORD)]
+    return [folder / name for name in (*files, RECORD)]

@@ -22,6 +22,27 @@ TOLERANCE = 1e-4  # of features, which are of the order of 1; of larger outputs 
 _DTYPES = {"tokens": np.float32, "scores": np.float32, "token_labels": np.uint8, "labels": np.uint8}
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a package comes from.
+
+    Attributes:
+      method: pretext method of the training.
+      encoder: "student" or "teacher".
+      step: of the checkpoint.
+      digest: hash of the encoder's parameters.
+      window_of: name of the volume that the window of grey levels is of, without its folder.
+      percentiles: of grey levels, for the window of another volume.
+    """
+
+    method: str
+    encoder: str
+    step: int
+    digest: str
+    window_of: str
+    percentiles: tuple[float, float]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Package:
     """An encoder to export.
@@ -33,7 +54,7 @@ class Package:
       voxel_size_nm: edge of a pixel.
       centres: of C labels; None: the encoder alone.
       names: of the labels, in their order; empty without centres.
-      about: further facts, for export.json.
+      source: where they come from.
     """
 
     models: Any
@@ -42,7 +63,7 @@ class Package:
     voxel_size_nm: float
     centres: Centres | None
     names: tuple[str, ...]
-    about: Mapping[str, Any]
+    source: Source
 
     @property
     def grid(self) -> int:
@@ -55,9 +76,22 @@ class Package:
         return self.grid * self.models.patch_size
 
     @property
+    def features(self) -> int:
+        """Features D of a token."""
+        return self.models.encoder.embed_dim
+
+    @property
     def linear(self) -> LinearScores | None:
         """The scores of the centres."""
         return None if self.centres is None else self.centres.linear()
+
+    @property
+    def centre_names(self) -> list[str]:
+        """A name for each centre: that of its label, with a number where several centres share one."""
+        labels = [self.names[number - 1] for number in heads.numbers(self.linear)]
+        if len(set(labels)) == len(labels):
+            return labels
+        return [f"{name} (centre {i})" for i, name in enumerate(labels, 1)]
 
     @property
     def parameters(self) -> int:

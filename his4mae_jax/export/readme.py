@@ -1,6 +1,7 @@
 """README.md of an export: what the files are, how to load them, and what their input must be."""
 
 from his4mae_jax.export.package import Package
+from his4mae_jax.export.portable import PLATFORMS
 
 
 def text(package: Package, name: str) -> str:
@@ -10,19 +11,19 @@ def text(package: Package, name: str) -> str:
       package: what is exported.
       name: of the model.
     """
-    about, fov, grid, window = package.about, package.fov, package.grid, package.window
+    source, fov, grid, window = package.source, package.fov, package.grid, package.window
     kind = "encoder" if package.centres is None else "encoder, and cluster centres on top of it"
     inverted = ", and then 1 minus that: these images are inverted" if window.invert else ""
     parts = [
         f"# {name}",
-        f"An {kind}, trained by method `{about['method']}` of his4mae_jax "
-        f"({about['encoder']} of step {about['step']:,}, {package.parameters:,} parameters).",
+        f"An {kind}, trained by method `{source.method}` of his4mae_jax "
+        f"({source.encoder} of step {source.step:,}, {package.parameters:,} parameters).",
         "## Input",
         f"Fields of view: {fov} x {fov} pixels of a slice of a volume in electron microscopy, any number of them. A "
         f"pixel is {package.voxel_size_nm:g} nm wide; images of another size must be resampled to it first. Grey "
         f"levels are mapped to [0, 1] by `clip((grey - {window.low:g}) / {window.high - window.low:g}, 0, 1)`"
-        f"{inverted}. That window is of {about['window_of']}; for a volume of another contrast take the percentiles "
-        f"{' and '.join(f'{p:g}' for p in about['percentiles'])} of its grey levels in its place. bioimage.io's tools "
+        f"{inverted}. That window is of {source.window_of}; for a volume of another contrast take the percentiles "
+        f"{' and '.join(f'{p:g}' for p in source.percentiles)} of its grey levels in its place. bioimage.io's tools "
         "apply the window themselves (`preprocessing` in bioimageio.yaml).",
         "## Files",
         _files(package),
@@ -31,7 +32,7 @@ def text(package: Package, name: str) -> str:
             "import onnxruntime",
             'session = onnxruntime.InferenceSession("encoder.onnx")',
             '(tokens,) = session.run(None, {"image": fields})  '
-            f"# (N, 1, {fov}, {fov}) float32 to (N, {grid}, {grid}, {about['features']})",
+            f"# (N, 1, {fov}, {fov}) float32 to (N, {grid}, {grid}, {package.features})",
         ),
         "## JAX",
         _code(
@@ -40,7 +41,7 @@ def text(package: Package, name: str) -> str:
             "    encoder = jax.export.deserialize(bytearray(file.read()))",
             f'tokens = encoder.call(fields)["tokens"]  # (N, {fov}, {fov}) float32, without the channel',
         ),
-        f"It runs on {', '.join(about['platforms'])}; parameters are in the file. `jax.jit(encoder.call)` compiles it "
+        f"It runs on {', '.join(PLATFORMS)}; parameters are in the file. `jax.jit(encoder.call)` compiles it "
         "once for each number of fields of view.",
     ]
     if package.centres is not None:

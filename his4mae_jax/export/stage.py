@@ -21,7 +21,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.export import bioimageio, folder, readme
 from his4mae_jax.export.graph import IR_VERSION, OPSET, onnx_module
 from his4mae_jax.export.heads import numbers
-from his4mae_jax.export.package import Package, difference, evaluate, npy, tiff
+from his4mae_jax.export.package import Package, Source, difference, evaluate, npy, tiff
 from his4mae_jax.export.portable import PLATFORMS, serialise
 from his4mae_jax.inference import trained
 from his4mae_jax.pretext.methods import METHODS
@@ -61,7 +61,7 @@ def export(
     folder.check_free(out)
     with progress("export", log=log):
         package = _package(config, workdir, log, centres, clusters, names)
-        files, facts = _files(config, package, config.export.name or _name(workdir), log)
+        files, facts = _files(config, package, config.export.name or _name(workdir, config.method), log)
     paths = folder.write(out, files, facts)
     for path in paths:
         log(f"export: {path}")
@@ -83,14 +83,11 @@ def _package(config, workdir, log, centres, clusters, names) -> Package:
         window = Contrast.from_json(facts["contrast"])
     names = tuple(names) if fitted is not None else ()
     window_of = str(facts["volume"] if facts else volume.name).rpartition("/")[2]  # no path of the user's
-    about = {
-        "method": own.method, "encoder": config.segment.encoder, "step": encoder.step, "encoder_digest": digest,
-        "features": encoder.models.encoder.embed_dim, "window_of": window_of,
-        "percentiles": list(config.data.contrast_percentiles), "platforms": list(PLATFORMS),
-        "centre_names": [] if fitted is None else _centre_names(fitted, names),
-    }  # fmt: skip
+    source = Source(
+        own.method, config.segment.encoder, encoder.step, digest, window_of, tuple(config.data.contrast_percentiles)
+    )
     models, params = METHODS[own.method].build(own), jax.tree.map(np.asarray, encoder.params)
-    return Package(models, params, window, round(encoder.voxel_size_nm, 6), fitted, names, about)
+    return Package(models, params, window, round(encoder.voxel_size_nm, 6), fitted, names, source)
 
 
 def _centres(path, clusters: int, digest: str, log: Log) -> tuple[Centres | None, dict[str, Any]]:
@@ -108,12 +105,6 @@ def _centres(path, clusters: int, digest: str, log: Log) -> tuple[Centres | None
             f"{', '.join(map(str, by_size))} clusters; choose one of these"
         )
     return by_size[clusters], facts
-
-
-def _centre_names(centres: Centres, names: Sequence[str]) -> list[str]:
-    """A name for each centre, no two alike: that of its label, with a number where several centres share one."""
-    labels = [names[number - 1] for number in numbers(centres.linear())]
-    return labels if len(set(labels)) == len(labels) else [f"{name} (centre {i})" for i, name in enumerate(labels, 1)]
 
 
 def _files(config, package: Package, name: str, log: Log) -> tuple[dict[str, bytes], dict[str, Any]]:
@@ -140,10 +131,10 @@ def _files(config, package: Package, name: str, log: Log) -> tuple[dict[str, byt
 
 def _facts(package: Package, name: str, worst: float) -> dict[str, Any]:
     """The content of export.json."""
-    fov, grid, linear = package.fov, package.grid, package.linear
+    source, fov, grid, linear = package.source, package.fov, package.grid, package.linear
     facts = {
         "name": name,
-        **{key: package.about[key] for key in ("method", "encoder", "step", "encoder_digest")},
+        "method": source.method, "encoder": source.encoder, "step": source.step, "encoder_digest": source.digest,
         "parameters": package.parameters,
         "input": {
             "onnx": {"name": "image", "shape": ["N", 1, fov, fov], "axes": "bcyx"},
@@ -151,14 +142,14 @@ def _facts(package: Package, name: str, worst: float) -> dict[str, Any]:
             "dtype": "float32", "range": [0, 1], "pixel_nm": package.voxel_size_nm,
         },
         "window": {
-            **package.window.to_json(), "of": package.about["window_of"], "percentiles": package.about["percentiles"],
+            **package.window.to_json(), "of": source.window_of, "percentiles": list(source.percentiles),
             "rule": "clip((grey - low) / (high - low), 0, 1), and 1 minus that where invert is true",
         },
-        "tokens": {"shape": ["N", grid, grid, package.about["features"]], "patch_size": package.models.patch_size,
+        "tokens": {"shape": ["N", grid, grid, package.features], "patch_size": package.models.patch_size,
                    "token_nm": package.voxel_size_nm * package.models.patch_size},
         "centres": None,
         "onnx": {"opset": OPSET, "ir_version": IR_VERSION, "largest_difference": worst},
-        "jax": {"version": jax.__version__, "platforms": package.about["platforms"]},
+        "jax": {"version": jax.__version__, "platforms": list(PLATFORMS)},
         "his4mae_jax": his4mae_jax.__version__,
     }  # fmt: skip
     if linear is not None:
@@ -170,8 +161,8 @@ def _facts(package: Package, name: str, worst: float) -> dict[str, Any]:
     return facts
 
 
-def _name(workdir: str | os.PathLike) -> str:
-    """A name that bioimage.io allows, after the workdir."""
+def _name(workdir: str | os.PathLike, method: str) -> str:
+    """A name that bioimage.io allows, after the method and the workdir."""
     name = pathlib.Path(workdir).resolve().name
     plain = "".join(c if c.isascii() and (c.isalnum() or c in "_-") else " " for c in name)
-    return f"HiS4MAE volume EM encoder {' '.join(plain.split())}"[:64].strip()
+    return f"{method} encoder of volume EM {' '.join(plain.split())}"[:64].strip()

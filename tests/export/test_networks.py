@@ -31,8 +31,8 @@ def make_package(tiny):
         params = jax.jit(lambda: METHODS[method].init_params(jax.random.key(0), models)["encoder"])()
         rng = np.random.default_rng(0)
         params = jax.tree.map(lambda x: np.asarray(x + 0.2 * rng.normal(size=x.shape), np.float32), params)
-        about = {"method": method, "step": 1, "features": models.encoder.embed_dim}
-        return package.Package(models, params, Contrast(0, 255), 8.0, None, (), about)
+        source = package.Source(method, "student", 1, "", "cell.zarr", (0.1, 99.9))
+        return package.Package(models, params, Contrast(0, 255), 8.0, None, (), source)
 
     return make
 
@@ -63,7 +63,7 @@ def test_tokens_are_those_of_the_encoder(make_package, method, model):
     assert set(artefact.platforms) == {"cpu", "cuda", "tpu"}
     for number in (1, 5):
         expected = np.asarray(encode(exported.params, images(number)))
-        assert expected.shape == (number, GRID, GRID, exported.about["features"]) and np.ptp(expected) > 1
+        assert expected.shape == (number, GRID, GRID, exported.features) and np.ptp(expected) > 1
         np.testing.assert_allclose(run(session, images(number))["tokens"], expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(artefact.call(images(number))["tokens"], expected, rtol=0, atol=1e-4)
 

@@ -2,11 +2,13 @@
 
 Slices are encoded in rounds. Several rounds make a dispatch, in which the devices of this host share the rounds; a
 tile takes several dispatches, so that progress can be shown while it is encoded. The next dispatch is enqueued before
-the last one is waited for: devices are never idle.
+the last one is waited for: devices are never idle. On a CPU a round of a large model can take a minute; there the
+program itself reports each batch.
 """
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,10 +20,11 @@ from his4mae_jax.data.volumes.contrast import Contrast, apply_window
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
 from his4mae_jax.inference.coverage import EXPAND_SLICES, Coverage
-from his4mae_jax.inference.device_loops import split_batches, split_map, split_some
+from his4mae_jax.inference.device_loops import split_batches, split_map, split_once, split_some
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.inference.lattice import along, smooth
 from his4mae_jax.inference.score_maps import StackedScores, nearest, probabilities, scores
+from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.training.devices.mesh import batch_sharding, make_local_mesh, replicated
 
 Done = Callable[[float], None]  # called with the fraction that is finished
@@ -30,21 +33,25 @@ AxisArrays = dict[str, np.ndarray]  # `Tile.arrays` of one axis
 ROUND_BATCHES = 4  # a round is of so many slices that they make so many batches,
 ROUND_BYTES = 2**25  # or more, up to such a size of their tokens' features or scores
 DISPATCH_BATCHES = 64  # at least, on each device, where a tile has so many: a dispatch costs a CPU 1 ms
+REPORT_FLOP = 1e9  # of a batch that a CPU reports by itself: it takes 20 ms at least, the report 0.1 ms
 
 
 class TileComputation:
     """The computations of all tiles of one coverage; each is compiled once for each set of shapes."""
 
-    def __init__(self, models: Any, coverage: Coverage, batch: int):
+    def __init__(self, models: Any, coverage: Coverage, batch: int, fov_flop: float = 0.0):
         """Args:
         models: of any pretext method: `encoder` and `patch_size`.
         coverage: where fields of view lie.
         batch: fields of view that a device encodes at once.
+        fov_flop: FLOP of encoding one field of view; 0: unknown, progress is then shown by dispatches alone.
         """
         self.coverage, self.batch, self.mesh = coverage, batch, make_local_mesh()
+        self._reports = targets_cpu() and batch * coverage.symmetries * fov_flop >= REPORT_FLOP
+        self._batches_done = _Count(0, lambda fraction: None)  # of the tile that is encoded
         self._grid, self._encode = models.encoder.grid, make_encode(models, coverage.symmetries)
-        self._encode_round = jax.jit(self._one_round)
-        self._encode_rounds = jax.jit(self._some_rounds, donate_argnums=0)
+        self._encode_round = jax.jit(self._one_round, static_argnames="report")
+        self._encode_rounds = jax.jit(self._some_rounds, donate_argnums=0, static_argnames="report")
         self._planes = jax.jit(jnp.moveaxis, static_argnums=(1, 2))
         self._encode_tokens = jax.jit(self._tokens)
         static = ("counts", "probable")
@@ -61,7 +68,8 @@ class TileComputation:
           box: `Tile.box`.
           arrays: `Tile.arrays`.
           contrast: of the volume.
-          done: called with the fraction of the tile that is encoded, after each dispatch.
+          done: called with the fraction of the tile that is encoded, after each dispatch or each batch; possibly
+            from another thread.
         """
         lattices = self._lattices(params, box, arrays, contrast, None, done)
         return [
@@ -116,31 +124,31 @@ class TileComputation:
         """
         box = jax.device_put(box, replicated(self.mesh))
         takes = [[self._takes(grid, axis, linear) for axis in self._axes] for grid in arrays]
-        total, waiting, finished = sum(len(take) for by_axis in takes for take in by_axis) / self.mesh.size, [], 0
-        lattices = [[] for _ in arrays]
+        total = sum(len(take) * batches for by_axis in takes for take, batches in by_axis)
+        count = self._batches_done = _Count(total, done)
+        waiting, lattices = [], [[] for _ in arrays]
 
         def wait(most):
-            nonlocal finished
             while len(waiting) > most:
-                number, signal = waiting.pop(0)
+                unreported, signal = waiting.pop(0)
                 jax.block_until_ready(signal)
-                finished += number
-                done(finished / total)
+                count.add(unreported)
 
         for number, axis in enumerate(self._axes):
             planes = self._planes(box, axis, 0)
             for grid, by_axis, into in zip(arrays, takes, lattices, strict=True):
                 rows, cols = (_for_encoding(grid[i]) for i in range(3) if i != axis)
-                take_RxS = by_axis[number]
+                take_RxS, batches = by_axis[number]
                 # XLA inlines a loop or a buffer of one round, and then rounds some sums in another way. With several
                 # axes a second round that is never run keeps the loop: tiles of all shapes give the same bits. With
                 # one axis the loop is inlined, as it always was: such a tile agrees with tiles of several rounds only
                 # up to float32 rounding, and labels differ where the two nearest centres are as near.
-                if len(self._axes) == 1 and len(take_RxS) == self.mesh.size:
-                    into.append(self._encode_round(params, planes, rows, cols, take_RxS, contrast.window, linear))
-                    waiting.append((1, into[-1]))
+                rounds, report = len(take_RxS) // self.mesh.size, self._reports and batches > 1
+                if len(self._axes) == 1 and rounds == 1:
+                    fixed = (take_RxS, contrast.window, linear)
+                    into.append(self._encode_round(params, planes, rows, cols, *fixed, report=report))
+                    waiting.append((0 if report else self.mesh.size * batches, into[-1]))
                     continue
-                rounds, batches = len(take_RxS) // self.mesh.size, _batches(take_RxS, rows, cols, self.batch)
                 spare = 2 if rounds == 1 else 1
                 take_RxS, step = np.repeat(take_RxS, spare, axis=0), -(-DISPATCH_BATCHES // batches)
                 values = len(linear[0]) if linear else self.coverage.dim
@@ -149,29 +157,34 @@ class TileComputation:
                 for start in range(0, rounds, step):
                     stop = min(start + step, rounds)
                     span, fixed = (np.int32(start), np.int32(stop)), (take_RxS, contrast.window, linear)
-                    out, signal = self._encode_rounds(out, *span, params, planes, rows, cols, *fixed)
-                    waiting.append((stop - start, signal))
+                    out, signal = self._encode_rounds(out, *span, params, planes, rows, cols, *fixed, report=report)
+                    waiting.append((0 if report else (stop - start) * self.mesh.size * batches, signal))
                     wait(1)
                 into.append(out[::spare] if spare > 1 else out)
         wait(0)
         return lattices
 
     def _takes(self, grid, axis, linear):
-        """Which slices across `axis` each round encodes, `(rounds, slices)`: as many rounds for every device."""
+        """Slices of each round, `(rounds, slices)`, with as many rounds for every device, and batches of a round."""
         slices = grid[axis]["slices"]
         fovs = math.prod(len(grid[i]["origins"]) for i in range(3) if i != axis)  # of a slice
         values = len(linear[0]) if linear else self.coverage.dim
         most = max(ROUND_BATCHES * self.batch, ROUND_BYTES // (4 * values * math.prod(self._grid)))
         in_round = slices_of_round(fovs, self.batch, -(-len(slices) // self.mesh.size), most)
         filled = np.pad(slices, (0, -len(slices) % (in_round * self.mesh.size)), "edge")
-        return filled.reshape(-1, in_round)
+        return filled.reshape(-1, in_round), -(-in_round * fovs // self.batch)
 
-    def _one_round(self, params, planes, rows, cols, take_RxS, window, linear):
+    def _one_round(self, params, planes, rows, cols, take_RxS, window, linear, *, report):
         """The lattice of the only round of every device."""
-        return split_map(self.mesh, self._round(params, rows, cols, window, linear), take_RxS, planes)
+        encode = self._round(params, rows, cols, window, linear, report)
+        # XLA inlines the loop of `split_map`, but not one that reports.
+        return (split_once if report else split_map)(self.mesh, encode, take_RxS, planes)
 
-    def _round(self, params, rows, cols, window, linear):
-        """A function of the slices of a round, and of the planes they are taken from, to their lattice."""
+    def _round(self, params, rows, cols, window, linear, report=False):
+        """A function of the slices of a round, and of the planes they are taken from, to their lattice.
+
+        With `report` each batch is counted while the program runs.
+        """
         size = dict(fov=self.coverage.fov, batch=self.batch)
         if self.coverage.cover:
             token_grid = functools.partial(cs.token_grid, patch=self.coverage.patch, **size)
@@ -180,13 +193,18 @@ class TileComputation:
 
         def project(images):
             tokens = self._encode(params, images)
+            if report:
+                jax.debug.callback(self._count_batch)
             return scores(tokens, *linear) if linear else tokens
 
         return lambda take, planes: token_grid(project, apply_window(planes[take], *window), rows, cols)
 
-    def _some_rounds(self, out, start, stop, params, planes, rows, cols, take_RxS, window, linear):
+    def _count_batch(self):
+        self._batches_done.add(1)
+
+    def _some_rounds(self, out, start, stop, params, planes, rows, cols, take_RxS, window, linear, *, report):
         """`out` with the rounds from `start` to `stop` of every device, and an array that is ready when they are."""
-        encode = self._round(params, rows, cols, window, linear)
+        encode = self._round(params, rows, cols, window, linear, report)
         return split_some(self.mesh, encode, out, take_RxS, start, stop, planes), stop + 0
 
     def _tokens(self, params, fovs_BxFxF, window, token_Bx2):
@@ -230,15 +248,23 @@ class TileComputation:
         return _merge(labels, depth), None if posterior is None else _merge(posterior, depth)
 
 
+class _Count:
+    """Batches of a tile that are encoded; devices add to it from threads of their own."""
+
+    def __init__(self, total: int, done: Done):
+        self._total, self._done, self._batches, self._lock = total, done, 0, threading.Lock()
+
+    def add(self, batches: int) -> None:
+        if batches:
+            with self._lock:
+                self._batches += batches
+                self._done(self._batches / self._total)
+
+
 def _slices_across(rounds, axis, number):
     """A lattice `(z, y, x, F)` from the rounds of its slices across `axis`, `(rounds, slices, rows, cols, F)`."""
     moveaxis = jnp.moveaxis if isinstance(rounds, jax.Array) else np.moveaxis
     return moveaxis(rounds.reshape(-1, *rounds.shape[2:])[:number], 0, axis)
-
-
-def _batches(take_RxS, rows: AxisArrays, cols: AxisArrays, batch: int) -> int:
-    """Batches of a round."""
-    return -(-len(take_RxS[0]) * len(rows["origins"]) * len(cols["origins"]) // batch)
 
 
 def _points(arrays: AxisArrays) -> int:

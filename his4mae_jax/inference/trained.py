@@ -12,6 +12,7 @@ from his4mae_jax.data.volumes.contrast import estimate_contrast
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
+from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run.checkpoints import Checkpoints
@@ -63,7 +64,10 @@ class TrainedEncoder:
             self.models, segment, slice_axes(volume, segment["axes"], "segment.axes"),
             spacing=(1.0,) * 3 if isotropic else tuple(size / finest for size in volume.voxel_size_nm),
         )  # fmt: skip
-        return VolumeEncoder(self.models, self.params, contrast, coverage, segment["batch_fovs"], padding)
+        return VolumeEncoder(
+            self.models, self.params, contrast, coverage, segment["batch_fovs"], padding,
+            flop_per_image(self.config)["encode"],
+        )  # fmt: skip
 
 
 def load(checkpoints: Checkpoints, step: int, encoder: str = "student") -> TrainedEncoder:

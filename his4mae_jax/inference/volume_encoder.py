@@ -59,6 +59,7 @@ class VolumeEncoder:
       coverage: where fields of view lie, and how volumes are cut into tiles.
       batch_fovs: fields of view that a device encodes at once; 0: what is quickest (`fovs_at_once`).
       padding: grey levels of constant regions that are neither sampled nor labelled (`data.padding`).
+      fov_flop: FLOP of encoding one field of view (`flop_per_image`); 0: unknown, progress is then in larger steps.
     """
 
     models: Any
@@ -67,6 +68,7 @@ class VolumeEncoder:
     coverage: Coverage
     batch_fovs: int = 0
     padding: tuple[float, ...] = ()
+    fov_flop: float = 0.0
 
     @functools.cached_property
     def batch(self) -> int:
@@ -75,7 +77,7 @@ class VolumeEncoder:
 
     @functools.cached_property
     def _computation(self) -> TileComputation:
-        return TileComputation(self.models, self.coverage, self.batch)
+        return TileComputation(self.models, self.coverage, self.batch, self.fov_flop)
 
     def memory_bytes(self, volume: VolumeLike, outputs: int, maps: int) -> int:
         """Bytes at most of the largest arrays while `volume` is fitted and labelled.

@@ -39,7 +39,7 @@ from his4mae_jax.output.plan import (
     volume_paths,
 )
 from his4mae_jax.output.publish import check_free, files_of, publish
-from his4mae_jax.progress import progress
+from his4mae_jax.progress import progress, rate
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 Log = Callable[[str], object]
@@ -161,7 +161,8 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
                 "clusters": task.sizes, "volume": str(volume.name), "job": job.id, "what": values,
             }  # fmt: skip
             publish(job, names, task.workdir, facts)
-            log(f"segment: labels in {task.paths[0]} after {facts['seconds']:.1f} s")
+            speed = rate(fovs / max(facts["seconds"], 1e-9), "fields of view")
+            log(f"segment: labels in {task.paths[0]} after {facts['seconds']:.1f} s, {speed} with the fit of centres")
             return facts
 
 

@@ -19,12 +19,19 @@ SCRIPT = pathlib.Path(__file__).with_name("traced_runs.py")
 SMALL, LARGE = ("demo", "epfl_hippocampus", "compare/table3"), ("openorganelle", "betaseg")
 SLOW = ("compare/epfl", "compare/ablations", "compare/codebook_size", "compare/paper")
 DEVICES = ("1", "default", "8")
+FRESH = ("demo", "betaseg")  # as in traced_runs.py
 MODES = ("inspect", "train", "segment", "evaluate", "all from saved")
+
+
+def _modes(config):
+    return ("compare",) if config.startswith("compare/") else (*MODES, "all") if config in FRESH else MODES
+
+
 CASES = [
     pytest.param(config, mode, devices, marks=pytest.mark.slow if config in SLOW else ())
     for devices in DEVICES
     for config in (*SMALL, *LARGE, *SLOW)
-    for mode in (("compare",) if config.startswith("compare/") else MODES)
+    for mode in _modes(config)
     if devices != "1" or config not in SMALL  # the default
 ]
 

@@ -31,6 +31,7 @@ from clu import parameter_overview  # noqa: F401
 
 SHAPE = (96, 96, 96)
 STEPS = 2  # one before distillation begins and one after
+FRESH = ("demo", "betaseg")  # configs whose whole run is also traced in one command, in an empty workdir
 _jit, _rng = jax.jit, np.random.default_rng(0)
 
 
@@ -170,6 +171,10 @@ def main(folder, *configs):
             saved = config_file.load(f"saved:{workdir / 'config.json'}")
             with report.mode("all from saved"):
                 stages.run(saved, workdir, "all")
+            if name in FRESH:
+                shutil.rmtree(workdir)
+                with report.mode("all"):
+                    stages.run(config.copy_and_resolve_references(), workdir, "all")
         shutil.rmtree(workdir, ignore_errors=True)
 
 

@@ -1,5 +1,7 @@
 """Features and labels of volumes: tiles, coverages, padding; labels are the nearest centres of the features."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -229,3 +231,34 @@ def test_progress_advances_within_a_tile_by_all_of_its_voxels(make_encoder, blob
         whole = make_encoder(batch_fovs=4, **how).labels(volume, {2: linear(np.eye(2, 8, dtype=np.float32))})[2]
         np.testing.assert_array_equal(labels, whole)  # however a tile is cut into dispatches
         monkeypatch.setattr("his4mae_jax.inference.tile_computation.DISPATCH_BATCHES", 1)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        dict(),
+        dict(batch_fovs=1),
+        dict(axes="zyx", batch_fovs=1),
+        dict(inference="cover", batch_fovs=4),
+        dict(symmetries=2, shifts=2),
+    ],
+    ids=str,
+)
+def test_batches_of_a_large_model_are_reported_and_change_no_bit(make_encoder, blobs, how, monkeypatch):
+    """Also within a dispatch, and where a tile is a single round."""
+    volume, steps = blobs((6, 30, 30)), {}
+    plain = make_encoder(**{"batch_fovs": 5, **how})
+    reporting = dataclasses.replace(plain, fov_flop=1e9)
+    scores = {4: linear(token_centres(make_encoder(**how | {"tile": 1000}), volume, 4))}
+    (tile, *_) = plain.coverage.tiles(volume.shape)
+    for one, other in zip(plain.lattices(volume, tile), reporting.lattices(volume, tile), strict=True):
+        for lattice, same in zip(one, other, strict=True):
+            np.testing.assert_array_equal(lattice, same)
+    labels = {}
+    for name, encoder in (("plain", plain), ("reporting", reporting)):
+        bar, steps[name] = Progress("segment", volume.array.size, "voxels", print), []
+        monkeypatch.setattr(bar, "advance", steps[name].append)
+        labels[name] = encoder.labels(volume, scores, bar=bar)[4]
+        assert sum(steps[name]) == pytest.approx(volume.array.size)
+    np.testing.assert_array_equal(labels["plain"], labels["reporting"])
+    assert len(steps["reporting"]) >= 2 * len(steps["plain"])

@@ -21,6 +21,7 @@ FLOORS = (
     ("export",),
     ("output",),
     ("evaluation",),
+    ("naming",),
     ("figures",),
     ("compare",),
     ("report",),

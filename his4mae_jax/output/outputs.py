@@ -14,7 +14,6 @@ from typing import Any
 
 import ml_collections
 
-from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
@@ -78,7 +77,7 @@ def write_outputs(
     s, workdir, paths = config.segment, pathlib.Path(workdir), [pathlib.Path(p) for p in labels_paths]
     classes = instance_classes(s.instances, names)
     planned = plan(s.outputs, paths, classes)
-    _begin(workdir, planned, _dependencies(config, image, paths, names, cell, segmentation))
+    _manifest(workdir).begin(planned, _dependencies(config, image, paths, names, cell, segmentation))
     voxels = math.prod(image.shape)
 
     def missing(path: pathlib.Path, *more: pathlib.Path) -> bool:
@@ -111,7 +110,7 @@ def write_outputs(
                 with progress(file.name, voxels, unit="voxels", log=log) as bar:
                     write_tiff(open_volume(path, image=False), file, progress=bar.advance)
     if "precomputed" in s.outputs:
-        names_by_path = {path: names if path == paths[0] else _stored_names(path) for path in paths}
+        names_by_path = {path: names if path == paths[0] else stored_names(path) for path in paths}
         names_by_path |= {written.volume: None for written in instances.values()}
         for path, its_names in names_by_path.items():
             if missing(folder := workdir / f"{_stem(path)}.precomputed"):
@@ -144,37 +143,11 @@ def check_free(
       UserError: something is in the way, the manifest is damaged, or `segment.instances` names no label.
     """
     planned = plan(config.segment.outputs, labels_paths, instance_classes(config.segment.instances, names))
-    ours = _recorded(workdir)
-    records.check_free(workdir, *(map(_with_partials, (planned, ours))))
+    _manifest(workdir).check_free(planned)
 
 
-def _with_partials(names: Sequence[str]) -> list[str]:
-    return [each for name in names for each in (name, *records.partial_names(name))]
-
-
-def _recorded(workdir: pathlib.Path) -> list[str]:
-    """Names that the manifest lists."""
-    manifest = workdir / MANIFEST
-    if not manifest.exists():
-        return []
-    return sorted(records.checked(manifest, records.read(manifest).get("outputs"), _OURS))
-
-
-def _begin(workdir: pathlib.Path, planned: Sequence[str], dependencies: dict[str, Any] | None) -> None:
-    """Removes what an earlier call wrote, unless it was the same as this one, and records what this one writes."""
-    manifest = workdir / MANIFEST
-    recorded = _recorded(workdir)
-    if dependencies is not None and recorded and records.read(manifest).get("of") == dependencies:
-        with files.writing(workdir):
-            for name in recorded:
-                for part in records.partial_names(name):
-                    records.remove(workdir / part)
-        return
-    remove_outputs(workdir)
-    records.check_free(workdir, _with_partials(planned))
-    if planned:
-        with files.writing(workdir):  # before any of the files: one that is cut short is known to be ours
-            files.write_json(manifest, {"outputs": planned, "of": dependencies})
+def _manifest(workdir: pathlib.Path) -> records.Manifest:
+    return records.Manifest(workdir / MANIFEST, _OURS)
 
 
 def _dependencies(config, image, paths, names, cell, segmentation) -> dict[str, Any] | None:
@@ -197,12 +170,7 @@ def remove_outputs(workdir: str | os.PathLike) -> None:
     Raises:
       UserError: the manifest is damaged.
     """
-    workdir = pathlib.Path(workdir)
-    recorded = _recorded(workdir)
-    with files.writing(workdir):
-        for name in _with_partials(recorded):
-            records.remove(workdir / name)
-        (workdir / MANIFEST).unlink(missing_ok=True)
+    _manifest(pathlib.Path(workdir)).remove()
 
 
 def plan(outputs: Sequence[str], paths: Sequence[pathlib.Path], classes: Mapping[int, str]) -> list[str]:
@@ -244,7 +212,7 @@ def _stem(path: pathlib.Path) -> str:
     return path.name.removesuffix(".ome.zarr")
 
 
-def _stored_names(path: pathlib.Path) -> dict[int, str]:
-    """Names of labels in a label volume's metadata."""
+def stored_names(path: str | os.PathLike) -> dict[int, str]:
+    """Names of labels, by id, in a label volume's metadata."""
     label = ome_zarr.read_group(path)[1].get("image-label", {})
     return {p["label-value"]: p["name"] for p in label.get("properties", ())}

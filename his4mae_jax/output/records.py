@@ -5,6 +5,8 @@ killed in between leaves nothing that the next one would take for the user's own
 """
 
 import contextlib
+import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -13,8 +15,10 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
+
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import writing
+from his4mae_jax.files import write_json, writing
 
 SEGMENTATION = "segment.json"
 CENTRES = "centres.npz"
@@ -187,3 +191,91 @@ def segmented(workdir: str | pathlib.Path, clusters: Iterable[int]) -> dict[str,
             f"{path}: no labels for {', '.join(map(str, missing))} clusters; segment this volume again with this config"
         )
     return facts
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """A record of the files that one step wrote from labels.
+
+    Attributes:
+      path: of the record, in the folder of the files.
+      allowed: the file names that it may list.
+    """
+
+    path: pathlib.Path
+    allowed: re.Pattern
+
+    def recorded(self) -> list[str]:
+        """Names that the record lists.
+
+        Raises:
+          UserError: it is damaged.
+        """
+        if not self.path.exists():
+            return []
+        return sorted(checked(self.path, read(self.path).get("outputs"), self.allowed))
+
+    def check_free(self, planned: Iterable[str]) -> None:
+        """Checks that nothing of the user has the name of a file to be written.
+
+        Raises:
+          UserError: something is in the way, or the record is damaged.
+        """
+        check_free(self.path.parent, _with_partials(planned), _with_partials(self.recorded()))
+
+    def begin(self, planned: list[str], dependencies: dict[str, Any] | None) -> None:
+        """Removes what an earlier step wrote, unless it was the same as this one, and records what this one writes.
+
+        Args:
+          planned: names of all files to be written.
+          dependencies: JSON of all that they depend on; None: they are written anew in any case.
+
+        Raises:
+          UserError: something of the user is in the way, or the record is damaged. Nothing was removed then.
+        """
+        recorded = self.recorded()
+        if dependencies is not None and recorded and read(self.path).get("of") == dependencies:
+            with writing(self.path.parent):
+                for name in recorded:
+                    for part in partial_names(name):
+                        remove(self.path.parent / part)
+            return
+        self.check_free(planned)
+        self.remove()
+        if planned:
+            with writing(self.path.parent):  # before any of the files: one that is cut short is known to be ours
+                write_json(self.path, {"outputs": planned, "of": dependencies})
+
+    def remove(self) -> None:
+        """Removes the files, what a killed step left of them, and the record.
+
+        Raises:
+          UserError: the record is damaged.
+        """
+        recorded = self.recorded()
+        with writing(self.path.parent):
+            for name in _with_partials(recorded):
+                remove(self.path.parent / name)
+            self.path.unlink(missing_ok=True)
+
+
+def _with_partials(names: Iterable[str]) -> list[str]:
+    return [each for name in names for each in (name, *partial_names(name))]
+
+
+def centres_digest(folder: str | os.PathLike, clusters: int) -> str:
+    """A hash of the centres of so many clusters in the folder's centres.npz; equal for equal centres.
+
+    Raises:
+      UserError: there is no such file, or it lacks them.
+    """
+    path, digest = pathlib.Path(folder) / CENTRES, hashlib.sha256()
+    try:
+        with np.load(path) as data:
+            for key in (f"centres_{clusters}", f"projection_{clusters}", f"group_{clusters}"):
+                if key in data.files or not key.startswith("group"):
+                    array = np.ascontiguousarray(data[key])
+                    digest.update(f"{key} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: no centres of {clusters} clusters ({error}); segment again") from error
+    return digest.hexdigest()[:16]

@@ -19,6 +19,7 @@ class Scope(enum.Enum):
     EVALUATE = "evaluation"
     EXPORT = "export"
     COMPARE = "comparison"
+    NAME = "naming"
 
 
 @dataclasses.dataclass(frozen=True)

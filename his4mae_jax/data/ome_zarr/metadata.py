@@ -9,7 +9,7 @@ second to every start. The tests validate with it what is written, in both versi
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ def attributes(
     origin_nm: Triple = ZERO,
     version: str,
     label_values: dict[int, str] | None = None,
+    colours: Mapping[int, str] | None = None,
     channels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Returns the metadata of an image with one level, "0".
@@ -41,6 +42,7 @@ def attributes(
       origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm.
       version: one of VERSIONS.
       label_values: name of each label value; makes it a label volume. Empty: values are ids without names.
+      colours: "#RRGGBB" of each label value; None: those of the palette.
       channels: names of a leading channel axis; None: no such axis.
 
     Returns:
@@ -59,8 +61,11 @@ def attributes(
     if label_values is not None:
         result["image-label"] = dict(own)
         if label_values:  # instances are too many to list: viewers choose their colours
+            rgb = {
+                int(v): palette.rgb(int(v)) if colours is None else bytes.fromhex(colours[v][1:]) for v in label_values
+            }
             result["image-label"] |= {
-                "colors": [{"label-value": int(v), "rgba": [*palette.rgb(int(v)), 255]} for v in sorted(label_values)],
+                "colors": [{"label-value": v, "rgba": [*rgb[v], 255]} for v in sorted(rgb)],
                 "properties": [{"label-value": int(v), "name": label_values[v]} for v in sorted(label_values)],
             }
     return result

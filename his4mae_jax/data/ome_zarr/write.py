@@ -5,7 +5,7 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ def create(
     origin_nm: Triple = ZERO,
     chunks: Sequence[int] = (64, 64, 64),
     label_values: dict[int, str] | None = None,
+    colours: Mapping[int, str] | None = None,
     channels: Sequence[str] | None = None,
     fill_value: int | float = 0,
     version: str = "0.4",
@@ -48,6 +49,7 @@ def create(
         with channels, each channel has its own chunks.
       label_values: name of each label value; makes it a label volume, with colours. Empty: one whose values are
         ids without names.
+      colours: "#RRGGBB" of each label value; None: those of the palette.
       channels: names of a leading channel axis, such as the classes of probabilities.
       fill_value: of voxels that are never written.
       version: of OME-Zarr, "0.4" (zarr v2) or "0.5" (zarr v3).
@@ -71,7 +73,7 @@ def create(
     chunks = (1,) * (rank - len(chunks)) + tuple(chunks)
     attributes = ome_metadata.attributes(
         ome_metadata.image_name(folder), scale, dtype, origin_nm=origin_nm, version=version,
-        label_values=label_values, channels=channels,
+        label_values=label_values, colours=colours, channels=channels,
     )  # fmt: skip
     with writing(folder):
         _make_room(folder, overwrite)

@@ -1,0 +1,57 @@
+"""How large each cluster is and how grey, in one pass over the labels and the image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from his4mae_jax.data.stores.placement import origin_of
+from his4mae_jax.data.volumes.blocks import boxes, in_order, voxels
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.progress import Log, progress
+
+BLOCK = (64, 256, 256)  # voxels (z, y, x) read at once
+WORKERS = 4
+
+
+def measure(
+    labels: VolumeLike, image: VolumeLike, ids: Sequence[int], log: Log
+) -> dict[int, tuple[float, float | None]]:
+    """Returns, for each label, its fraction of the labelled voxels and the mean grey value of the image under it.
+
+    Memory is that of a few blocks. Where the image has another grid, its voxel next to the centre of each label counts.
+
+    Args:
+      labels: uint8 label volume (z, y, x), `UNLABELLED` where there is no label.
+      image: the volume that was segmented.
+      ids: the labels.
+      log: prints one line.
+
+    Raises:
+      UserError: a volume cannot be read.
+    """
+    same = tuple(labels.shape) == tuple(image.shape)
+
+    def read(box: Box) -> tuple[np.ndarray, np.ndarray, int]:
+        ids_N = labels.read(box).ravel()
+        grey_N = (image.read(box) if same else _nearest(labels, image, box)).ravel()
+        return np.bincount(ids_N, minlength=256), np.bincount(ids_N, grey_N, minlength=256), voxels(box)
+
+    counts, sums = np.zeros(256, np.int64), np.zeros(256)
+    total = int(np.prod(labels.shape))
+    with progress("segment: grey values of clusters", total, unit="voxels", log=log) as bar:
+        for count, grey, size in in_order(read, boxes(labels.shape, BLOCK), WORKERS):
+            counts, sums = counts + count, sums + grey
+            bar.advance(size)
+    labelled = max(int(counts[list(ids)].sum()), 1)
+    return {i: (counts[i] / labelled, sums[i] / counts[i] if counts[i] else None) for i in ids}
+
+
+def _nearest(labels: VolumeLike, image: VolumeLike, box: Box) -> np.ndarray:
+    """The image on the grid of the labels, by nearest neighbours."""
+    at = []
+    grids = (origin_of(labels), labels.voxel_size_nm, origin_of(image), image.voxel_size_nm, image.shape)
+    for s, label_origin, label_size, origin, size, n in zip(box, *grids, strict=True):
+        position = (label_origin - origin + np.arange(s.start, s.stop) * label_size) / size
+        at.append(np.clip(np.rint(position).astype(int), 0, n - 1))
+    block = image.read(tuple(slice(int(i.min()), int(i.max()) + 1) for i in at))
+    return block[np.ix_(*(i - i.min() for i in at))]

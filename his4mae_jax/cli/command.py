@@ -70,6 +70,17 @@ SUBCOMMANDS = {
         "Needs a segmented workdir and ground truth (data.test_labels). Writes metrics.json, metrics.csv and figures/.",
         ("his4mae evaluate --config=demo --workdir=runs/demo",),
     ),
+    "name": Subcommand(
+        "write the labels by name, as WORKDIR/clusters.yaml names the clusters",
+        "Needs a segmented workdir and no model. Edit the names in clusters.yaml first: clusters with one name are "
+        "merged, and 'ignore' means no label. Writes organelles.ome.zarr, and on request masks, instances and further "
+        "formats by name. Without --config the settings are those of the training.",
+        (
+            "his4mae name --workdir=runs/demo",
+            "his4mae name --workdir=runs/demo --from-truth",
+            "his4mae name --workdir=runs/demo --config.name.masks=True",
+        ),
+    ),
     "all": Subcommand(
         "train, segment and evaluate in one go",
         "Runs the three stages one after the other; stages that are done already are not repeated. Without ground "
@@ -120,6 +131,12 @@ def make_parser() -> Parser:
         )
         if name in MODES:
             add_run_arguments(own, workdir=name != "fetch")
+    added.choices["name"].add_argument(
+        "--from-truth",
+        action="store_true",
+        help="name each cluster after the class that it overlaps most in ground truth; needs `his4mae evaluate` "
+        "(short for --config.name.from_truth=many_to_one)",
+    )
     init = added.choices["init"]
     init.add_argument("volumes", nargs="+", metavar="VOLUME", help="path or URL, with a box as in cell.tif[0:99, :, :]")
     init.add_argument("--output", metavar="FILE.py", help="the config (default: named after the first volume)")
@@ -160,6 +177,8 @@ def parse(argv: Sequence[str]) -> process.Command:
 
 
 def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process.Command:
+    if arguments.command == "name" and arguments.from_truth:
+        overrides = [*overrides, "--config.name.from_truth=many_to_one"]
     if arguments.command in MODES:
         return run_command(
             arguments.command, arguments.config, arguments.workdir, overrides, f"his4mae {arguments.command} --help"

@@ -3,6 +3,7 @@
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -13,9 +14,9 @@ from his4mae_jax.errors import UserError
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
-MODES = ("train", "segment", "evaluate", "all", "export", "compare", "fetch", "inspect")
-ALONE = ("export", "compare", "fetch", "inspect")  # modes of a single process
-SAVED = ("export",)  # modes that take the settings of the training where no config is given
+MODES = ("train", "segment", "evaluate", "name", "all", "export", "compare", "fetch", "inspect")
+ALONE = ("name", "export", "compare", "fetch", "inspect")  # modes of a single process
+SAVED = ("name", "export")  # modes that take the settings of the training where no config is given
 
 
 def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode: str) -> None:
@@ -28,7 +29,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         join()
-    if mode not in ("fetch", "compare"):  # each run of a comparison does this itself
+    if mode not in ("name", "fetch", "compare"):  # each run of a comparison does this itself
         from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(config)
@@ -56,6 +57,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         from his4mae_jax.data.known.fetch import fetch
 
         return fetch(config, log)
+    if mode == "name":
+        return name(config, workdir)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
         from his4mae_jax.data import datasets
 
@@ -120,7 +123,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
 
     if segments:
         target = datasets.target(config, workdir, need_labels=False)
-        check_free(config, workdir, target.class_names)
+        check_free(with_label_instances(config, workdir, target.class_names), workdir, target.class_names)
     if distributed.is_main():
         check_run_labels(config, workdir, log)
     volumes = datasets.training_volumes(config, workdir, log)
@@ -131,13 +134,37 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     """Fit the cluster centres and label every voxel of the volume to segment."""
     from his4mae_jax.data import datasets
+    from his4mae_jax.naming import stage as naming
     from his4mae_jax.output import plan
     from his4mae_jax.output import segment as stage
 
     plan.need_checkpoint(workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
     return_freed_memory()
-    stage.segment(config, target, workdir, log)
+    seconds = stage.segment(with_label_instances(config, workdir, target.class_names), target, workdir, log)
+    if seconds:  # else another process has published the labels, and does the rest
+        naming.after_segment(config, pathlib.Path(workdir), target.image, log)
+
+
+def with_label_instances(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, class_names: Sequence[str]
+) -> ml_collections.ConfigDict:
+    """The config with labels only in `segment.instances`; names in clusters.yaml are checked, and left to `naming`."""
+    from his4mae_jax.naming import stage as naming
+    from his4mae_jax.output import plan
+
+    label_names = plan.label_names(config, plan.headline(config), class_names)
+    return naming.check(config, pathlib.Path(workdir), label_names)
+
+
+def name(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Write the labels by name, as clusters.yaml names the clusters."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.naming import stage
+
+    stage.name(
+        config, pathlib.Path(workdir), log, lambda: datasets.target(config, workdir, need_labels=False, log=log).image
+    )
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, need_labels: bool) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -15,7 +16,7 @@ from his4mae_jax.evaluation import dice, scores
 from his4mae_jax.evaluation.baseline import score_baseline
 from his4mae_jax.evaluation.curve import dsc_curve
 from his4mae_jax.output.plan import headline, label_path, label_sizes, need_checkpoint
-from his4mae_jax.output.records import SEGMENTATION, segmented
+from his4mae_jax.output.records import SEGMENTATION, centres_digest, segmented
 from his4mae_jax.progress import Log
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
@@ -47,8 +48,19 @@ def evaluate(
     metrics = {"method": config.method, "volume": test.image.name, **own, "baselines": _baselines(config, test, log)}
     if config.evaluate.curve_box:
         metrics["curve"] = dsc_curve(config, test, workdir, log, (facts["step"], metrics["dsc"]))
-    match = dice.direct if supervised else dice.one_to_one
-    return metrics, match(confusions[clusters], test.class_names).assignment
+    one, many = (dice.direct,) * 2 if supervised else (dice.one_to_one, dice.many_to_one)
+    one_to_one = one(confusions[clusters], test.class_names).assignment
+    metrics["matching"] = {
+        "centres": centres_digest(workdir, clusters),
+        "one_to_one": _class_of_label(one_to_one, test.class_names),
+        "many_to_one": _class_of_label(many(confusions[clusters], test.class_names).assignment, test.class_names),
+    }
+    return metrics, one_to_one
+
+
+def _class_of_label(assignment: Sequence[int | None], class_names: Sequence[str]) -> dict[str, str | None]:
+    """The class name of each label, or None where it stands for no class."""
+    return {str(i): None if c is None else class_names[c] for i, c in enumerate(assignment, 1)}
 
 
 def same_volume(one: str, other: str) -> bool:

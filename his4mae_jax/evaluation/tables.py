@@ -5,6 +5,7 @@ The dictionary all three are made from ("dsc" as in `dice.Scores`, NaN for an ab
     {"method": "his4mae", "clusters": C, "seconds": {"train": s, "segment": s},
      "dsc": {"one_to_one": {class: x, …, "mean": x}, "many_to_one": {…}},
      "by_clusters": {"6": {"one_to_one": {…}, "many_to_one": {…}}, …},         # optional: other C
+     "matching": {"centres": hash, "one_to_one": {label: class or None, …}, "many_to_one": {…}},  # of the headline
      "baselines": {name: {"dsc", "clusters", "seconds", "by_clusters"}, …},    # optional
      "curve": [{"step": n, "dsc": {"one_to_one": {…}}}, …]}                    # optional
 """

@@ -44,6 +44,7 @@ _OURS = re.compile(
 # Settings of `segment` that the files depend on, beside the names.
 _SETTINGS = ("outputs", "min_instance_voxels", "instance_connectivity", "ome_zarr_version", "pyramid", "block")
 WORKERS = 4
+SIDE = 64  # voxels: shortest side of the boxes copied at once, also where chunks are smaller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,8 +212,8 @@ def _write(
                 out[box].write(block).result()
                 return block.size
 
-            # Boxes of whole chunks, of some 64 voxels a side at least.
-            block = [c * max(1, 64 // c) for c in out.chunk_layout.write_chunk.shape]
+            # Boxes of whole chunks: no chunk is written by two threads.
+            block = [c * max(1, SIDE // c) for c in out.chunk_layout.write_chunk.shape]
             for size in in_order(copy, boxes(labels.shape, block), WORKERS):
                 bar.advance(size)
             if s.pyramid:

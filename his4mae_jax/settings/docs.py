@@ -23,6 +23,7 @@ SECTIONS = {
     "vae": "VAE",
     "train": "Training",
     "segment": "Segmentation",
+    "name": "Naming",
     "evaluate": "Evaluation",
     "export": "Export",
     "compare": "Comparison of methods",
@@ -40,7 +41,7 @@ together with the others, ends the run with one line before anything is written.
 
 The last column says when a setting may change. A workdir belongs to one training: what is *fixed by the training*
 cannot change in it. All other settings can, also when a training goes on: those of *one stage*, segmentation,
-evaluation, export or comparison, act when that stage runs next.
+naming, evaluation, export or comparison, act when that stage runs next.
 """
 
 

@@ -4,7 +4,9 @@ from his4mae_jax.settings.data import AXES, LARGEST_SEED, VOXEL_SIZES
 from his4mae_jax.settings.kinds import Choice, Either, Flag, Number, Row, Several, Text, Whole
 from his4mae_jax.settings.setting import Scope, Setting
 
-SEGMENT, EVALUATE, EXPORT, COMPARE = Scope.SEGMENT, Scope.EVALUATE, Scope.EXPORT, Scope.COMPARE
+SEGMENT, NAME, EVALUATE, EXPORT, COMPARE = (
+    Scope.SEGMENT, Scope.NAME, Scope.EVALUATE, Scope.EXPORT, Scope.COMPARE,
+)  # fmt: skip
 CLUSTERS = Whole(2, 254)  # labels are uint8, and 255 is no label
 
 
@@ -74,12 +76,16 @@ SETTINGS = (
     Setting("segment.instances", (),
             Several("a tuple of label ids from 0 to 254, names of labels, or 'all'",
                     Either(Whole(0, 254), Text("a name"))),
-            "Labels whose connected components are written as instances, with a table.", SEGMENT),
+            "Labels, or names in clusters.yaml, whose connected components are written, with a table.", SEGMENT),
     Setting("segment.min_instance_voxels", 100, Whole(1, 2**62, "voxels"), "Smaller instances are left out.", SEGMENT),
     Setting("segment.instance_connectivity", 6, Choice(6, 18, 26),
             "Neighbours of a voxel within an instance; with more, instances that touch at a corner are one.", SEGMENT),
     Setting("segment.probabilities", False, Flag(),
             "Write the probability of each label as well, the softmax of its scores.", SEGMENT),
+    Setting("name.masks", False, Flag(), "Write a mask for each name of clusters.yaml as well.", NAME),
+    Setting("name.from_truth", "", Choice("", "many_to_one", "one_to_one"),
+            "Take names over from the matching with ground truth in metrics.json: each cluster's is the class that it "
+            "overlaps most, or each class names one cluster.", NAME),
     Setting("evaluate.clusters", (), Several("a tuple of whole numbers from 2 to 254", CLUSTERS),
             "Further numbers of clusters to segment and score with.", EVALUATE),
     Setting("evaluate.baselines", ("intensity", "filters"), some_of("intensity", "filters"),

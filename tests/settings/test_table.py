@@ -37,6 +37,8 @@ def test_stages_are_free_of_the_training_and_affect_scores():
             assert settings.fixed_by_training(key, "his4mae") and settings.affects_scores(key), key
         if setting.section == "compare":
             assert setting.scope is Scope.COMPARE and not settings.affects_scores(key), key
+        if setting.section == "name":
+            assert setting.scope is Scope.NAME and not settings.affects_scores(key), key
         if setting.section == "export":
             assert setting.scope is Scope.EXPORT and not settings.affects_scores(key), key
 

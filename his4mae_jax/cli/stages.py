@@ -143,7 +143,7 @@ def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> No
     return_freed_memory()
     seconds = stage.segment(with_label_instances(config, workdir, target.class_names), target, workdir, log)
     if seconds:  # else another process has published the labels, and does the rest
-        naming.after_segment(config, pathlib.Path(workdir), target.image, log)
+        naming.after_segment(config, pathlib.Path(workdir), target, log)
 
 
 def with_label_instances(
@@ -162,9 +162,7 @@ def name(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     from his4mae_jax.data import datasets
     from his4mae_jax.naming import stage
 
-    stage.name(
-        config, pathlib.Path(workdir), log, lambda: datasets.target(config, workdir, need_labels=False, log=log).image
-    )
+    stage.name(config, pathlib.Path(workdir), log, lambda: datasets.target(config, workdir, need_labels=False, log=log))
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, need_labels: bool) -> None:

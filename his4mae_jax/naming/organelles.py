@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from his4mae_jax import files
+from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.blocks import boxes, in_order
@@ -93,7 +94,7 @@ def write_organelles(
     clusters: Clusters,
     segmentation: str,
     log: Log,
-    open_image: Callable[[], VolumeLike] | None = None,
+    open_target: Callable[[], Target] | None = None,
 ) -> list[pathlib.Path]:
     """Writes the label volumes by name, in place of those of earlier names.
 
@@ -110,7 +111,7 @@ def write_organelles(
       clusters: content of clusters.yaml, checked against the labels.
       segmentation: identifies the labels: what a call for the same labels, names and settings wrote is kept.
       log: prints one line.
-      open_image: opens the volume that was segmented; needed for CellSketch.
+      open_target: opens the volume that was segmented, and the cell's mask where there is one; needed for CellSketch.
 
     Returns:
       The paths of all files.
@@ -123,7 +124,7 @@ def write_organelles(
         raise UserError(f"{folder / FILE}: every cluster is ignored; name at least one")
     task = _Task(config, folder, organelles, instance_ids(config.segment.instances, organelles, folder), log)
     labels = open_volume(folder / LABELS, image=False)
-    image = _image(open_image, labels) if "cellsketch" in config.segment.outputs else None
+    target = _target(open_target, labels) if "cellsketch" in config.segment.outputs else None
     planned = task.planned()
     manifest(folder).begin(planned, _dependencies(task, segmentation))
     path = folder / ORGANELLES
@@ -138,7 +139,7 @@ def write_organelles(
                 table = np.zeros(256, np.uint8)
                 table[list(organelles[i].clusters)] = 1
                 _write(task, labels, mask, table, {1: organelles[i].name}, {1: organelles[i].colour})
-    _write_formats(task, _write_instances(task), labels.shape, image)
+    _write_formats(task, _write_instances(task), labels.shape, target)
     return [folder / name for name in planned]
 
 
@@ -168,16 +169,17 @@ def instance_ids(
     return tuple(sorted(selected))
 
 
-def _image(open_image, labels) -> VolumeLike:
-    if open_image is None:
+def _target(open_target: Callable[[], Target] | None, labels: VolumeLike) -> Target:
+    if open_target is None:
         raise UserError("config key segment.outputs: cellsketch needs the image; give the config of the segmentation")
-    image = open_image()
-    if tuple(image.shape) != tuple(labels.shape):
+    target = open_target()
+    shape, own = tuple(target.image.shape), tuple(labels.shape)
+    if shape != own:
         raise UserError(
-            f"{labels.name}: {tuple(labels.shape)} voxels, but {image.name} has {tuple(image.shape)} (z, y, x); give "
+            f"{labels.name}: {own} voxels, but {target.image.name} has {shape} (z, y, x); give "
             "the config with which the labels were segmented"
         )
-    return image
+    return target
 
 
 def _dependencies(task: _Task, segmentation: str) -> dict[str, Any]:
@@ -243,7 +245,7 @@ def _write_instances(task: _Task) -> dict[int, Instances]:
 
 
 def _write_formats(
-    task: _Task, instances: Mapping[int, Instances], shape: tuple[int, ...], image: VolumeLike | None
+    task: _Task, instances: Mapping[int, Instances], shape: tuple[int, ...], target: Target | None
 ) -> None:
     """Writes the formats of other programs."""
     source, folder, voxels = task.folder / ORGANELLES, task.folder, math.prod(shape)
@@ -253,12 +255,15 @@ def _write_formats(
             write_tiff(open_volume(source, image=False), file, progress=bar.advance)
     if "precomputed" in outputs:
         for path, names in {source: task.names, **{each.volume: None for each in instances.values()}}.items():
-            target = folder / path.name.replace(".ome.zarr", ".precomputed")
-            if task.missing(target):
-                with progress(target.name, voxels * 8 / 7, unit="voxels", log=task.log) as bar:
-                    write_precomputed(path, target, names=names, progress=bar.advance)
-    if image is not None and task.missing(target := folder / CELLSKETCH):
-        volumes = 1 + len(task.names) + len(instances)
-        with progress(target.name, voxels * volumes, unit="voxels", log=task.log) as bar:
+            written = folder / path.name.replace(".ome.zarr", ".precomputed")
+            if task.missing(written):
+                with progress(written.name, voxels * 8 / 7, unit="voxels", log=task.log) as bar:
+                    write_precomputed(path, written, names=names, progress=bar.advance)
+    if target is not None and task.missing(cellsketch := folder / CELLSKETCH):
+        volumes = 1 + len(task.names) + len(instances) + (target.labels is not None)
+        with progress(cellsketch.name, voxels * volumes, unit="voxels", log=task.log) as bar:
             labels = open_volume(source, image=False)
-            write_cellsketch(target, prefix(image), image, labels, task.names, instances, progress=bar.advance)
+            write_cellsketch(
+                cellsketch, prefix(target.image), target.image, labels, task.names, instances, cell=target.labels,
+                progress=bar.advance,
+            )  # fmt: skip

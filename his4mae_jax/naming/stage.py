@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import ml_collections
 
 from his4mae_jax import files, palette
+from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.naming import clusters_file
@@ -60,7 +61,7 @@ def _files(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[path
     return [folder / FILE, *([pathlib.Path(beside).parent / FILE] if beside else [])]
 
 
-def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, image: VolumeLike, log: Log) -> None:
+def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, target: Target, log: Log) -> None:
     """Writes clusters.yaml for the labels in a folder, unless that of the same centres is there.
 
     Names of other centres are kept as clusters.previous-<N>.yaml. Names travel with the centres: those beside
@@ -70,7 +71,7 @@ def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, image
     Args:
       config: the configuration, as `check` got it.
       folder: of the labels.
-      image: the volume that was segmented.
+      target: the volume that was segmented.
       log: prints one line.
 
     Raises:
@@ -80,7 +81,7 @@ def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, image
     centres = records.centres_digest(folder, len(names))
     fresh = not path.exists() or clusters_file.read(path).centres != centres
     if fresh:
-        clusters = _new(config, folder, image, names, centres, log)
+        clusters = _new(config, folder, target.image, names, centres, log)
         with files.writing(path):
             aside = clusters_file.write(path, clusters)
         if aside:
@@ -99,7 +100,7 @@ def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, image
             return
         reduced = config.copy_and_resolve_references()
         reduced.segment.instances = tuple(i for i in config.segment.instances if i not in lost)
-        write_organelles(reduced, folder, clusters, _job(folder), log, lambda: image)
+        write_organelles(reduced, folder, clusters, _job(folder), log, lambda: target)
 
 
 def _new(
@@ -131,7 +132,7 @@ def name(
     config: ml_collections.ConfigDict,
     folder: pathlib.Path,
     log: Log,
-    open_image: Callable[[], VolumeLike] | None = None,
+    open_target: Callable[[], Target] | None = None,
 ) -> list[pathlib.Path]:
     """Writes the volumes by name, as clusters.yaml in the folder names clusters.
 
@@ -139,7 +140,7 @@ def name(
       config: the configuration, of which `name.*` and the outputs of `segment.*` count.
       folder: of the labels.
       log: prints one line.
-      open_image: opens the volume that was segmented, for CellSketch.
+      open_target: opens the volume that was segmented, for CellSketch.
 
     Returns:
       The paths of what was written.
@@ -168,7 +169,7 @@ def name(
                     log(f"name: the names before are kept as {clusters_file.write(path, renamed)}")
             clusters = renamed
         log(f"name: names of {config.name.from_truth.replace('_', '-')} matching with ground truth, in {path}")
-    return write_organelles(config, folder, clusters, _job(folder), log, open_image)
+    return write_organelles(config, folder, clusters, _job(folder), log, open_target)
 
 
 def _job(folder: pathlib.Path) -> str:

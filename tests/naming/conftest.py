@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from his4mae_jax import config as configs
+from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.naming import stage
 
@@ -42,8 +43,9 @@ def segmented(tmp_path, patches):
             read=lambda box: grey[box].copy(),
         )  # fmt: skip
         return types.SimpleNamespace(
-            folder=folder, labels=labels, grey=grey, image=image, file=folder / "clusters.yaml"
-        )
+            folder=folder, labels=labels, grey=grey, image=image, target=Target(image, None, ()),
+            file=folder / "clusters.yaml",
+        )  # fmt: skip
 
     return make
 
@@ -59,7 +61,7 @@ def config():
 def named(segmented, config):
     """A segmented folder whose clusters have names: 1 cytoplasm, 2 and 4 mitochondria, 3 ignored."""
     run = segmented()
-    stage.after_segment(config, run.folder, run.image, [].append)
+    stage.after_segment(config, run.folder, run.target, [].append)
     text = run.file.read_text()
     for i, name in {1: "cytoplasm", 2: "mitochondria", 3: "Ignore", 4: "mitochondria"}.items():
         text = text.replace(f"name: cluster {i}", f"name: {name}")

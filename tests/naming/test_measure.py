@@ -4,6 +4,8 @@ import types
 
 import numpy as np
 
+from his4mae_jax.data.volumes.contrast import with_window
+from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.naming import measure as module
 from his4mae_jax.naming.measure import measure
 
@@ -34,3 +36,16 @@ def test_an_image_on_another_grid():
         for a, s, o in grids
     )
     assert measure(labels, image, range(1, 9), print) == {i: (1 / 8, 10.0 * i) for i in range(1, 9)}
+
+
+def test_a_resampled_image_is_read_as_it_is_stored(memory, monkeypatch):
+    monkeypatch.setattr(module, "BLOCK", (8, 8, 8))
+    fine, labels = memory(np.zeros((32, 32, 32), np.uint8)), memory(np.ones((8, 8, 8), np.uint8))
+    fine.array[:16] = 200
+    labels.voxel_size_nm = (40.0,) * 3
+    labels.array[4:] = 2
+    image = with_window(resample(fine, 40.0), (0, 255), True)
+    labels.origin_nm = image.origin_nm
+    assert image.shape == labels.shape
+    assert measure(labels, image, (1, 2), print) == {1: (0.5, 200.0), 2: (0.5, 0.0)}
+    assert 0 < fine.largest <= 9**3

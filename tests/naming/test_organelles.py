@@ -1,6 +1,7 @@
 """What `his4mae name` writes."""
 
 import csv
+import dataclasses
 import json
 import os
 import subprocess
@@ -64,7 +65,7 @@ def test_everything_that_can_be_had(named, config):
     config.segment.outputs, config.segment.instances = ("tiff", "precomputed", "cellsketch"), ("mitochondria", 1)
     config.name.masks = True
     lines = []
-    paths = stage.name(config, named.folder, lines.append, lambda: named.image)
+    paths = stage.name(config, named.folder, lines.append, lambda: named.target)
     expected = {"organelles.ome.zarr", "organelles.tif", "organelles.precomputed", "organelles_cellsketch"}
     for part in ("cytoplasm", "mitochondria"):
         expected |= {f"organelles_{part}{e}" for e in (".ome.zarr", "_instances.ome.zarr", "_instances.csv")}
@@ -82,10 +83,10 @@ def test_everything_that_can_be_had(named, config):
     assert "cell_1_mitochondria_mask.tif" in os.listdir(named.folder / "organelles_cellsketch")
 
     before = {p: os.stat(p).st_ino for p in paths}
-    stage.name(config, named.folder, lines.append, lambda: named.image)  # once more writes nothing
+    stage.name(config, named.folder, lines.append, lambda: named.target)  # once more writes nothing
     assert {p: os.stat(p).st_ino for p in paths} == before
     (named.folder / "organelles.tif").rename(named.folder / "partial.organelles.tif")  # as if stopped
-    stage.name(config, named.folder, lines.append, lambda: named.image)
+    stage.name(config, named.folder, lines.append, lambda: named.target)
     assert (named.folder / "organelles.tif").exists() and not (named.folder / "partial.organelles.tif").exists()
 
     config.segment.outputs, config.segment.instances, config.name.masks = (), (), False
@@ -152,9 +153,18 @@ def test_cellsketch_needs_the_image_of_the_labels(named, config):
     config.segment.outputs = ("cellsketch",)
     named.image.shape = (3, 3, 3)
     with pytest.raises(UserError, match="give the config with which the labels were segmented"):
-        stage.name(config, named.folder, print, lambda: named.image)
+        stage.name(config, named.folder, print, lambda: named.target)
     with pytest.raises(UserError, match="cellsketch needs the image"):
         stage.name(config, named.folder, print)
+
+
+def test_cellsketch_has_the_mask_of_the_cell(named, config):
+    config.segment.outputs = ("cellsketch",)
+    stage.name(config, named.folder, print, lambda: named.target)
+    assert len(os.listdir(named.folder / "organelles_cellsketch")) == 3
+    config.name.masks = True
+    stage.name(config, named.folder, print, lambda: dataclasses.replace(named.target, labels=named.image))
+    assert "cell_1_plasmamembrane_mask.tif" in os.listdir(named.folder / "organelles_cellsketch")
 
 
 def test_memory_is_that_of_blocks(named, config, monkeypatch):

@@ -19,7 +19,7 @@ def organelles(folder):
 
 def test_each_cluster_is_described(segmented, config):
     run, lines = segmented(), []
-    stage.after_segment(config, run.folder, run.image, lines.append)
+    stage.after_segment(config, run.folder, run.target, lines.append)
     clusters = clusters_file.read(run.file, list(NAMES)).clusters
     assert [c.name for c in clusters] == list(NAMES.values()) and clusters[0].colour == "#56B4E9"
     assert all(np.isclose(c.mean_grey, run.grey[run.labels == c.id].mean(), rtol=1e-3) for c in clusters)
@@ -31,12 +31,12 @@ def test_each_cluster_is_described(segmented, config):
 def test_names_stay_with_the_same_centres(named, segmented, config):
     stage.name(config, named.folder, print)
     before, lines = named.file.read_bytes(), []
-    stage.after_segment(config, named.folder, named.image, lines.append)  # labels that were there already
+    stage.after_segment(config, named.folder, named.target, lines.append)  # labels that were there already
     assert named.file.read_bytes() == before and "stay" in lines[0]
     centres = (named.folder / "centres.npz").read_bytes()
     again = segmented(seed=5, job="job 2")  # other labels of the same centres: another stride, or another volume
     (named.folder / "centres.npz").write_bytes(centres)
-    stage.after_segment(config, again.folder, again.image, lines.append)
+    stage.after_segment(config, again.folder, again.target, lines.append)
     assert named.file.read_bytes() == before
     assert np.array_equal(organelles(named.folder), np.array([0, 1, 2, 0, 2])[again.labels])
     assert not list(named.folder.glob("clusters.previous*"))
@@ -48,7 +48,7 @@ def test_names_of_other_centres_are_kept_aside(named, segmented, config):
     again = segmented(seed=5, job="job 2")
     with pytest.raises(UserError, match="names clusters of other centres"):
         stage.name(config, named.folder, print)
-    stage.after_segment(config, again.folder, again.image, lines.append)
+    stage.after_segment(config, again.folder, again.target, lines.append)
     assert (named.folder / "clusters.previous-1.yaml").read_text() == text
     assert sum("clusters.previous-1.yaml" in line for line in lines) == 1
     assert [c.name for c in clusters_file.read(named.file).clusters] == list(NAMES.values())
@@ -60,7 +60,7 @@ def test_names_travel_with_the_centres(named, segmented, config):
     config.segment.centres_file = str(named.folder / "centres.npz")
     (other.folder / "centres.npz").write_bytes((named.folder / "centres.npz").read_bytes())
     lines = []
-    stage.after_segment(config, other.folder, other.image, lines.append)
+    stage.after_segment(config, other.folder, other.target, lines.append)
     theirs = clusters_file.read(other.file)
     assert [c.name for c in theirs.clusters] == ["cytoplasm", "mitochondria", "Ignore", "mitochondria"]
     assert theirs.volume == "cell 2" and str(named.file) in lines[0]
@@ -72,7 +72,7 @@ def test_names_travel_with_the_centres(named, segmented, config):
 def test_centres_of_another_fit_bring_no_names(named, segmented, config):
     other = segmented("other", seed=7)
     config.segment.centres_file = str(named.folder / "centres.npz")
-    stage.after_segment(config, other.folder, other.image, print)
+    stage.after_segment(config, other.folder, other.target, print)
     assert [c.name for c in clusters_file.read(other.file).clusters] == list(NAMES.values())
 
 
@@ -95,21 +95,21 @@ def test_instances_of_names_are_checked_before_anything_long(named, segmented, c
 
 def test_a_segmentation_writes_the_instances_of_names(named, config):
     config.segment.instances = ("mitochondria",)
-    stage.after_segment(config, named.folder, named.image, print)
+    stage.after_segment(config, named.folder, named.target, print)
     assert (named.folder / "organelles_mitochondria_instances.csv").exists()
 
 
 def test_names_that_no_cluster_has_any_more(named, segmented, config):
     config.segment.instances, lines = ("mitochondria",), []
     again = segmented(seed=5, job="job 2")
-    stage.after_segment(config, again.folder, again.image, lines.append)
+    stage.after_segment(config, again.folder, again.target, lines.append)
     assert any("no cluster has the name mitochondria any more" in line for line in lines)
 
 
 @pytest.fixture
 def scored(segmented, config):
     run = segmented()
-    stage.after_segment(config, run.folder, run.image, print)
+    stage.after_segment(config, run.folder, run.target, print)
     centres = clusters_file.read(run.file).centres
     many = {"1": "cell", "2": "er", "3": "er", "4": None}
     one = {"1": "cell", "2": None, "3": "er", "4": None}

@@ -1,10 +1,12 @@
-"""Cluster centres: fitted once on a sample of voxels, saved, then only applied."""
+"""Cluster centres, and classes of a few labels: fitted once, saved, then only applied."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -47,46 +49,94 @@ class Centres:
         return LinearScores(weights.astype(np.float32), offset.astype(np.float32), self.group_C, self.variance)
 
 
-def linear_scores(centres_by_size: Mapping[int, Centres]) -> dict[int, LinearScores]:
-    """`{C: Centres}` as `VolumeEncoder.label` takes them."""
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """Logits of named classes, as a few labels give them (`his4mae_jax.probe`).
+
+    A voxel with features z belongs to the class with the largest `offset + W h(z)`.
+
+    Attributes:
+      names: of the K classes.
+      weights_KxH: float32.
+      offset_K: float32.
+      hidden: (weights `(D, H)`, bias `(H,)`) of h(z) = gelu(z weights + bias); None: h(z) = z.
+    """
+
+    names: tuple[str, ...]
+    weights_KxH: np.ndarray
+    offset_K: np.ndarray
+    hidden: tuple[np.ndarray, np.ndarray] | None = None
+
+    def linear(self) -> LinearScores:
+        """The logits with the other sign: of scores the smallest counts. Their softmax is that of the logits."""
+        return LinearScores(-self.weights_KxH, -self.offset_K, variance=0.5, hidden=self.hidden)
+
+
+Labelling = Mapping[int, Centres | Classes]  # by the number of labels
+
+
+def linear_scores(centres_by_size: Labelling) -> dict[int, LinearScores]:
+    """`{C: Centres or Classes}` as `VolumeEncoder.label` takes them."""
     return {size: centres.linear() for size, centres in centres_by_size.items()}
 
 
-def save(path: str | os.PathLike, centres_by_size: Mapping[int, Centres], **facts: Any) -> None:
-    """Writes `{C: Centres}` and facts (JSON) to an npz file, atomically."""
-    part = f"{path}.partial"
+def save(path: str | os.PathLike, centres_by_size: Labelling, **facts: Any) -> None:
+    """Writes `{C: Centres}`, one of which may be `Classes`, and facts (JSON) to an npz file, atomically."""
+    part, arrays = f"{path}.partial", {}
+    for size, c in centres_by_size.items():
+        if isinstance(c, Classes):
+            arrays |= {"class_weights": c.weights_KxH, "class_offset": c.offset_K}
+            arrays |= {} if c.hidden is None else {"class_hidden": c.hidden[0], "class_hidden_bias": c.hidden[1]}
+            facts = {**facts, "class_names": list(c.names)}
+            continue
+        arrays |= {f"centres_{size}": c.centres_CxM, f"projection_{size}": c.projection_DxM}
+        arrays |= {} if c.group_C is None else {f"group_{size}": c.group_C}
+        arrays |= {f"variance_{size}": np.float64(c.variance)}
     with open(part, "wb") as file:
-        arrays = {f"centres_{size}": c.centres_CxM for size, c in centres_by_size.items()}
-        arrays |= {f"projection_{size}": c.projection_DxM for size, c in centres_by_size.items()}
-        arrays |= {f"group_{size}": c.group_C for size, c in centres_by_size.items() if c.group_C is not None}
-        arrays |= {f"variance_{size}": np.float64(c.variance) for size, c in centres_by_size.items()}
         np.savez(file, facts=json.dumps(facts), **arrays)
     os.replace(part, path)
 
 
-def load(path: str | os.PathLike) -> tuple[dict[int, Centres], dict[str, Any]]:
-    """Reads `({C: Centres}, facts)` as `save` wrote them.
+def load(path: str | os.PathLike) -> tuple[dict[int, Centres | Classes], dict[str, Any]]:
+    """Reads what `save` wrote, and the facts; classes of as many labels stand in place of centres.
 
     Raises:
       UserError: the file is not one of ours.
     """
-    try:
-        with np.load(path) as data:
-            facts = json.loads(str(data["facts"]))
-            sizes = [int(k.removeprefix("centres_")) for k in data.files if k.startswith("centres_")]
-            centres = {
-                size: Centres(
-                    data[f"centres_{size}"], data[f"projection_{size}"], data.get(f"group_{size}"),
-                    float(data.get(f"variance_{size}", 1.0)),
-                )
-                for size in sorted(sizes)
-            }  # fmt: skip
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: not a centres file ({error}); delete it and segment again") from error
+    with _reading(path), np.load(path) as data:
+        facts = json.loads(str(data["facts"]))
+        sizes = [int(k.removeprefix("centres_")) for k in data.files if k.startswith("centres_")]
+        centres = {
+            size: Centres(
+                data[f"centres_{size}"], data[f"projection_{size}"], data.get(f"group_{size}"),
+                float(data.get(f"variance_{size}", 1.0)),
+            )
+            for size in sorted(sizes)
+        }  # fmt: skip
+        if "class_names" in facts:
+            names = tuple(facts["class_names"])
+            hidden = (data["class_hidden"], data["class_hidden_bias"]) if "class_hidden" in data else None
+            centres[len(names)] = Classes(names, data["class_weights"], data["class_offset"], hidden)
     return centres, facts
 
 
-def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int, Centres]:
+def class_names(path: str | os.PathLike) -> tuple[str, ...]:
+    """Names of the classes of a centres file; empty where it has cluster centres only, or the path is empty."""
+    if not path:
+        return ()
+    with _reading(path), np.load(path) as data:
+        return tuple(json.loads(str(data["facts"])).get("class_names", ()))
+
+
+@contextlib.contextmanager
+def _reading(path: str | os.PathLike) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a centres file ({error}); delete it and segment again") from error
+
+
+def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int, Centres | Classes]:
     """The centres that another segmentation left, for the features of the same encoder.
 
     Args:

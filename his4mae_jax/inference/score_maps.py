@@ -22,12 +22,15 @@ class LinearScores:
       group_C: label of each centre (integers), where several centres share one; None: the centre's own number.
       variance: of features within a cluster, per direction: `exp(-score / (2 variance))` is in proportion to a
         centre's probability.
+      hidden: (weights `(D, H)`, bias `(H,)`) of a layer gelu(z weights + bias) that takes the place of z, with
+        `weights_CxD` of shape `(C, H)`; None: scores are linear in z.
     """
 
     weights_CxD: np.ndarray
     offset_C: np.ndarray
     group_C: np.ndarray | None = None
     variance: float = 1.0
+    hidden: tuple[np.ndarray, np.ndarray] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,15 +38,14 @@ class StackedScores:
     """Several clusterings as the arguments of jitted functions.
 
     Attributes:
-      weights_CxD, offset_C: the centres of all clusterings, one after the other.
+      heads: for each clustering its weights, offset and hidden layer, as `LinearScores` has them.
       groups: for each clustering the label of each centre (uint8) or None.
       counts: number of centres of each clustering.
       probable: (index, number of labels) of the clustering whose probabilities are wanted, or None.
       variance: of that clustering.
     """
 
-    weights_CxD: np.ndarray
-    offset_C: np.ndarray
+    heads: tuple[tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None], ...]
     groups: tuple[jax.Array | None, ...]
     counts: tuple[int, ...]
     probable: tuple[int, int] | None
@@ -58,8 +60,7 @@ class StackedScores:
             probable = (list(clusterings).index(probabilities_of), probabilities_of)
             variance = clusterings[probabilities_of].variance
         return cls(
-            np.concatenate([c.weights_CxD for c in each]),
-            np.concatenate([c.offset_C for c in each]),
+            tuple((c.weights_CxD, c.offset_C, c.hidden) for c in each),
             tuple(None if c.group_C is None else jnp.asarray(c.group_C, jnp.uint8) for c in each),
             tuple(len(c.offset_C) for c in each),
             probable,
@@ -67,15 +68,27 @@ class StackedScores:
         )
 
     @property
-    def linear(self) -> tuple[np.ndarray, np.ndarray]:
-        """The arguments of `score_maps.scores` behind the features."""
-        return self.weights_CxD, self.offset_C
+    def linear(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """The arguments of `scores` behind the features, of all clusterings at once; None where one is not linear."""
+        if any(hidden is not None for _, _, hidden in self.heads):
+            return None
+        weights, offsets, _ = zip(*self.heads, strict=True)
+        return np.concatenate(weights), np.concatenate(offsets)
 
 
 def scores(features: jax.Array, weights_CxD: jax.Array, offset_C: jax.Array) -> jax.Array:
     """Scores of features `(..., D)` for each centre, `(..., C)`."""
     # "highest": labels must not depend on how a backend rounds a matmul.
     return offset_C + jnp.einsum("...d,cd->...c", features.astype(jnp.float32), weights_CxD, precision="highest")
+
+
+def head_scores(features: jax.Array, heads: Sequence) -> jax.Array:
+    """Scores of features `(..., D)` by the `StackedScores.heads`, one after the other: `(..., sum(C))`."""
+    maps = []
+    for weights_CxH, offset_C, hidden in heads:
+        z = features if hidden is None else jax.nn.gelu(scores(features, hidden[0].T, hidden[1]))
+        maps.append(scores(z, weights_CxH, offset_C))
+    return jnp.concatenate(maps, axis=-1)
 
 
 def nearest(maps: jax.Array, sizes: Sequence[int], groups: Sequence[jax.Array | None] | None = None) -> jax.Array:

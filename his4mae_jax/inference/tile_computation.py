@@ -23,7 +23,7 @@ from his4mae_jax.inference.coverage import EXPAND_SLICES, Coverage
 from his4mae_jax.inference.device_loops import split_batches, split_map, split_once, split_some
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.inference.lattice import along, smooth
-from his4mae_jax.inference.score_maps import StackedScores, nearest, probabilities, scores
+from his4mae_jax.inference.score_maps import StackedScores, head_scores, nearest, probabilities, scores
 from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.training.devices.mesh import batch_sharding, make_local_mesh, replicated
 
@@ -94,8 +94,9 @@ class TileComputation:
         Arguments are those of `features`, and the clusterings. Both results are filled up.
         """
         lattices = self._lattices(params, box, arrays, contrast, stacked.linear, done)
+        heads = None if stacked.linear else stacked.heads  # linear scores are taken of single tokens already
         return self._label_rounds(
-            lattices, arrays, stacked.groups, stacked.variance, counts=stacked.counts, probable=stacked.probable
+            lattices, arrays, stacked.groups, stacked.variance, heads, counts=stacked.counts, probable=stacked.probable
         )
 
     def labels_of_features(
@@ -103,7 +104,7 @@ class TileComputation:
     ) -> tuple[jax.Array, jax.Array | None]:
         """As `labels`, from lattices of features (the mean over axes, for each shift) encoded before."""
         return self._label_features(
-            lattices, arrays, stacked.linear, stacked.groups, stacked.variance, counts=stacked.counts,
+            lattices, arrays, stacked.linear or stacked.heads, stacked.groups, stacked.variance, counts=stacked.counts,
             probable=stacked.probable,
         )  # fmt: skip
 
@@ -214,22 +215,29 @@ class TileComputation:
 
     # Lattices to labels.
 
-    def _labels_of_rounds(self, rounds, arrays, groups, variance, *, counts, probable):
+    def _labels_of_rounds(self, rounds, arrays, groups, variance, heads, *, counts, probable):
         lattices = []
         for by_axis, grid in zip(rounds, arrays, strict=True):
             whole = [
                 _slices_across(x, axis, len(grid[axis]["slices"])) for axis, x in zip(self._axes, by_axis, strict=True)
             ]
             lattices.append(sum(whole) / len(whole))
-        return self._expand(lattices, arrays, groups, variance, counts, probable)
+        return self._expand(lattices, arrays, groups, variance, counts, probable, heads)
 
     def _labels_of_features(self, lattices, arrays, linear, groups, variance, *, counts, probable):
+        if isinstance(linear[0], tuple):
+            return self._expand(lattices, arrays, groups, variance, counts, probable, linear)
         return self._expand([scores(x, *linear) for x in lattices], arrays, groups, variance, counts, probable)
 
-    def _expand(self, lattices, arrays, groups, variance, counts, probable):
-        """Score maps on the lattice (one for each shift) to labels and probabilities, a few slices at a time."""
+    def _expand(self, lattices, arrays, groups, variance, counts, probable, heads=None):
+        """Score maps on the lattice (one for each shift) to labels and probabilities, a few slices at a time.
+
+        With `heads` the lattices hold features, of which scores are taken once they are smooth.
+        """
         if self.coverage.smooth:
             lattices = [smooth(x, [axis["smooth"] for axis in grid]) for x, grid in zip(lattices, arrays, strict=True)]
+        if heads is not None:
+            lattices = [head_scores(x, heads) for x in lattices]
         depth = len(arrays[0][0]["lower"])
         chunks = np.minimum(np.arange(-(-depth // EXPAND_SLICES) * EXPAND_SLICES), depth - 1).reshape(-1, EXPAND_SLICES)
 

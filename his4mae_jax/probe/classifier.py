@@ -1,0 +1,116 @@
+"""The classifier of a few labels: strength by cross-validation over space, cuts calibrated for Dice."""
+
+import dataclasses
+
+import numpy as np
+from scipy.special import log_softmax
+
+from his4mae_jax.probe import cuts
+from his4mae_jax.probe.folds import spatial_folds, testable_folds
+from his4mae_jax.probe.heads import Fit, Head, fitting, sample_weights
+from his4mae_jax.progress import Log, progress, say
+
+MOST_CALIBRATED = 10_000  # labelled voxels that the cuts are calibrated on, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class Classifier:
+    """A fitted classifier, and what cross-validation says of it.
+
+    Attributes:
+      head: fitted on all labels, cuts included.
+      strength: of its regularisation.
+      fraction_K: estimated fraction of the volume that each class takes.
+      dice_FxK: Dice of each class in each fold that was tested, NaN where the fold has no label of the class; no rows
+        where labels do not lie in two places.
+    """
+
+    head: Head
+    strength: float
+    fraction_K: np.ndarray
+    dice_FxK: np.ndarray
+
+    def dice(self) -> list[tuple[float, float] | None]:
+        """(mean, standard deviation) of Dice over the folds for each class; None where no fold tests it."""
+        each = [column[~np.isnan(column)] for column in self.dice_FxK.T]
+        return [(float(column.mean()), float(column.std())) if len(column) else None for column in each]
+
+
+def fit_classifier(
+    features_MxD: np.ndarray,
+    class_M: np.ndarray,
+    index_Mx3: np.ndarray,
+    unlabelled_UxD: np.ndarray,
+    *,
+    hidden: int = 0,
+    block: int = 64,
+    folds: int = 5,
+    seed: int = 0,
+    log: Log = say,
+) -> Classifier:
+    """Fits a classifier.
+
+    Args:
+      features_MxD: of labelled voxels.
+      class_M: 0 to K - 1, each at least once.
+      index_Mx3: where they lie.
+      unlabelled_UxD: features of voxels drawn at random, which say how common classes are.
+      hidden: units of the hidden layer; 0: none, and logits are linear.
+      block: side in voxels of the blocks of space that are left out together.
+      folds: of cross-validation.
+      seed: of folds and of the hidden layer.
+      log: prints a line of progress.
+    """
+    classes = int(class_M.max()) + 1
+    fold_M = spatial_folds(index_Mx3, class_M, block, folds, seed)
+    tested, (fit, strengths) = testable_folds(fold_M, class_M), fitting(hidden, seed)
+    strength, logits_MxK = strengths[len(strengths) // 2], None
+    with progress("probe: cross-validation", len(strengths) * len(tested), unit="fits", log=log) as bar:
+        best = np.inf
+        for candidate in strengths if tested else ():
+            logits = _out_of_fold(fit, candidate, features_MxD, class_M, fold_M, tested, bar)
+            loss = _loss(logits, class_M)
+            if loss < best:
+                best, strength, logits_MxK = loss, candidate, logits
+    head = fit(features_MxD, class_M, strength)
+    fraction_K = cuts.class_fractions(head.logits(unlabelled_UxD), class_M)
+    if logits_MxK is None:
+        return Classifier(head, strength, fraction_K, np.zeros((0, classes)))
+    known = np.flatnonzero(~np.isnan(logits_MxK[:, 0]))
+    dice_FxK = _nested_dice(logits_MxK[known], class_M[known], fold_M[known], fraction_K)
+    if len(known) > MOST_CALIBRATED:
+        known = np.random.default_rng(seed).choice(known, MOST_CALIBRATED, replace=False)
+    offset_K = cuts.calibrate(logits_MxK[known], class_M[known], fraction_K)
+    return Classifier(
+        dataclasses.replace(head, offset_K=np.float32(head.offset_K + offset_K)), strength, fraction_K, dice_FxK
+    )
+
+
+def _out_of_fold(fit: Fit, strength, features_MxD, class_M, fold_M, tested, bar) -> np.ndarray:
+    """Logits of each labelled voxel by a head that has not seen its fold; NaN where there is none."""
+    logits = np.full((len(class_M), int(class_M.max()) + 1), np.nan)
+    for fold in tested:
+        out = fold_M == fold
+        logits[out] = fit(features_MxD[~out], class_M[~out], strength).logits(features_MxD[out])
+        bar.advance()
+    return logits
+
+
+def _loss(logits_MxK: np.ndarray, class_M: np.ndarray) -> float:
+    """Cross-entropy, weighted as in the fit."""
+    known = ~np.isnan(logits_MxK[:, 0])
+    log_p = log_softmax(logits_MxK[known], axis=1)[np.arange(known.sum()), class_M[known]]
+    return float(-np.average(log_p, weights=sample_weights(class_M)[known]))
+
+
+def _nested_dice(logits_MxK, class_M, fold_M, fraction_K) -> np.ndarray:
+    """Dice in each fold with cuts calibrated on the others, `(folds, K)`."""
+    rows = []
+    for fold in np.unique(fold_M):
+        out = fold_M == fold
+        offset_K = cuts.calibrate(logits_MxK[~out][:MOST_CALIBRATED], class_M[~out][:MOST_CALIBRATED], fraction_K)
+        counts = np.bincount(class_M[out], minlength=len(fraction_K))
+        weight = cuts.label_weights(class_M[out], fraction_K)
+        row = cuts.hard_dice(logits_MxK[out] + offset_K, class_M[out], weight)
+        rows.append(np.where(counts > 0, row, np.nan))
+    return np.array(rows)

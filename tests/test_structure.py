@@ -20,6 +20,7 @@ FLOORS = (
     ("clustering",),
     ("export",),
     ("output",),
+    ("probe",),
     ("evaluation",),
     ("naming",),
     ("figures",),

@@ -97,6 +97,16 @@ SUBCOMMANDS = {
             "his4mae export --workdir=runs/demo --config.segment.clusters=6 --config.export.license=CC-BY-4.0",
         ),
     ),
+    "probe": Subcommand(
+        "learn classes from a few labelled voxels",
+        "Needs a trained workdir. Fits a classifier on the features of the voxels in --labels, prints its "
+        "cross-validated Dice, and writes WORKDIR/probe.npz, which `his4mae segment` applies with "
+        "--config.segment.centres=probe, and WORKDIR/suggest.csv, the places to label next.",
+        (
+            "his4mae probe --config=demo --workdir=runs/demo --labels=points.csv",
+            "his4mae probe --config=demo --workdir=runs/demo --labels=sparse.ome.zarr --hidden=64",
+        ),
+    ),
     "compare": Subcommand(
         "train and score every row of a comparison, several seeds each",
         "Runs the rows of compare.rows and writes their table as Markdown, CSV, JSON and LaTeX.",
@@ -137,6 +147,10 @@ def make_parser() -> Parser:
         help="name each cluster after the class that it overlaps most in ground truth; needs `his4mae evaluate` "
         "(short for --config.name.from_truth=many_to_one)",
     )
+    probe = added.choices["probe"]
+    probe.add_argument("--labels", metavar="FILE", help="points as CSV (z, y, x, class), or a volume of sparse labels")
+    probe.add_argument("--hidden", metavar="UNITS", help="units of a hidden layer (default: a linear classifier)")
+    probe.add_argument("--names", metavar="A,B,...", help="names of the ids 1, 2, ... of such a volume")
     init = added.choices["init"]
     init.add_argument("volumes", nargs="+", metavar="VOLUME", help="path or URL, with a box as in cell.tif[0:99, :, :]")
     init.add_argument("--output", metavar="FILE.py", help="the config (default: named after the first volume)")
@@ -179,6 +193,8 @@ def parse(argv: Sequence[str]) -> process.Command:
 def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process.Command:
     if arguments.command == "name" and arguments.from_truth:
         overrides = [*overrides, "--config.name.from_truth=many_to_one"]
+    if arguments.command == "probe":
+        overrides = [*overrides, *_probe_overrides(arguments)]
     if arguments.command in MODES:
         return run_command(
             arguments.command, arguments.config, arguments.workdir, overrides, f"his4mae {arguments.command} --help"
@@ -192,6 +208,13 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
         output = arguments.output
         return process.Command(lambda: new_config.init(arguments.volumes, output, voxel_size_nm), output or ".")
     return process.Command(lambda: print(describe(arguments.word)), "the terminal")
+
+
+def _probe_overrides(arguments: argparse.Namespace) -> list[str]:
+    """The flags of `probe` as settings."""
+    names = arguments.names and repr(tuple(name.strip() for name in arguments.names.split(",")))
+    flags = {"labels": arguments.labels, "hidden": arguments.hidden, "names": names}
+    return [f"--config.probe.{key}={value}" for key, value in flags.items() if value]
 
 
 def _voxel_size(text: str) -> tuple[float, float, float]:

@@ -14,8 +14,8 @@ from his4mae_jax.errors import UserError
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
-MODES = ("train", "segment", "evaluate", "name", "all", "export", "compare", "fetch", "inspect")
-ALONE = ("name", "export", "compare", "fetch", "inspect")  # modes of a single process
+MODES = ("train", "segment", "evaluate", "name", "all", "probe", "export", "compare", "fetch", "inspect")
+ALONE = ("name", "probe", "export", "compare", "fetch", "inspect")  # modes of a single process
 SAVED = ("name", "export")  # modes that take the settings of the training where no config is given
 
 
@@ -69,8 +69,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
 
     check_workdir(workdir, config)
     make_phantoms(config, workdir)
+    if config.segment.centres == "probe" and not config.segment.centres_file and mode in ("segment", "evaluate"):
+        config.segment.centres_file = _probe_file(workdir)
     if mode == "inspect":
         inspect(config, workdir)
+    if mode == "probe":
+        probe(config, workdir)
     if mode in ("train", "all"):
         train(config, workdir, segments=mode == "all")
     if mode in ("segment", "all"):
@@ -129,6 +133,22 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
     volumes = datasets.training_volumes(config, workdir, log)
     labels = datasets.training_labels(config, workdir) if config.method in configs.SUPERVISED else None
     loop.train(config, volumes, workdir, log, labels)
+
+
+def _probe_file(workdir):
+    path = pathlib.Path(workdir) / "probe.npz"
+    if not path.exists():
+        raise UserError(f'{path}: not there, and segment.centres is "probe"; run `his4mae probe` first')
+    return str(path)
+
+
+def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Fit a classifier of a few labelled voxels, and say what to label next."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.probe import stage
+
+    target = datasets.target(config, workdir, need_labels=False, log=log)
+    stage.probe(config, target, workdir, log)
 
 
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

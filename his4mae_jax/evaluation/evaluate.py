@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from his4mae_jax.clustering.centres import class_names
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import open_volume
@@ -41,12 +42,13 @@ def evaluate(
     need_checkpoint(workdir)
     facts = segmented(workdir, label_sizes(config))
     _check_volume(facts, test, workdir)
-    supervised, clusters = config.method in SUPERVISED, headline(config)
+    probed, clusters = class_names(config.segment.centres_file), headline(config)
+    supervised = config.method in SUPERVISED or probed == tuple(test.class_names)
     confusions = _confusions(config, test, workdir)
     seconds = {"train": _training_seconds(config, workdir, facts["step"]), "segment": facts["seconds"]}
     own = scores.of_method(confusions, clusters, test.class_names, seconds, supervised=supervised)
     metrics = {"method": config.method, "volume": test.image.name, **own, "baselines": _baselines(config, test, log)}
-    if config.evaluate.curve_box:
+    if config.evaluate.curve_box and not probed:  # those classes belong to one checkpoint
         metrics["curve"] = dsc_curve(config, test, workdir, log, (facts["step"], metrics["dsc"]))
     one, many = (dice.direct,) * 2 if supervised else (dice.one_to_one, dice.many_to_one)
     one_to_one = one(confusions[clusters], test.class_names).assignment

@@ -32,6 +32,11 @@ class LinearScores:
     variance: float = 1.0
     hidden: tuple[np.ndarray, np.ndarray] | None = None
 
+    @property
+    def maps(self) -> int:
+        """Values at each lattice point: the scores, and the features where these are needed beside them."""
+        return len(self.offset_C) + (0 if self.hidden is None else len(self.hidden[0]))
+
 
 @dataclasses.dataclass(frozen=True)
 class StackedScores:

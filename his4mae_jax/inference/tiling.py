@@ -108,6 +108,15 @@ class Tiling(Sequence[Tile]):
     def __len__(self) -> int:
         return math.prod(self._counts)
 
+    def holding(self, index_Mx3: np.ndarray) -> dict[int, np.ndarray]:
+        """For each tile that labels some of M voxels, by its number, which of them (row numbers)."""
+        at = []
+        for axis, along in enumerate(self._plans[0]):
+            starts = [plan.write[0] for plan in along]
+            at.append(np.searchsorted(starts, index_Mx3[:, axis], side="right") - 1)
+        numbers = np.ravel_multi_index(at, self._counts)
+        return {int(n): np.flatnonzero(numbers == n) for n in np.unique(numbers)}
+
     def __getitem__(self, number: int) -> Tile:
         if not 0 <= number < len(self):
             raise IndexError(number)

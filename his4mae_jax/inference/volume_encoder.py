@@ -232,7 +232,9 @@ class VolumeEncoder:
         """
         stacked = StackedScores.of(clusterings, probabilities_of)
         if tiles is None:
-            tiles = self.coverage.label_tiles(volume.shape, len(stacked.counts), sum(stacked.counts))
+            tiles = self.coverage.label_tiles(
+                volume.shape, len(stacked.counts), sum(c.maps for c in clusterings.values())
+            )
         if bar is not None:
             bar.note("compiling")
 

@@ -99,7 +99,7 @@ class LazyLabels:
         self._segment = segment
         (only,) = scores.values()
         self._tiling: Tiling = encoder.coverage.label_tiles(
-            image.shape, 1, len(only.offset_C), inside=inside, block=tuple(segment.block)
+            image.shape, 1, only.maps, inside=inside, block=tuple(segment.block)
         )
         self._tiles: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()

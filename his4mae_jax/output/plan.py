@@ -9,6 +9,8 @@ from typing import Any
 
 import ml_collections
 
+from his4mae_jax.clustering.centres import class_names as classes_in
+from his4mae_jax.clustering.centres import load
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
@@ -27,14 +29,19 @@ OUTPUT_SETTINGS = (
 
 
 def headline(config: ml_collections.ConfigDict) -> int:
-    """The number of labels in `labels.ome.zarr`: C, or the number of classes of a supervised method."""
-    return config.supervised.classes if config.method in SUPERVISED else config.segment.clusters
+    """The number of labels in `labels.ome.zarr`: C, or the number of classes of a supervised method or a probe."""
+    if config.method in SUPERVISED:
+        return config.supervised.classes
+    return len(classes_in(config.segment.centres_file)) or config.segment.clusters
 
 
 def label_sizes(config: ml_collections.ConfigDict) -> list[int]:
     """Every number of labels to segment with, ascending: the headline's and those of `evaluate.clusters`."""
     if config.method in SUPERVISED:
         return [headline(config)]
+    if classes_in(config.segment.centres_file):
+        there = load(config.segment.centres_file)[0]
+        return sorted(size for size in there if size == headline(config) or size in config.evaluate.clusters)
     return sorted({config.segment.clusters, *config.evaluate.clusters})
 
 
@@ -44,9 +51,12 @@ def label_path(workdir: str | pathlib.Path, clusters: int, headline: int) -> pat
 
 
 def label_names(config: ml_collections.ConfigDict, size: int, class_names: Sequence[str]) -> dict[int, str]:
-    """Name of each label id: the classes of a supervised method, else numbered clusters."""
+    """Name of each label id: the classes of a supervised method or a probe, else numbered clusters."""
     if config.method in SUPERVISED:
         return dict(enumerate(class_names, 1))
+    probed = classes_in(config.segment.centres_file)
+    if size == len(probed):
+        return dict(enumerate(probed, 1))
     return {i: f"cluster {i}" for i in range(1, size + 1)}
 
 

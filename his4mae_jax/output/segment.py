@@ -140,7 +140,8 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             if job.published:
                 return None
             fit = _fit(task, job)
-            maps = sum(len(c.centres_CxM) for c in fit.centres.values())
+            scores = centre_files.linear_scores(fit.centres)
+            maps = sum(c.maps for c in scores.values())
             written = len(task.labels) + (headline(task.config) if task.probabilities else 0)
             tiling = encoder.coverage.label_tiles(volume.shape, written, maps, inside=task.inside, block=tuple(s.block))
             missing = job.missing(len(tiling))
@@ -176,7 +177,8 @@ def _fit(task: _Task, job: Job) -> Fit:
     sizes = ", ".join(map(str, task.sizes))
     if s.centres_file:
         fit = Fit(centre_files.load_for(s.centres_file, task.sizes, digest))
-        log(f"segment: centres of {sizes} clusters from {s.centres_file}")
+        named = ", ".join(centre_files.class_names(s.centres_file))
+        log(f"segment: {f'classes {named}' if named else f'centres of {sizes} clusters'} from {s.centres_file}")
     else:
         codes_KxD = read_codes(task.config, task.checkpoints, task.step)
         fit = fit_centres(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from his4mae_jax.probe import cuts
-from his4mae_jax.probe.folds import spatial_folds, testable_folds
+from his4mae_jax.probe.folds import scorable_folds, spatial_folds
 from his4mae_jax.probe.heads import Fit, Head, fitting, sample_weights
 from his4mae_jax.progress import Log, progress, say
 
@@ -63,7 +63,7 @@ def fit_classifier(
     """
     classes = int(class_M.max()) + 1
     fold_M = spatial_folds(index_Mx3, class_M, block, folds, seed)
-    tested, (fit, strengths) = testable_folds(fold_M, class_M), fitting(hidden, seed)
+    tested, (fit, strengths) = scorable_folds(fold_M, class_M), fitting(hidden, seed)
     strength, logits_MxK = strengths[len(strengths) // 2], None
     with progress("probe: cross-validation", len(strengths) * len(tested), unit="fits", log=log) as bar:
         best = np.inf

@@ -44,7 +44,7 @@ def spatial_folds(index_Mx3: np.ndarray, class_M: np.ndarray, block: int, folds:
     return fold_M
 
 
-def testable_folds(fold_M: np.ndarray, class_M: np.ndarray) -> list[int]:
+def scorable_folds(fold_M: np.ndarray, class_M: np.ndarray) -> list[int]:
     """The folds that can be tested: those whose other folds hold every class."""
     classes = np.unique(class_M)
     return [int(f) for f in np.unique(fold_M) if np.array_equal(np.unique(class_M[fold_M != f]), classes)]

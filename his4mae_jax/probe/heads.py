@@ -109,7 +109,9 @@ def fit_hidden(features_MxD: np.ndarray, class_M: np.ndarray, strength: float, *
 def _train(start, z_SxBxD, class_SxB, decay):
     schedule = optax.cosine_decay_schedule(RATE, STEPS)
     # The decay is a traced value: one compilation for all strengths.
-    optimizer = optax.chain(optax.scale_by_adam(), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(schedule))
+    optimizer = optax.chain(
+        optax.scale_by_adam(), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(schedule)
+    )
 
     def loss(params, z, classes):
         a, b, w, c = params

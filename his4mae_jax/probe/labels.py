@@ -149,6 +149,7 @@ def _labelled_voxels(volume: VolumeLike, most: int, seed: int) -> tuple[np.ndarr
             by_id[i] = where[first], rank[first]
         if len(by_id) > MOST_CLASSES:
             raise UserError(f"{volume.name}: more than {MOST_CLASSES} ids; give classes, not single organelles")
+    by_id = dict(sorted(by_id.items()))
     positions = [np.zeros((0, 3)), *(where for where, _ in by_id.values())]
     return np.concatenate(positions), np.repeat(list(by_id), [len(w) for w, _ in by_id.values()]).astype(int)
 

@@ -24,6 +24,7 @@ SECTIONS = {
     "train": "Training",
     "segment": "Segmentation",
     "name": "Naming",
+    "probe": "Few labels",
     "evaluate": "Evaluation",
     "export": "Export",
     "compare": "Comparison of methods",

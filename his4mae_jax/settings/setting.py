@@ -18,6 +18,7 @@ class Scope(enum.Enum):
     SEGMENT = "segmentation"
     EVALUATE = "evaluation"
     EXPORT = "export"
+    PROBE = "few labels"
     COMPARE = "comparison"
     NAME = "naming"
 

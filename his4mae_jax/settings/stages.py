@@ -1,11 +1,11 @@
-"""The settings of the stages after training: `segment`, `evaluate`, `export`, `compare`."""
+"""The settings of the stages after training: `segment`, `probe`, `evaluate`, `export`, `compare`."""
 
 from his4mae_jax.settings.data import AXES, LARGEST_SEED, VOXEL_SIZES
 from his4mae_jax.settings.kinds import Choice, Either, Flag, Number, Row, Several, Text, Whole
 from his4mae_jax.settings.setting import Scope, Setting
 
-SEGMENT, NAME, EVALUATE, EXPORT, COMPARE = (
-    Scope.SEGMENT, Scope.NAME, Scope.EVALUATE, Scope.EXPORT, Scope.COMPARE,
+SEGMENT, NAME, PROBE, EVALUATE, EXPORT, COMPARE = (
+    Scope.SEGMENT, Scope.NAME, Scope.PROBE, Scope.EVALUATE, Scope.EXPORT, Scope.COMPARE,
 )  # fmt: skip
 CLUSTERS = Whole(2, 254)  # labels are uint8, and 255 is no label
 
@@ -25,11 +25,11 @@ SETTINGS = (
             "encodes the volume at every shift of a pixel.", SEGMENT),
     Setting("segment.expansion", "linear", Choice("linear", "nearest"),
             "How expand-stride interpolates from tokens to voxels.", SEGMENT),
-    Setting("segment.centres", "kmeans", Choice("kmeans", "codebook"),
+    Setting("segment.centres", "kmeans", Choice("kmeans", "codebook", "probe"),
             "Cluster centres: k-means on a sample of features, or the codes of the codebook, grouped to "
-            "segment.clusters.", SEGMENT),
+            'segment.clusters; "probe": the classes of WORKDIR/probe.npz, which `his4mae probe` writes.', SEGMENT),
     Setting("segment.centres_file", "", Text("the path of a centres.npz", "a fit of its own"),
-            "Centres of another segmentation with this encoder, to apply.", SEGMENT),
+            "Centres of another segmentation with this encoder, to apply; of a probe.npz its named classes.", SEGMENT),
     Setting("segment.clusters", 4, CLUSTERS, "Clusters of labels.ome.zarr and of the headline score, the paper's C.",
             SEGMENT),
     Setting("segment.stride", 40, Whole(1, 4096, "pixels"),
@@ -86,6 +86,22 @@ SETTINGS = (
     Setting("name.from_truth", "", Choice("", "many_to_one", "one_to_one"),
             "Take names over from the matching with ground truth in metrics.json: each cluster's is the class that it "
             "overlaps most, or each class names one cluster.", NAME),
+    Setting("probe.labels", "", Text("a path or URL", "none"),
+            "Labelled voxels: a CSV file of points (z, y, x and class), or a label volume in which 0 is not labelled.",
+            PROBE),
+    Setting("probe.names", (), Several("a tuple of names", Text("a name")),
+            "Names of the ids 1, 2, ... of such a volume; empty: those in its metadata, or data.class_names.", PROBE),
+    Setting("probe.hidden", 0, Whole(1, 4096, "units", special=0, meaning="a linear classifier"),
+            "Units of a hidden layer of the classifier.", PROBE),
+    Setting("probe.folds", 5, Whole(2, 100), "Folds of its cross-validation, at most.", PROBE),
+    Setting("probe.block", 64, Whole(1, 1_000_000, "voxels"),
+            "Side of the blocks of space that cross-validation leaves out as a whole.", PROBE),
+    Setting("probe.voxels", 20_000, Whole(1, 100_000_000, "voxels"),
+            "Most labelled voxels of each class that are used, drawn at random.", PROBE),
+    Setting("probe.fewest", 10, Whole(1, 1_000_000, "voxels"),
+            "Labels of a class below which it is said to lack labels.", PROBE),
+    Setting("probe.suggestions", 30, Whole(1, 1_000_000, "voxels"),
+            "Places to label next in suggest.csv.", PROBE),
     Setting("evaluate.clusters", (), Several("a tuple of whole numbers from 2 to 254", CLUSTERS),
             "Further numbers of clusters to segment and score with.", EVALUATE),
     Setting("evaluate.baselines", ("intensity", "filters"), some_of("intensity", "filters"),

@@ -19,7 +19,7 @@ def mixture(counts, seed=0, dim=6):
     rng = np.random.default_rng(seed)
     classes = np.repeat(np.arange(len(counts)), counts)
     middles = np.random.default_rng(9).normal(size=(len(counts), dim)) * 1.5
-    return (middles[classes] + rng.normal(size=(len(classes), dim)) * [1] * dim + 100).astype(np.float32), classes
+    return (middles[classes] + rng.normal(size=(len(classes), dim)) + 100).astype(np.float32), classes
 
 
 @pytest.mark.parametrize("counts", [(60, 20), (60, 20, 30)])
@@ -85,7 +85,7 @@ def test_fractions_of_classes_do_not_follow_where_labels_were_placed():
 
 @pytest.mark.parametrize("hidden", [0, 8])
 def test_a_classifier_reports_its_folds(hidden):
-    z, y = mixture((60, 40, 12))
+    z, y = mixture((60, 40, 12), dim=16)
     index = np.random.default_rng(1).integers(0, 100, (len(y), 3))
     fitted = fit_classifier(z, y, index, z, hidden=hidden, block=30, folds=3)
     assert (fitted.head.hidden is not None) == bool(hidden)

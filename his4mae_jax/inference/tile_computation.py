@@ -230,10 +230,7 @@ class TileComputation:
         return self._expand([scores(x, *linear) for x in lattices], arrays, groups, variance, counts, probable)
 
     def _expand(self, lattices, arrays, groups, variance, counts, probable, heads=None):
-        """Score maps on the lattice (one for each shift) to labels and probabilities, a few slices at a time.
-
-        With `heads` the lattices hold features, of which scores are taken once they are smooth.
-        """
+        """Score maps on the lattice (with `heads`: features), for each shift, to labels, a few slices at a time."""
         if self.coverage.smooth:
             lattices = [smooth(x, [axis["smooth"] for axis in grid]) for x, grid in zip(lattices, arrays, strict=True)]
         if heads is not None:

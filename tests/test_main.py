@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import tifffile
 
 from his4mae_jax import main
+from his4mae_jax.cli.command import main as his4mae
 from his4mae_jax.config import get_default
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
@@ -124,6 +126,25 @@ def test_workdir_contract(betaseg_run):
     assert "perplexity" in lines[-1]
     assert list((workdir / "tensorboard").glob("events*"))
     assert not list(workdir.glob("partial*")) and not (workdir / "baselines").exists()
+
+
+def test_clusters_get_the_names_of_their_classes(betaseg_run, tmp_path):
+    workdir, done = betaseg_run
+    assert "clusters.yaml; name them there" in done.stderr
+    for name in ("labels.ome.zarr", "centres.npz", "segment.json", "clusters.yaml", "metrics.json", "config.json"):
+        (shutil.copytree if name.endswith(".zarr") else shutil.copy)(workdir / name, tmp_path / name)
+    matching = json.loads((workdir / "metrics.json").read_text())["matching"]
+    assert set(matching["one_to_one"]) == set(matching["many_to_one"]) == set("1234")
+    assert None not in matching["many_to_one"].values()
+    his4mae(["name", f"--workdir={tmp_path}", "--from-truth"])
+    names = matching["many_to_one"]
+    ids = {name: i for i, name in enumerate(dict.fromkeys(names.values()), 1)}
+    table = np.array([0, *(ids[names[c]] for c in "1234")])
+    labels, organelles = (
+        open_volume(tmp_path / f"{name}.ome.zarr", image=False).read((slice(None),) * 3)
+        for name in ("labels", "organelles")
+    )
+    assert np.array_equal(organelles, table[labels])
 
 
 @pytest.mark.parametrize("package", FOREIGN)

@@ -30,6 +30,17 @@ _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _ENTRY = ("id", "name", "colour", "fraction", "mean_grey")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without tags of Python, in which a key that stands twice in an entry is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for i, (key, _) in enumerate(node.value):
+            if key.value in keys[:i]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 @dataclasses.dataclass(frozen=True)
 class Cluster:
     """One cluster: its label, name, colour "#RRGGBB", fraction of the labelled voxels, and mean grey value."""
@@ -122,7 +133,7 @@ def read(path: pathlib.Path, ids: Sequence[int] | None = None) -> Clusters:
       UserError: one line that says what is wrong where.
     """
     try:
-        content = yaml.safe_load(path.read_text("utf-8"))
+        content = yaml.load(path.read_text("utf-8"), _Loader)
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there; `his4mae segment` with this workdir writes it anew") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -23,7 +23,7 @@ def names_from_metrics(folder: pathlib.Path, centres: str, matching: str) -> dic
     try:
         metrics = json.loads(path.read_text("utf-8"))
         found = metrics["matching"]
-        names = {int(cluster): name for cluster, name in found[matching].items() if name is not None}
+        names = {int(cluster): str(name) for cluster, name in found[matching].items() if name is not None}
     except FileNotFoundError as error:
         raise UserError(f"{path}: not there; names from ground truth need `his4mae evaluate` first") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -73,6 +73,7 @@ def test_a_file_of_the_users_is_not_untouched(path):
         ("mean_grey: 3.0", "mean_grey: dark", "cluster 3: mean_grey is 'dark'"),
         ("mean_grey: 3.0", "mean: 3.0", "cluster 3 has the unknown key 'mean'"),
         ("clusters:", "clusters: [", "line "),
+        ("name: cluster 2", "name: a\n  name: b", "name is given twice"),
         ("clusters:", "names:", "without the entries centres"),
         ("centres: abc", "centres:", "without the entries centres"),
     ],

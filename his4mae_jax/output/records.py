@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -263,8 +264,10 @@ def _with_partials(names: Iterable[str]) -> list[str]:
     return [each for name in names for each in (name, *partial_names(name))]
 
 
-def centres_digest(folder: str | os.PathLike, clusters: int) -> str:
-    """A hash of the centres of so many clusters in the folder's centres.npz; equal for equal centres.
+def centres_digest(folder: str | os.PathLike, labels: int) -> str:
+    """A hash of what so many labels stand for, from the folder's centres.npz: of the centres of clusters.
+
+    Classes of a probe are hashed by their names alone: they mean the same whichever labels the probe was fitted on.
 
     Raises:
       UserError: there is no such file, or it lacks them.
@@ -272,10 +275,14 @@ def centres_digest(folder: str | os.PathLike, clusters: int) -> str:
     path, digest = pathlib.Path(folder) / CENTRES, hashlib.sha256()
     try:
         with np.load(path) as data:
-            for key in (f"centres_{clusters}", f"projection_{clusters}", f"group_{clusters}"):
-                if key in data.files or not key.startswith("group"):
-                    array = np.ascontiguousarray(data[key])
-                    digest.update(f"{key} {array.dtype.str} {array.shape}".encode() + array.tobytes())
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: no centres of {clusters} clusters ({error}); segment again") from error
+            classes = json.loads(str(data["facts"])).get("class_names", ())
+            if len(classes) == labels:
+                digest.update(json.dumps(["classes", *classes]).encode())
+            else:
+                for key in (f"centres_{labels}", f"projection_{labels}", f"group_{labels}"):
+                    if key in data.files or not key.startswith("group"):
+                        array = np.ascontiguousarray(data[key])
+                        digest.update(f"{key} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: no centres of {labels} labels ({error}); segment again") from error
     return digest.hexdigest()[:16]

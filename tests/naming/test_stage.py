@@ -69,6 +69,23 @@ def test_names_travel_with_the_centres(named, segmented, config):
     assert np.array_equal(organelles(other.folder), np.array([0, 1, 2, 0, 2])[other.labels])
 
 
+def test_classes_of_a_probe_keep_their_names_when_it_is_fitted_again(segmented, config):
+    run, lines = segmented(), []
+
+    def fitted(seed, names=("er", "golgi", "nucleus", "other")):
+        weights = np.random.default_rng(seed).normal(size=(4, 3))
+        np.savez(run.folder / "centres.npz", facts=json.dumps({"class_names": names}), class_weights=weights)
+        stage.after_segment(config, run.folder, run.target, lines.append)
+
+    fitted(0)
+    run.file.write_text(run.file.read_text().replace("#56B4E9", "#112233"))
+    text = run.file.read_text()
+    fitted(1)
+    assert run.file.read_text() == text and "stay" in lines[-1]
+    fitted(1, ("er", "golgi", "nucleus", "vesicles"))
+    assert run.file.read_text() != text and (run.folder / "clusters.previous-1.yaml").read_text() == text
+
+
 def test_centres_of_another_fit_bring_no_names(named, segmented, config):
     other = segmented("other", seed=7)
     config.segment.centres_file = str(named.folder / "centres.npz")
@@ -160,5 +177,5 @@ def test_labels_that_are_not_there(tmp_path, named, config):
     with pytest.raises(UserError, match="clusters.yaml: not there"):
         stage.name(config, named.folder, print)
     (named.folder / "centres.npz").unlink()
-    with pytest.raises(UserError, match=r"centres.npz: no centres of 4 clusters"):
+    with pytest.raises(UserError, match=r"centres.npz: no centres of 4 labels"):
         stage.name(config, named.folder, print)

@@ -125,7 +125,7 @@ def make_parser() -> Parser:
     parser = Parser(
         prog="his4mae",
         usage="his4mae COMMAND [--config=CONFIG] [--workdir=FOLDER] [--config.KEY=VALUE ...]",
-        description=his4mae_jax.__doc__,
+        description=his4mae_jax.__doc__.partition("\n")[0],
         epilog=_examples(
             "his4mae all --config=demo --workdir=runs/demo",
             "his4mae init cell.tif",

@@ -107,6 +107,12 @@ SUBCOMMANDS = {
             "his4mae probe --config=demo --workdir=runs/demo --labels=sparse.ome.zarr --hidden=64",
         ),
     ),
+    "report": Subcommand(
+        "write the page of a run: slices, clusters, scores, curves",
+        "Needs a segmented workdir and no model. Writes WORKDIR/report/index.html, one file that works offline; "
+        "`his4mae evaluate` writes it too. Without --config the settings are those of the training.",
+        ("his4mae report --workdir=runs/demo",),
+    ),
     "compare": Subcommand(
         "train and score every row of a comparison, several seeds each",
         "Runs the rows of compare.rows and writes their table as Markdown, CSV, JSON and LaTeX.",

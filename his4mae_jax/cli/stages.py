@@ -14,9 +14,9 @@ from his4mae_jax.errors import UserError
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
-MODES = ("train", "segment", "evaluate", "name", "all", "probe", "export", "compare", "fetch", "inspect")
-ALONE = ("name", "probe", "export", "compare", "fetch", "inspect")  # modes of a single process
-SAVED = ("name", "export")  # modes that take the settings of the training where no config is given
+MODES = ("train", "segment", "evaluate", "name", "all", "probe", "export", "compare", "fetch", "inspect", "report")
+ALONE = ("name", "report", "probe", "export", "compare", "fetch", "inspect")  # modes of a single process
+SAVED = ("name", "export", "report")  # modes that take the settings of the training where no config is given
 
 
 def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode: str) -> None:
@@ -29,7 +29,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         join()
-    if mode not in ("name", "fetch", "compare"):  # each run of a comparison does this itself
+    if mode not in ("name", "report", "fetch", "compare"):  # each run of a comparison does this itself
         from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(config)
@@ -59,6 +59,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         return fetch(config, log)
     if mode == "name":
         return name(config, workdir)
+    if mode == "report":
+        return report(config, workdir)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
         from his4mae_jax.data import datasets
 
@@ -196,11 +198,14 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, n
     from his4mae_jax.data import datasets
     from his4mae_jax.evaluation import evaluate as scores
     from his4mae_jax.evaluation import tables
+    from his4mae_jax.output.plan import headline
     from his4mae_jax.report import page
+    from his4mae_jax.report.html import write as html
     from his4mae_jax.training.devices import distributed
 
     if not distributed.is_main():
         return
+    html.check_free(pathlib.Path(workdir))
     target = datasets.target(config, workdir, need_labels=need_labels)
     metrics, assignment = None, None
     if target.labels is not None:
@@ -211,6 +216,17 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, n
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir):
         log(f"figure: {path}")
+    html.write(pathlib.Path(workdir), target.image, headline(config), log)
+
+
+def report(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Write the page of a run anew, from its labels and records."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.output.plan import headline
+    from his4mae_jax.report.html import write as html
+
+    target = datasets.target(config, workdir, need_labels=False, log=log)
+    html.write(pathlib.Path(workdir), target.image, headline(config), log)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

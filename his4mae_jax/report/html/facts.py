@@ -95,7 +95,7 @@ def _metrics(folder, segmentation, labels, stale):
 def _differences(folder, segmentation):
     config = read_config(folder)
     if config is None:
-        raise UserError(f"{folder / 'config.json'}: missing; train with this --workdir first")
+        raise UserError(f"{folder / 'config.json'}: missing; train in this folder first")
     settings, defaults = _flat(config), _flat(get_default().to_dict())
     settings |= {f"segment.{key}": value for key, value in segmentation.get("what", {}).get("settings", {}).items()}
     return [

@@ -136,7 +136,7 @@ def _output(package: Package, name: str, array: np.ndarray, files: Mapping[str, 
         ),
         "scores": lambda: (
             [_channels(package.centre_names), *tokens], numbers,
-            "Squared distance of each token to each centre, up to a common term; the smallest is nearest.",
+            f"For each token {package.score_text}; the smallest counts.",
         ),
         "token_labels": lambda: (tokens, labels, "The nearest cluster of each token."),
         "labels": lambda: (

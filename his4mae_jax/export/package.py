@@ -12,7 +12,7 @@ import numpy as np
 import scipy.ndimage
 import tifffile
 
-from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.export import heads, networks, portable
 from his4mae_jax.export.graph import Graph, onnx_module
@@ -52,7 +52,7 @@ class Package:
       params: of the encoder.
       window: of grey levels.
       voxel_size_nm: edge of a pixel.
-      centres: of C labels; None: the encoder alone.
+      centres: of C labels, or the classes of a probe; None: the encoder alone.
       names: of the labels, in their order; empty without centres.
       source: where they come from.
     """
@@ -61,7 +61,7 @@ class Package:
     params: Any
     window: Contrast
     voxel_size_nm: float
-    centres: Centres | None
+    centres: Centres | Classes | None
     names: tuple[str, ...]
     source: Source
 
@@ -84,6 +84,13 @@ class Package:
     def linear(self) -> LinearScores | None:
         """The scores of the centres."""
         return None if self.centres is None else self.centres.linear()
+
+    @property
+    def score_text(self) -> str:
+        """What a score is."""
+        if isinstance(self.centres, Classes):
+            return "minus the logit of each class"
+        return "the squared distance to each centre, up to a term that all centres share"
 
     @property
     def centre_names(self) -> list[str]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from his4mae_jax.export.heads import numbers
 from his4mae_jax.inference.encode import make_encode
-from his4mae_jax.inference.score_maps import LinearScores, scores
+from his4mae_jax.inference.score_maps import LinearScores, head_scores
 from his4mae_jax.models.kernels.backend import tracing_for
 from his4mae_jax.models.patches import expansion_weights
 
@@ -40,14 +40,21 @@ def segmenter(models: Any, params: Any, linear: LinearScores) -> Callable[[jax.A
     encode, label_C = encoder(models, params), numbers(linear)
     rows, columns = (expansion_weights(n, models.patch_size) for n in models.encoder.grid)
 
+    head = [(linear.weights_CxD, linear.offset_C, linear.hidden)]
+
+    def expand(x_NxGxGxD):
+        return jnp.einsum("yi,nijd,xj->nyxd", rows, x_NxGxGxD, columns, precision="highest")
+
     def segment(images_NxFxF):
-        maps_NxCxGxG = jnp.moveaxis(scores(encode(images_NxFxF), linear.weights_CxD, linear.offset_C), -1, 1)
-        pixels = jnp.einsum("yi,ncij,xj->ncyx", rows, maps_NxCxGxG, columns, precision="highest")
+        tokens_NxGxGxD = encode(images_NxFxF)
+        maps_NxGxGxC = head_scores(tokens_NxGxGxD, head)
+        # Scores of a hidden layer are not linear in the features: these are expanded.
+        pixels = expand(maps_NxGxGxC) if linear.hidden is None else head_scores(expand(tokens_NxGxGxD), head)
         label = jnp.asarray(label_C)
         return {
-            "scores": maps_NxCxGxG,
-            "token_labels": label[jnp.argmin(maps_NxCxGxG, axis=1)],
-            "labels": label[jnp.argmin(pixels, axis=1, keepdims=True)],
+            "scores": jnp.moveaxis(maps_NxGxGxC, -1, 1),
+            "token_labels": label[jnp.argmin(maps_NxGxGxC, axis=-1)],
+            "labels": label[jnp.argmin(pixels, axis=-1)][:, None],
         }
 
     return segment

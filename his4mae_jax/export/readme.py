@@ -12,7 +12,7 @@ def text(package: Package, name: str) -> str:
       name: of the model.
     """
     source, fov, grid, window = package.source, package.fov, package.grid, package.window
-    kind = "encoder" if package.centres is None else "encoder, and cluster centres on top of it"
+    kind = "encoder" if package.centres is None else "encoder, and cluster centres or classes on top of it"
     inverted = ", and then 1 minus that: these images are inverted" if window.invert else ""
     parts = [
         f"# {name}",
@@ -80,10 +80,9 @@ def _clusters(package: Package) -> str:
     fov, grid, count = package.fov, package.grid, len(package.linear.offset_C)
     names = ", ".join(f"{i}: {name}" for i, name in enumerate(package.names, 1))
     return (
-        f"`scores` (N, {count}, {grid}, {grid}) are squared distances of each token to each centre, up to a term that "
-        f"all centres share: the smallest is nearest. `token_labels` (N, {grid}, {grid}) is the nearest cluster of "
-        f"each token, and `labels` (N, 1, {fov}, {fov}) that of each pixel, by linear expansion of the scores. Labels "
-        f"count from 1, and 0 is not labelled ({names}). `his4mae segment` averages scores where fields of view "
-        "overlap, over axes, symmetries and neighbouring tokens as its settings have it: one field of view alone has "
-        "rougher borders, most of all at its edge."
+        f"`scores` (N, {count}, {grid}, {grid}): for each token {package.score_text}; the smallest counts. "
+        f"`token_labels` (N, {grid}, {grid}) is the label of each token, and `labels` (N, 1, {fov}, {fov}) that of "
+        f"each pixel, by linear expansion. Labels count from 1, and 0 is not labelled ({names}). "
+        "`his4mae segment` averages scores where fields of view overlap, over axes, symmetries and neighbouring tokens as its "
+        "settings have it: one field of view alone has rougher borders, most of all at its edge."
     )

@@ -13,7 +13,7 @@ import yaml
 
 import his4mae_jax
 from his4mae_jax.clustering import centres as centre_files
-from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.data import datasets
 from his4mae_jax.data.volumes.contrast import Contrast, estimate_contrast
@@ -81,6 +81,8 @@ def _package(config, workdir, log, centres, clusters, names) -> Package:
         window = estimate_contrast(volume, percentiles=percentiles, invert=invert, seed=config.seed)
     else:
         window = Contrast.from_json(facts["contrast"])
+    if isinstance(fitted, Classes):
+        names = fitted.names
     names = tuple(names) if fitted is not None else ()
     window_of = str(facts["volume"] if facts else volume.name).rpartition("/")[2]  # no path of the user's
     source = Source(
@@ -90,12 +92,14 @@ def _package(config, workdir, log, centres, clusters, names) -> Package:
     return Package(models, params, window, round(encoder.voxel_size_nm, 6), fitted, names, source)
 
 
-def _centres(path, clusters: int, digest: str, log: Log) -> tuple[Centres | None, dict[str, Any]]:
-    """The centres to export and the facts of their file, where there is one for this encoder."""
+def _centres(path, clusters: int, digest: str, log: Log) -> tuple[Centres | Classes | None, dict[str, Any]]:
+    """The classes of a file, or its centres of so many clusters, and its facts, where it is of this encoder."""
     if path is None or not pathlib.Path(path).exists():
         log("export: no centres yet, so the encoder alone; `his4mae segment` fits some")
         return None, {}
     by_size, facts = centre_files.load(path)
+    classes = [size for size, each in by_size.items() if isinstance(each, Classes)]
+    clusters = classes[0] if classes else clusters
     if facts.get("encoder_digest") != digest:
         log(f"export: {path} belongs to another checkpoint, so the encoder alone; segment again to export both")
         return None, {}

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.errors import UserError
 from his4mae_jax.export import package, portable
@@ -86,6 +86,29 @@ def test_the_nearest_cluster_of_tokens_and_of_pixels(make_package, group):
         assert np.array_equal(found["token_labels"], number[distance.argmin(-1)])
         assert np.array_equal(found["labels"], number[pixels.argmin(-1)][:, None])
         assert found["labels"].dtype == np.uint8 and len(np.unique(found["labels"])) == len(set(number))
+
+
+@pytest.mark.parametrize("units", [None, 6])
+def test_the_classes_of_a_probe(make_package, units):
+    rng, fields, alone = np.random.default_rng(3), images(3), make_package("his4mae")
+    tokens = np.asarray(make_encode(alone.models)(alone.params, fields))
+    weights = expansion_weights(GRID, 5)
+    hidden = None if units is None else (np.float32(rng.normal(size=(16, units))), np.float32(rng.normal(size=units)))
+
+    def logits(z):
+        z = z if hidden is None else jax.nn.gelu(z @ hidden[0] + hidden[1])
+        return np.asarray(z @ head.T + offset)
+
+    head = np.float32(rng.normal(size=(2, units or 16)))
+    offset = np.zeros(2, np.float32)
+    offset = -np.float32(logits(tokens).mean((0, 1, 2)))  # both classes have tokens
+    exported = dataclasses.replace(alone, centres=Classes(("a", "b"), head, offset, hidden), names=("a", "b"))
+    pixels = logits(np.einsum("yi,nijd,xj->nyxd", weights, tokens, weights))
+    artefact = jax.export.deserialize(bytearray(portable.serialise(exported.programs()["segmenter"], FOV)))
+    for found in (run(onnx_session(exported, "segmenter"), fields), artefact.call(fields)):
+        np.testing.assert_allclose(-np.moveaxis(found["scores"], 1, -1), logits(tokens), rtol=0, atol=1e-4)
+        assert np.mean(found["labels"][:, 0] == 1 + pixels.argmax(-1)) > 0.995  # but for ties
+        assert np.array_equal(np.unique(found["token_labels"]), [1, 2])
 
 
 def test_a_graph_that_differs_is_refused(make_package):

@@ -13,6 +13,9 @@ import pytest
 import yaml
 
 from his4mae_jax.cli import stages
+from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.clustering.centres import Classes
+from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
@@ -221,3 +224,18 @@ def test_centres_that_share_a_label_have_names_of_their_own(config, train, clust
     assert scores["axes"][1]["channel_names"] == [
         "cluster 2 (centre 1)", "cluster 1 (centre 2)", "cluster 2 (centre 3)",
     ]  # fmt: skip
+
+
+def test_classes_of_a_probe_have_their_names(config, train):
+    workdir, params = train(config)
+    rng = np.random.default_rng(0)
+    hidden = np.float32(rng.normal(size=(8, 6))), np.zeros(6, np.float32)
+    classes = Classes(("rest", "nucleus"), np.float32(rng.normal(size=(2, 6))), np.zeros(2, np.float32), hidden)
+    facts = {"contrast": WINDOW, "encoder_digest": encoder_digest(params), "volume": "cell.zarr"}
+    centre_files.save(workdir / "centres.npz", {2: classes}, **facts)
+    export(config, workdir)
+    described = yaml.safe_load((workdir / "export" / "bioimageio.yaml").read_text())
+    labels, scores, _ = described["outputs"]
+    assert labels["data"]["values"] == ["not labelled", "rest", "nucleus"]
+    assert scores["axes"][1]["channel_names"] == ["rest", "nucleus"] and "minus the logit" in scores["description"]
+    assert json.loads((workdir / "export" / "export.json").read_text())["onnx"]["largest_difference"] < 1e-5

@@ -83,6 +83,6 @@ def _clusters(package: Package) -> str:
         f"`scores` (N, {count}, {grid}, {grid}): for each token {package.score_text}; the smallest counts. "
         f"`token_labels` (N, {grid}, {grid}) is the label of each token, and `labels` (N, 1, {fov}, {fov}) that of "
         f"each pixel, by linear expansion. Labels count from 1, and 0 is not labelled ({names}). "
-        "`his4mae segment` averages scores where fields of view overlap, over axes, symmetries and neighbouring tokens as its "
-        "settings have it: one field of view alone has rougher borders, most of all at its edge."
+        "`his4mae segment` averages scores where fields of view overlap, over axes, symmetries and nearby tokens, "
+        "as its settings have it: one field of view alone has rougher borders, most of all at its edge."
     )

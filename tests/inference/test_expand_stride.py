@@ -161,19 +161,19 @@ def test_score_maps_give_the_labels_of_full_features(H, W, stride, clusters, edg
 
     found, features = (np.asarray(x) for x in both(image))
     distance = ((features[:, :, None] - centres) ** 2).sum(-1)
-    nearest = np.take_along_axis(distance, found[..., None].astype(int), -1)[..., 0]
+    nearest = np.take_along_axis(distance, found[..., None].astype(int) - 1, -1)[..., 0]
     np.testing.assert_allclose(nearest, distance.min(-1), atol=1e-4)
     clear = np.sort(distance, axis=-1)
     clear = clear[..., 1] - clear[..., 0] > 1e-3  # not within rounding of a tie
-    np.testing.assert_array_equal(found[clear], distance.argmin(-1)[clear])
+    np.testing.assert_array_equal(found[clear], 1 + distance.argmin(-1)[clear])
 
 
 def test_several_clusterings_are_told_apart():
     rng = np.random.default_rng(0)
     maps = rng.normal(size=(2, 3, 4, 8)).astype(np.float32)
     both = np.asarray(score_maps.nearest(maps, (3, 5)))
-    np.testing.assert_array_equal(both[0], maps[..., :3].argmin(-1))
-    np.testing.assert_array_equal(both[1], maps[..., 3:].argmin(-1))
+    np.testing.assert_array_equal(both[0], 1 + maps[..., :3].argmin(-1))
+    np.testing.assert_array_equal(both[1], 1 + maps[..., 3:].argmin(-1))
 
 
 def test_labels_are_those_of_the_groups():
@@ -182,8 +182,8 @@ def test_labels_are_those_of_the_groups():
     group = (np.arange(300) * 7 % 251).astype(np.uint8)
     both = np.asarray(score_maps.nearest(maps, (300, 5), [jax.numpy.asarray(group), None]))
     assert both.dtype == np.uint8
-    np.testing.assert_array_equal(both[0], group[maps[..., :300].argmin(-1)])
-    np.testing.assert_array_equal(both[1], maps[..., 300:].argmin(-1))
+    np.testing.assert_array_equal(both[0], 1 + group[maps[..., :300].argmin(-1)])
+    np.testing.assert_array_equal(both[1], 1 + maps[..., 300:].argmin(-1))
 
 
 @pytest.mark.parametrize("length", [5, 20, 43])

@@ -47,7 +47,7 @@ def run(tiny, tmp_path, make_encoder, monkeypatch):
         checkpoints = types.SimpleNamespace(steps=lambda: [1], close=lambda: None)
         monkeypatch.setattr(segment, "Checkpoints", lambda *args: checkpoints)
         monkeypatch.setattr(segment, "load", lambda *args: trained)
-        centres = types.SimpleNamespace(centres_CxM=np.zeros((2, 1)))
+        centres = types.SimpleNamespace(maps=2)
         monkeypatch.setattr(segment, "_fit", lambda *args: segment.Fit({2: centres}))
         monkeypatch.setattr(segment.centre_files, "linear_scores", lambda centres: centres)
         monkeypatch.setattr(pyramid, "SMALLEST", 20)

@@ -171,7 +171,7 @@ def main(folder, *configs):
             saved = config_file.load(f"saved:{workdir / 'config.json'}")
             with report.mode("all from saved"):
                 stages.run(saved, workdir, "all")
-            if name in FRESH:
+            if name in FRESH and "JAX_NUM_CPU_DEVICES" not in os.environ:  # once is enough
                 shutil.rmtree(workdir)
                 with report.mode("all"):
                     stages.run(config.copy_and_resolve_references(), workdir, "all")

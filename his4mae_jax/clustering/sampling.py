@@ -83,7 +83,7 @@ def sample(
                 else:
                     *parts, means = _expand_sample(encoder, volume, tile, index_Mx3, noisy_Nx3, done)
                     if len(tiling) == 1:  # so small a volume need not be encoded again to be labelled
-                        encoded = EncodedTile(volume, tile.write, means)
+                        encoded = EncodedTile(volume, tile.lattices, means)
                 for total, part in zip((features, steps, views), parts, strict=True):
                     total += part
             done(1.0)

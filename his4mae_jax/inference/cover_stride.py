@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.inference.expand_stride import Images, cut_and_encode, reflect
+from his4mae_jax.data.volumes.grid import Line
+from his4mae_jax.inference.expand_stride import SAME, Images, between_voxels, cut_and_encode, nearest, reflect
 
 
 def central_tokens(tokens: int) -> tuple[int, int]:
@@ -55,29 +56,34 @@ def count_fovs(shape: Sequence[int], fov: int, patch: int, axes: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class CoverTile:
-    """One axis of a tile; its lattice is every voxel written. The counterpart of `expand_stride.AxisTile`.
+    """One axis of a tile; its lattice is voxels of the volume. The counterpart of `expand_stride.AxisTile`.
 
     Attributes:
-      write: voxels of the volume that this tile labels, (start, stop).
+      write: the voxels that this tile labels, (start, stop).
+      nearest: for each of them the voxel of the volume that it lies in, or the nearest.
+      slices: the lattice points, as voxels of the volume: where labels are written on its grid, those written.
       pixels: voxel of the volume for each padded pixel (mirrored at the volume's border).
       origins: first padded pixel of each field of view.
-      token: for each written voxel its token, as field of view * tokens kept + which of them.
+      token: for each lattice point its token, as field of view * tokens kept + which of them.
+      lower: for each written voxel the lattice point below it.
+      fraction: and the weight of the point above: 0 where labels are written on the volume's grid.
+      first: index of the first lattice point in the lattice of the whole axis.
     """
 
     write: tuple[int, int]
+    nearest: np.ndarray
+    slices: np.ndarray
     pixels: np.ndarray
     origins: np.ndarray
     token: np.ndarray
+    lower: np.ndarray
+    fraction: np.ndarray
+    first: int
 
     @property
     def points(self) -> int:
         """Number of lattice points."""
-        return self.write[1] - self.write[0]
-
-    @property
-    def first(self) -> int:
-        """Index of the first lattice point in the lattice of the whole axis."""
-        return self.write[0]
+        return len(self.slices)
 
     @property
     def positions(self) -> np.ndarray:
@@ -85,29 +91,16 @@ class CoverTile:
         return self.slices.astype(np.float64)
 
     @property
-    def slices(self) -> np.ndarray:
-        """Voxel of the volume where the slice of each lattice point is cut."""
-        return np.arange(*self.write)
-
-    @property
     def read(self) -> tuple[int, int]:
         """Voxels of the volume that it reads, (start, stop)."""
-        # Slices across this axis are cut at the written voxels; mirrored pixels need not include all of them.
-        return min(int(self.pixels.min()), self.write[0]), max(int(self.pixels.max()) + 1, self.write[1])
-
-    @property
-    def lower(self) -> np.ndarray:
-        """Lattice point of each written voxel."""
-        return np.arange(self.points)
-
-    @property
-    def fraction(self) -> np.ndarray:
-        """Weight of the lattice point above each written voxel: 0."""
-        return np.zeros(self.points, np.float32)
+        # Slices across this axis are cut at the lattice points; mirrored pixels need not include all of them.
+        voxels = np.concatenate([self.pixels, self.slices])
+        return int(voxels.min()), int(voxels.max()) + 1
 
     def moved(self, by: int) -> Self:
         """The same tile of an axis that begins at voxel `by` of a longer one."""
-        return dataclasses.replace(self, write=(self.write[0] + by, self.write[1] + by), pixels=self.pixels + by)
+        moved = {key: getattr(self, key) + by for key in ("nearest", "slices", "pixels", "first")}
+        return dataclasses.replace(self, **moved)
 
     @property
     def scale(self) -> float:
@@ -122,23 +115,29 @@ class CoverTile:
         }  # fmt: skip
 
 
-def axis_tile(length: int, write: tuple[int, int], fov: int, patch: int) -> CoverTile:
+def axis_tile(length: int, write: tuple[int, int], fov: int, patch: int, line: Line = SAME) -> CoverTile:
     """Plans one axis of a tile. The fields of view are those of the whole axis: tiles agree with the untiled result.
 
     Args:
-      length: of the axis in voxels.
+      length: of the axis in voxels of the volume.
       write: voxels to label, (start, stop).
       fov, patch: sides of a field of view and of a patch in pixels.
+      line: where the voxels to label lie.
     """
-    first, kept = central_tokens(fov // patch)
-    token, shift = np.divmod(np.arange(*write), patch)
+    keep_from, kept = central_tokens(fov // patch)
+    lower, fraction, needed = between_voxels(line.at(*write), length)
+    slices = np.arange(*needed)
+    token, shift = np.divmod(slices, patch)
     block, within = np.divmod(token, kept)
     # One field of view for each block and shift; its first kept patch has its middle at the
     # first pixel of that block and shift.
-    begins, number = np.unique(block * kept * patch + shift - first * patch - patch // 2, return_inverse=True)
+    begins, number = np.unique(block * kept * patch + shift - keep_from * patch - patch // 2, return_inverse=True)
     start = int(begins[0])
-    pixels = reflect(np.arange(start, begins[-1] + fov), length)
-    return CoverTile(write=write, pixels=pixels, origins=begins - start, token=number * kept + within)
+    return CoverTile(
+        write=write, nearest=nearest(line.at(*write), length), slices=slices,
+        pixels=reflect(np.arange(start, begins[-1] + fov), length), origins=begins - start,
+        token=number * kept + within, lower=lower - needed[0], fraction=fraction, first=needed[0],
+    )  # fmt: skip
 
 
 def token_grid(
@@ -172,7 +171,7 @@ def fovs_at(
       box_ZxYxX: the box that the tiles read.
       tiles: of the axes z, y, x.
       axis: 0, 1 or 2.
-      index_Mx3: voxels, relative to the first that the tiles write.
+      index_Mx3: lattice points of the tiles.
       fov, patch: sides of a field of view and of a patch in pixels.
 
     Returns:
@@ -186,7 +185,7 @@ def fovs_at(
             pixels.append(tile.pixels[tile.origins[number][:, None] + np.arange(fov)] - tile.read[0])
             token.append(first + within)
     rows, cols = pixels
-    across = index_Mx3[:, axis] + tiles[axis].write[0] - tiles[axis].read[0]
+    across = tiles[axis].slices[index_Mx3[:, axis]] - tiles[axis].read[0]
     box = np.moveaxis(box_ZxYxX, axis, 0)
     return box[across[:, None, None], rows[:, :, None], cols[:, None, :]], np.stack(token, axis=1)
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from his4mae_jax.data.volumes.grid import Line, VoxelMap
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
@@ -91,26 +92,39 @@ class Coverage:
         )
 
     def tiles(
-        self, shape: Shape, side: int | None = None, *, inside: Box | None = None, block: Sequence[int] = (1, 1, 1)
+        self,
+        shape: Shape,
+        side: int | None = None,
+        *,
+        inside: Box | None = None,
+        block: Sequence[int] = (1, 1, 1),
+        onto: VoxelMap | None = None,
     ) -> Tiling:
         """Cuts a volume into tiles.
 
         Args:
           shape: of the volume (z, y, x).
-          side: tiles are of about side^3 voxels; None: `tile`.
+          side: tiles are of about side^3 voxels of the volume; None: `tile`.
           inside: the part of the volume to cut; None: all of it.
-          block: tiles begin and end at multiples of it.
+          block: tiles begin and end at multiples of it, in the voxels that are written.
+          onto: the grid that is written, among the voxels of the volume; None: that of the volume.
         """
+        onto = onto or VoxelMap(shape)
         inside = inside or tuple(slice(0, n) for n in shape)
-        sides = self._sides(side or self.tile)
+        written = onto.inside(inside, shape)
+        sides = tuple(
+            max(round(n / line.step), 1) for n, line in zip(self._sides(side or self.tile), onto.lines, strict=True)
+        )
         if self.cover:  # whole blocks of cover-stride, where that can be: neighbours then encode no field of view twice
-            whole = [math.lcm(b, cs.block_size(self.fov, self.patch)) for b in block]
+            kept = [cs.block_size(self.fov, self.patch) if line == es.SAME else 1 for line in onto.lines]
+            whole = [math.lcm(b, k) for b, k in zip(block, kept, strict=True)]
             block = tuple(w if w <= n else b for w, b, n in zip(whole, block, sides, strict=True))
-        boxes = [spans(w.start, w.stop, n, b) for w, n, b in zip(inside, sides, block, strict=True)]
+        boxes = [spans(w.start, w.stop, n, b) for w, n, b in zip(written, sides, block, strict=True)]
+        axes = list(zip(inside, onto.lines, boxes, strict=True))
         plans = [
             [
-                [self._axis_tile(axis, part.stop - part.start, write, shift, part.start) for write in along]
-                for axis, (part, along) in enumerate(zip(inside, boxes, strict=True))
+                [self._axis_tile(axis, part, write, shift, line) for write in along]
+                for axis, (part, line, along) in enumerate(axes)
             ]
             for shift in es.grid_shifts(self.patch, self.shifts)
         ]
@@ -128,26 +142,29 @@ class Coverage:
             return self.tiles(shape, side, **kwargs)
         return self.feature_tiles(shape, side, **kwargs)
 
-    def label_tiles(self, shape: Shape, outputs: int, maps: int, **kwargs) -> Tiling:
+    def label_tiles(self, shape: Shape, outputs: int, maps: int, *, onto: VoxelMap | None = None, **kwargs) -> Tiling:
         """The `tiles` that are labelled: `outputs` bytes written for each voxel, from `maps` score maps."""
+        onto = onto or VoxelMap(shape)
+        each = [1 / line.step for line in onto.lines]  # written voxels for each voxel of the volume, along an axis
+        per_voxel = max(4 * maps / self.voxels_per_point, outputs * math.prod(each))
         if self.cover:
-            side = self._fitting(self.tile, lambda n: (4 * maps + outputs) * n**3, MAPS_BYTES)
-            return self.tiles(shape, side, **kwargs)
-        per_voxel = max(4 * maps / self.voxels_per_point, outputs)
+            per_voxel = 4 * maps + outputs * math.prod(each)
 
         def most_bytes(n: int) -> float:
             _, height, width = self._sides(n)
-            return max(per_voxel * n**3, 4 * maps * EXPAND_SLICES * height * width)
+            # Cover-stride without interpolation between voxels holds no expanded maps beside those of the lattice.
+            expanded = 0 if self.cover and set(each) == {1} else height * each[1] * width * each[2]
+            return max(per_voxel * n**3, 4 * maps * EXPAND_SLICES * expanded)
 
-        return self.tiles(shape, self._fitting(self.tile, most_bytes, MAPS_BYTES), **kwargs)
+        return self.tiles(shape, self._fitting(self.tile, most_bytes, MAPS_BYTES), onto=onto, **kwargs)
 
-    def array_bytes(self, shape: Shape, itemsize: int, outputs: int, maps: int) -> int:
+    def array_bytes(self, shape: Shape, itemsize: int, outputs: int, maps: int, onto: VoxelMap | None = None) -> int:
         """Bytes at most of the arrays of one tile, while a volume of `shape` is fitted and labelled.
 
         Args:
           shape: of the volume (z, y, x).
           itemsize: bytes of a voxel of it.
-          outputs, maps: see `label_tiles`.
+          outputs, maps, onto: see `label_tiles`.
         """
 
         def largest(tiling: Tiling, per_point: int, per_voxel: int) -> int:
@@ -158,7 +175,7 @@ class Coverage:
             return 3 * itemsize * math.prod(tile.read_shape) + lattices + voxels * per_voxel
 
         fit = 0 if self.cover else largest(self.fit_tiles(shape), 4 * self.dim, 0)
-        return max(fit, largest(self.label_tiles(shape, outputs, maps), 4 * maps, 2 * outputs))
+        return max(fit, largest(self.label_tiles(shape, outputs, maps, onto=onto), 4 * maps, 2 * outputs))
 
     def _fitting(self, side: int, n_bytes: Callable[[int], float], most: int) -> int:
         """`side`, or less where `n_bytes(side)` is more than `most`."""
@@ -173,19 +190,19 @@ class Coverage:
             return (side,) * 3
         return tuple(max(side // 4, 1) if "zyx"[axis] == self.axes else 2 * side for axis in range(3))
 
-    def _axis_tile(self, axis: int, length: int, write: tuple[int, int], shift: int, origin: int):
-        """The plan of one axis of a tile, of the part of the volume that begins at `origin`."""
-        write = tuple(w - origin for w in write)
+    def _axis_tile(self, axis: int, part: slice, write: tuple[int, int], shift: int, line: Line):
+        """The plan of one axis of a tile, of a part of the volume."""
+        length, line = part.stop - part.start, line.seen_from(part.start)
         halo = smoothing_halo(self.smooth)
         if self.axes == "zyx"[axis]:
             # At so many slices a token's side: the Gaussian is as wide in nm as within the slices.
             scale = self.patch / self.spacing[axis]
-            tile = es.dense_tile(length, write, math.ceil(halo * scale), scale)
+            tile = es.dense_tile(length, write, math.ceil(halo * scale), scale, line)
         elif self.cover:
-            tile = cs.axis_tile(length, write, self.fov, self.patch)
+            tile = cs.axis_tile(length, write, self.fov, self.patch, line)
         else:
             tile = es.axis_tile(
                 length, write, self.fov, self.patch, self.stride, halo, self.overhang, self.expansion,
-                self.edge_weight, shift,
+                self.edge_weight, shift, line,
             )  # fmt: skip
-        return tile.moved(origin)
+        return tile.moved(part.start)

@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from his4mae_jax.data.volumes.grid import Line
 from his4mae_jax.inference.encode import in_batches
 from his4mae_jax.models.patches import token_positions
 
+SAME = Line()  # labels are written on the grid of the volume
 Images = Callable[[jax.Array], jax.Array]  # images (B, fov, fov) to tokens, or their scores, (B, g, g, F)
 
 
@@ -70,8 +72,11 @@ class AxisTile:
     patch * i + (patch - 1) / 2, less the lattice's shift. Along the axis across which slices are taken one by one it
     is every voxel.
 
+    Labels may be written on another grid than that of the volume: "written voxels" are those of that grid.
+
     Attributes:
-      write: voxels of the volume that this tile labels, (start, stop).
+      write: the voxels that this tile labels, (start, stop).
+      nearest: for each of them the voxel of the volume that it lies in, or the nearest.
       pixels: voxel of the volume for each padded pixel (mirrored at the volume's border).
       origins: first padded pixel of each field of view.
       cover_PxK: for each lattice point the tokens that see it, as field of view * tokens a side + token.
@@ -85,6 +90,7 @@ class AxisTile:
     """
 
     write: tuple[int, int]
+    nearest: np.ndarray
     pixels: np.ndarray
     origins: np.ndarray
     cover_PxK: np.ndarray
@@ -109,10 +115,8 @@ class AxisTile:
 
     def moved(self, by: int) -> Self:
         """The same tile of an axis that begins at voxel `by` of a longer one."""
-        write = (self.write[0] + by, self.write[1] + by)
-        return dataclasses.replace(
-            self, write=write, pixels=self.pixels + by, slices=self.slices + by, positions=self.positions + by
-        )
+        moved = {key: getattr(self, key) + by for key in ("nearest", "pixels", "slices", "positions")}
+        return dataclasses.replace(self, **moved)
 
     def arrays(self, begin: int) -> dict[str, np.ndarray]:
         """The arrays that the functions below take, with voxels counted from `begin`."""
@@ -133,24 +137,27 @@ def axis_tile(
     expansion: str = "linear",
     edge_weight: float = 1.0,
     shift: int = 0,
+    line: Line = SAME,
 ) -> AxisTile:
     """Plans one axis of a tile. All fields of view are those of the whole axis, so tiles agree with the untiled result.
 
     Args:
-      length: of the axis in voxels.
+      length: of the axis in voxels of the volume.
       write: voxels to label, (start, stop).
       fov, patch, stride, overhang: see `fov_origins`.
       halo: lattice points kept beyond those that the written voxels need, on each side, for smoothing.
       expansion: "linear", or "nearest": a voxel gets the token in whose patch it lies.
       edge_weight: weight in the means of a field of view's outermost tokens.
       shift: pixels by which the lattice begins before the slice, on mirrored pixels.
+      line: where the voxels to label lie.
     """
     tokens = fov // patch
     last_token = max(-(-(length + shift) // patch), tokens) - 1
+    at = line.at(*write)
     if expansion == "nearest":
-        where = (np.arange(*write) + shift) // patch
+        where = (nearest(at, length) + shift) // patch
     else:
-        where = token_positions(np.arange(*write) + shift, patch, last_token + 1)
+        where = token_positions(at + shift, patch, last_token + 1)
     lower = np.minimum(where.astype(np.int64), max(last_token - 1, 0))
     fraction = (where - lower).astype(np.float32)
     # Points whose middle lies outside the volume hold reflections only; smoothing treats the
@@ -163,7 +170,7 @@ def axis_tile(
     slots = max(-(-fov // stride) + 1, 1)
     cover, weight = _covering(points, starts, token_weights(tokens, edge_weight), slots)
     return AxisTile(
-        write=write, pixels=reflect(np.arange(begin * patch, end * patch) - shift, length),
+        write=write, nearest=nearest(at, length), pixels=reflect(np.arange(begin * patch, end * patch) - shift, length),
         origins=(starts - begin) * patch, cover_PxK=cover, weight_PxK=weight,
         slices=reflect(points * patch + patch // 2 - shift, length), lower=lower - first, fraction=fraction,
         first=int(first), positions=points * patch + (patch - 1) / 2 - shift,
@@ -188,16 +195,29 @@ def _covering(points, starts, token_weight, slots):
     return cover, weight
 
 
-def dense_tile(length: int, write: tuple[int, int], halo: int = 0, scale: float = 1) -> AxisTile:
+def dense_tile(length: int, write: tuple[int, int], halo: int = 0, scale: float = 1, line: Line = SAME) -> AxisTile:
     """Plans the axis across which slices are taken at every voxel; `halo` in voxels, `scale` voxels a token."""
-    first, last = max(write[0] - halo, 0), min(write[1] + halo, length)
+    lower, fraction, (start, stop) = between_voxels(line.at(*write), length)
+    first, last = max(start - halo, 0), min(stop + halo, length)
     nothing = np.zeros(0, np.int64)
     return AxisTile(
-        write=write, pixels=nothing, origins=nothing, cover_PxK=np.zeros((0, 1), np.int32),
-        weight_PxK=np.zeros((0, 1), np.float32), slices=np.arange(first, last), lower=np.arange(*write) - first,
-        fraction=np.zeros(write[1] - write[0], np.float32), scale=scale, first=first,
+        write=write, nearest=nearest(line.at(*write), length), pixels=nothing, origins=nothing,
+        cover_PxK=np.zeros((0, 1), np.int32), weight_PxK=np.zeros((0, 1), np.float32), slices=np.arange(first, last),
+        lower=lower - first, fraction=fraction, scale=scale, first=first,
         positions=np.arange(first, last, dtype=np.float64),
     )  # fmt: skip
+
+
+def nearest(at: np.ndarray, length: int) -> np.ndarray:
+    """The voxels of an axis that positions lie in, or the nearest ones."""
+    return np.clip(np.floor(at + 0.5).astype(np.int64), 0, length - 1)
+
+
+def between_voxels(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """For increasing positions the voxel below, the weight of the one above, and (start, stop) of the voxels needed."""
+    at = np.clip(at, 0, length - 1)
+    lower = np.floor(at).astype(np.int64)
+    return lower, (at - lower).astype(np.float32), (int(lower[0]), int(np.ceil(at[-1])) + 1)
 
 
 def token_weights(tokens: int, edge_weight: float) -> np.ndarray:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.cover_stride import CoverTile
 from his4mae_jax.inference.expand_stride import AxisTile
@@ -54,6 +55,11 @@ class Tile:
         return tuple(slice(*axis.write) for axis in self.grids[0])
 
     @property
+    def lattices(self) -> tuple[tuple[tuple[int, int], ...], ...]:
+        """(index of the first point, number of points) of each axis of the lattice of each shift."""
+        return tuple(tuple((axis.first, axis.points) for axis in grid) for grid in self.grids)
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Shape of the box that is labelled."""
         return tuple(s.stop - s.start for s in self.write)
@@ -62,6 +68,12 @@ class Tile:
     def read(self) -> Box:
         """The box that is read."""
         return tuple(slice(*_read(axes)) for axes in zip(*self.grids, strict=True))
+
+    def padding(self, volume: VolumeLike, values: Sequence[float]) -> np.ndarray | None:
+        """Which of the voxels that are labelled lie in padding, see `padding_mask`; None: none."""
+        nearest = [axis.nearest for axis in self.grids[0]]
+        mask = padding_mask(volume, tuple(slice(int(n[0]), int(n[-1]) + 1) for n in nearest), values)
+        return None if mask is None else mask[np.ix_(*(n - n[0] for n in nearest))]
 
     def box(self, volume: VolumeLike) -> np.ndarray:
         """Reads the tile's box of `volume`, filled up with zeros to `read_shape`; no result depends on these."""

@@ -11,9 +11,9 @@ import numpy as np
 
 from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import VoxelMap
 from his4mae_jax.data.volumes.labels import UNLABELLED
-from his4mae_jax.data.volumes.padding import padding_mask
-from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.lattice import at_voxels, smooth, smoothing_matrix
@@ -32,17 +32,17 @@ class EncodedTile:
 
     Attributes:
       volume: the volume object.
-      write: box of the tile.
+      extent: `Tile.lattices` of the tile.
       lattices: for each shift, the mean over axes before smoothing, `(z, y, x, D)`.
     """
 
     volume: VolumeLike
-    write: Box
+    extent: tuple
     lattices: Sequence[np.ndarray]
 
     def holds(self, volume: VolumeLike, tile: Tile) -> bool:
         """Whether these are the lattices of `tile` of `volume`."""
-        return self.volume is volume and self.write == tile.write
+        return self.volume is volume and self.extent == tile.lattices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,18 +79,20 @@ class VolumeEncoder:
     def _computation(self) -> TileComputation:
         return TileComputation(self.models, self.coverage, self.batch, self.fov_flop)
 
-    def memory_bytes(self, volume: VolumeLike, outputs: int, maps: int) -> int:
+    def memory_bytes(self, volume: VolumeLike, outputs: int, maps: int, onto: VoxelMap | None = None) -> int:
         """Bytes at most of the largest arrays while `volume` is fitted and labelled.
 
         Args:
           volume: to segment.
           outputs: bytes written for each voxel.
           maps: number of score maps.
+          onto: see `label`.
         """
         tokens, dim = (self.coverage.fov // self.coverage.patch) ** 2, self.coverage.dim
         encoder = 4 * self.batch * tokens * (16 * dim + 2 * tokens)
         parameters = sum(x.nbytes for x in jax.tree.leaves(self.params))
-        return parameters + encoder + self.coverage.array_bytes(volume.shape, volume.dtype.itemsize, outputs, maps)
+        itemsize = volume.dtype.itemsize
+        return parameters + encoder + self.coverage.array_bytes(volume.shape, itemsize, outputs, maps, onto)
 
     # Features.
 
@@ -196,12 +198,14 @@ class VolumeEncoder:
         volume: VolumeLike,
         clusterings: Mapping[int, LinearScores],
         *,
+        onto: VoxelMap | None = None,
         encoded: EncodedTile | None = None,
         bar: Progress | None = None,
     ) -> dict[int, np.ndarray]:
         """Labels of a whole volume that fits in memory, uint8 `(z, y, x)` by number of labels; see `label`."""
-        out = {size: np.empty(volume.shape, np.uint8) for size in clusterings}
-        for tile, labels, _ in self.label(volume, clusterings, encoded=encoded, bar=bar):
+        onto = onto or VoxelMap(tuple(volume.shape))
+        out = {size: np.empty(onto.shape, np.uint8) for size in clusterings}
+        for tile, labels, _ in self.label(volume, clusterings, onto=onto, encoded=encoded, bar=bar):
             for size, block in labels.items():
                 out[size][tile.write] = block
         return out
@@ -212,6 +216,7 @@ class VolumeEncoder:
         clusterings: Mapping[int, LinearScores],
         tiles: Sequence[Tile] | None = None,
         *,
+        onto: VoxelMap | None = None,
         probabilities_of: int | None = None,
         encoded: EncodedTile | None = None,
         bar: Progress | None = None,
@@ -222,6 +227,7 @@ class VolumeEncoder:
           volume: to label.
           clusterings: by number of labels.
           tiles: of `coverage.label_tiles` (or an iterator over some of them); None: all.
+          onto: the grid to label all of, where `tiles` is None; None: that of the volume.
           probabilities_of: the clustering (number of labels) whose probabilities are wanted.
           encoded: a tile that has been encoded before.
           bar: advanced by the voxels that are labelled, also within a tile.
@@ -233,13 +239,13 @@ class VolumeEncoder:
         stacked = StackedScores.of(clusterings, probabilities_of)
         if tiles is None:
             tiles = self.coverage.label_tiles(
-                volume.shape, len(stacked.counts), sum(c.maps for c in clusterings.values())
+                volume.shape, len(stacked.counts), sum(c.maps for c in clusterings.values()), onto=onto
             )
         if bar is not None:
             bar.note("compiling")
 
         def read(tile):
-            empty = padding_mask(volume, tile.write, self.padding)
+            empty = tile.padding(volume, self.padding)
             if (empty is not None and empty.all()) or (encoded is not None and encoded.holds(volume, tile)):
                 return tile, empty, None, tile.arrays()
             return tile, empty, tile.box(volume), tile.arrays()

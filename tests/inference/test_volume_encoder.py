@@ -208,7 +208,7 @@ def test_an_encoded_tile_is_not_read_again_and_gives_the_same_labels(make_encode
     scores = {4: linear(token_centres(encoder, volume, 4))}
     (tile,) = encoder.coverage.fit_tiles(volume.shape)
     means = [np.mean(by_axis, axis=0) for by_axis in encoder.lattices(volume, tile)]
-    encoded = EncodedTile(volume, tile.write, means)
+    encoded = EncodedTile(volume, tile.lattices, means)
     want, volume.largest = encoder.labels(volume, scores)[4], 0
     assert (encoder.labels(volume, scores, encoded=encoded)[4] == want).mean() > 0.9999
     assert volume.largest == 0

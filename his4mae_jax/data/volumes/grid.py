@@ -1,0 +1,82 @@
+"""Grids of voxels in space, and where the voxels of one lie among those of another."""
+
+import dataclasses
+import math
+from typing import Self
+
+import numpy as np
+
+from his4mae_jax.data.stores.placement import origin_of
+from his4mae_jax.data.stores.units import Triple
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One axis of a grid among the voxels of another: voxel j lies at `offset + step * j`, in voxels of that one."""
+
+    offset: float = 0.0
+    step: float = 1.0
+
+    def at(self, start: int, stop: int) -> np.ndarray:
+        """Positions of the voxels from `start` to `stop`, float64; whole numbers are centres of voxels."""
+        return self.offset + self.step * np.arange(start, stop)
+
+    def seen_from(self, voxel: int) -> Self:
+        """The same axis, with positions counted from a voxel of the other grid."""
+        return dataclasses.replace(self, offset=self.offset - voxel)
+
+    def within(self, start: int, stop: int, length: int) -> tuple[int, int]:
+        """(start, stop) of the voxels, of `length`, whose centres lie in the voxels `start` to `stop` of the other."""
+        # 1e-6: centres on a border must not fall to one side or the other by rounding.
+        bounds = (math.ceil((edge - 0.5 - self.offset) / self.step - 1e-6) for edge in (start, stop))
+        return tuple(min(max(b, 0), length) for b in bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class VoxelMap:
+    """A grid among the voxels of another.
+
+    Attributes:
+      shape: of the grid (z, y, x).
+      lines: its axes.
+    """
+
+    shape: tuple[int, int, int]
+    lines: tuple[Line, Line, Line] = (Line(), Line(), Line())
+
+    def inside(self, box: Box, shape: tuple[int, int, int]) -> Box:
+        """The voxels whose centres lie in a box of the other grid, which has `shape`.
+
+        Where the box ends with the other grid, voxels beyond belong to it: a grid of coarser voxels can end before.
+        """
+        own = []
+        for line, part, n, length in zip(self.lines, box, shape, self.shape, strict=True):
+            start, stop = line.within(part.start, part.stop, length)
+            own.append(slice(0 if part.start == 0 else start, length if part.stop == n else stop))
+        return tuple(own)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A grid of voxels in space.
+
+    Attributes:
+      shape: (z, y, x).
+      voxel_size_nm: edge lengths (z, y, x).
+      origin_nm: centre (z, y, x) of voxel (0, 0, 0).
+    """
+
+    shape: tuple[int, int, int]
+    voxel_size_nm: Triple
+    origin_nm: Triple
+
+    @classmethod
+    def of(cls, volume: VolumeLike) -> Self:
+        """The grid of a volume."""
+        return cls(tuple(volume.shape), tuple(volume.voxel_size_nm), origin_of(volume))
+
+    def among(self, other: Self) -> VoxelMap:
+        """Where its voxels lie among those of another grid."""
+        ends = zip(self.origin_nm, other.origin_nm, self.voxel_size_nm, other.voxel_size_nm, strict=True)
+        return VoxelMap(self.shape, tuple(Line((a - b) / t, s / t) for a, b, s, t in ends))

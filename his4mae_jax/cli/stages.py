@@ -150,7 +150,7 @@ def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
     from his4mae_jax.probe import stage
 
     target = datasets.target(config, workdir, need_labels=False, log=log)
-    stage.probe(config, target, workdir, log)
+    stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log)
 
 
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -216,7 +216,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, n
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir):
         log(f"figure: {path}")
-    html.write(pathlib.Path(workdir), target.image, headline(config), log)
+    html.write(pathlib.Path(workdir), target.output, headline(config), log)
 
 
 def report(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -226,7 +226,7 @@ def report(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Non
     from his4mae_jax.report.html import write as html
 
     target = datasets.target(config, workdir, need_labels=False, log=log)
-    html.write(pathlib.Path(workdir), target.image, headline(config), log)
+    html.write(pathlib.Path(workdir), target.output, headline(config), log)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

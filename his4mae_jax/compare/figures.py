@@ -124,8 +124,8 @@ def draw_slices(
     test, contrast, shown, methods = None, None, None, []
     for row in rows:
         first, folder_of_run = row.first, row.first.run.folder
-        if shown is not None and _test_settings(first) != shown:
-            log(f"without {row.name}: it is scored on another volume")
+        if shown is not None and (_test_settings(first), first.config.segment.grid) != shown:
+            log(f"without {row.name}: it is scored on another volume or grid")
             continue
         try:
             own_test = test or datasets.target(first.config, folder_of_run, need_labels=True)
@@ -135,7 +135,7 @@ def draw_slices(
         except UserError as error:
             log(f"without {row.name}: {error}")
             continue
-        test, shown = own_test, _test_settings(first)
+        test, shown = own_test, (_test_settings(first), first.config.segment.grid)
         contrast = contrast or Contrast.from_json(facts["contrast"])
         note = f"DSC {scores.dsc['mean']:.3f}"
         if len(config.compare.seeds) > 1:
@@ -145,7 +145,7 @@ def draw_slices(
     for axis in config.segment.axes if methods else ():
         paths.append(folder / f"slices_{axis}.png")
         compare_slices.method_slices(
-            test.image, test.labels, methods, test.class_names, paths[-1], contrast=contrast, axis=axis,
+            test.output, test.output_labels, methods, test.class_names, paths[-1], contrast=contrast, axis=axis,
             title=pathlib.Path(test.image.name).name,
         )  # fmt: skip
     return paths
@@ -157,7 +157,7 @@ def _test_settings(finished):
 
 def _scores(row, clusters, test):
     """Scores with their assignment, as `evaluation.evaluate` computes them: metrics.json holds no assignment."""
-    confusion = dice.confusion(clusters, test.labels, row.first.metrics["clusters"], len(test.class_names))
+    confusion = dice.confusion(clusters, test.output_labels, row.first.metrics["clusters"], len(test.class_names))
     return (dice.direct if row.supervised else dice.one_to_one)(confusion, test.class_names)
 
 

@@ -6,24 +6,26 @@
 
 import dataclasses
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Self
 
 from ml_collections import ConfigDict
 
 from his4mae_jax.config import SUPERVISED
+from his4mae_jax.data import entries
+from his4mae_jax.data.entries import Entry, Spec, class_names
 from his4mae_jax.data.known import names
 from his4mae_jax.data.known.source import Source
-from his4mae_jax.data.phantom import dataset as phantom
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text, slice_axes, target_size
 from his4mae_jax.data.volumes.contrast import with_window
+from his4mae_jax.data.volumes.crop import Crop
+from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.label_grid import resample_labels
 from his4mae_jax.data.volumes.labels import Foreground
 from his4mae_jax.data.volumes.resample import resample
-from his4mae_jax.data.volumes.volume import Triple, Volume, VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import Box, Triple, Volume, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.progress import Log
-
-Spec = str | os.PathLike  # a path, a URL or a name, each with a crop if need be
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,23 +33,40 @@ class Target:
     """The volume to segment, and the ground truth it is scored with.
 
     Attributes:
-      image: as it is segmented: resampled, with its contrast window.
-      labels: on the grid of the image; None: not scored.
+      image: as it is encoded: resampled, with its contrast window.
+      labels: ground truth on the grid of `image`; None: not scored.
       class_names: names of the label ids 0, 1, ...
+      written: image and ground truth on the grid that labels are written on; None: that of `image`.
     """
 
     image: VolumeLike
     labels: VolumeLike | None
     class_names: tuple[str, ...]
+    written: tuple[VolumeLike, VolumeLike | None] | None = None
 
+    @property
+    def output(self) -> VolumeLike:
+        """The image on the grid that labels are written on."""
+        return self.written[0] if self.written else self.image
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
-    """An image that the config names, its ground truth ("" or None: none) and the voxel size (z, y, x) of the file."""
+    @property
+    def output_labels(self) -> VolumeLike | None:
+        """Ground truth on that grid: there it is scored; None: not scored."""
+        return self.written[1] if self.written else self.labels
 
-    image: Spec
-    labels: Spec | None = None
-    voxel_size_nm: Triple | None = None
+    @property
+    def onto(self) -> VoxelMap:
+        """The voxels of that grid among those of `image`."""
+        return Grid.of(self.output).among(Grid.of(self.image))
+
+    def cropped(self, box: Box) -> Self:
+        """A part of it: `box` counts voxels of `image`."""
+        written = self.written
+        if written:
+            own = self.onto.inside(box, tuple(self.image.shape))
+            written = tuple(None if volume is None else Crop(volume, own) for volume in written)
+        labels = None if self.labels is None else Crop(self.labels, box)
+        return dataclasses.replace(self, image=Crop(self.image, box), labels=labels, written=written)
 
 
 def open_image(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = None) -> VolumeLike:
@@ -61,20 +80,36 @@ def open_image(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = No
     Raises:
       UserError: the volume cannot be opened.
     """
+    return open_both(spec, config, voxel_size_nm)[0]
+
+
+def open_both(
+    spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = None
+) -> tuple[VolumeLike, VolumeLike]:  # fmt: skip
+    """Opens one image twice: as `open_image` does, and at the voxel size of the file, or of the level that is named.
+
+    Both have the contrast window; they are the same object where nothing is resampled.
+    """
     source = _source(spec, config, voxel_size_nm)
-    volume = _open(source, config)
-    target_nm = target_size(volume.voxel_size_nm, config.data.voxel_size_nm)
-    if target_nm != volume.voxel_size_nm:
+    stored = volume = _open(source, config)
+    target_nm = target_size(stored.voxel_size_nm, config.data.voxel_size_nm)
+    if target_nm != stored.voxel_size_nm:
         at_level = _open(source, config, target_nm)  # of a multiscale volume, the level nearest to that size
         volume = resample(at_level, target_nm)
-    return with_window(volume, config.data.contrast_window or source.window, config.data.invert != source.invert)
+    return _both(volume, stored, config.data.contrast_window or source.window, config.data.invert != source.invert)
 
 
-def prepare_image(volume: VolumeLike, config: ConfigDict) -> VolumeLike:
-    """An open image as it is trained on and segmented; see `open_image`."""
+def prepare_image(volume: VolumeLike, config: ConfigDict) -> tuple[VolumeLike, VolumeLike]:
+    """An open image as it is trained on and segmented, and at its own voxel size; see `open_both`."""
     target_nm = target_size(volume.voxel_size_nm, config.data.voxel_size_nm)
-    volume = volume if target_nm == volume.voxel_size_nm else resample(volume, target_nm)
-    return with_window(volume, config.data.contrast_window, config.data.invert)
+    resampled = volume if target_nm == volume.voxel_size_nm else resample(volume, target_nm)
+    return _both(resampled, volume, config.data.contrast_window, config.data.invert)
+
+
+def _both(image, stored, window, invert):
+    windowed = with_window(image, window, invert)
+    same = tuple(image.shape) == tuple(stored.shape) and image.voxel_size_nm == stored.voxel_size_nm
+    return windowed, windowed if same else with_window(stored, window, invert)
 
 
 def training_volumes(config: ConfigDict, workdir: str | os.PathLike, log: Log | None = None) -> list[VolumeLike]:
@@ -88,7 +123,7 @@ def training_volumes(config: ConfigDict, workdir: str | os.PathLike, log: Log | 
     Raises:
       UserError: one of them cannot be used.
     """
-    volumes = [open_image(entry.image, config, entry.voxel_size_nm) for entry in _training(config, workdir)]
+    volumes = [open_image(entry.image, config, entry.voxel_size_nm) for entry in entries.training(config, workdir)]
     check_training_volumes(volumes, config, log)
     return volumes
 
@@ -107,18 +142,6 @@ def training_labels(config: ConfigDict, workdir: str | os.PathLike) -> list[Volu
       UserError: a volume has none, or it does not fit its image.
     """
     return [labels for _, labels in _labelled_training(config, workdir)]
-
-
-def class_names(config: ConfigDict) -> tuple[str, ...]:
-    """Names of the label ids 0, 1, ...: `data.class_names`, else those of the data set; empty without labels."""
-    if config.data.class_names:
-        return tuple(config.data.class_names)
-    if config.data.source == "phantom":
-        return phantom.CLASSES
-    if config.data.source in names.SETS:
-        return names.SETS[config.data.source].CLASSES
-    labelled = [names.parse(spec) for spec in (config.data.test_labels, *_listed(config.data.train_labels))]
-    return next((names.classes(name) for name in labelled if name), ())
 
 
 def target(config: ConfigDict, workdir: str | os.PathLike, *, need_labels: bool, log: Log | None = None) -> Target:
@@ -140,39 +163,53 @@ def target(config: ConfigDict, workdir: str | os.PathLike, *, need_labels: bool,
             raise UserError(
                 "config key segment.volume: this volume has no labels to score; give data.test and data.test_labels"
             )
-        entry = _segment_entry(config)
+        entry = entries.segmented(config)
     else:
-        entry = _test(config, workdir)
+        entry = entries.test(config, workdir)
     if need_labels and not entry.labels:
         raise UserError("config key data.test_labels is empty: give the ground truth of data.test to score")
-    image = open_image(entry.image, config, entry.voxel_size_nm)
+    image, stored = open_both(entry.image, config, entry.voxel_size_nm)
     slice_axes(image, config.segment.axes, "segment.axes", log)
-    if not entry.labels:
-        return Target(image, None, tuple(config.data.class_names) if config.segment.volume else class_names(config))
-    labels = _open_labels(entry, image, config)
-    return Target(image, labels, _need(class_names(config), "data.class_names", "the names of label ids 0, 1, ..."))
+    names, truth = tuple(config.data.class_names), None
+    if entry.labels or not config.segment.volume:
+        names = class_names(config)
+    if entry.labels:
+        truth = _open_labels(entry, config)
+        entries.need(names, "data.class_names", "the names of label ids 0, 1, ...")
+    labels = None if truth is None else resample_labels(truth, image)
+    if config.segment.grid == "model" or stored is image:
+        return Target(image, labels, names)
+    return Target(image, labels, names, (stored, None if truth is None else resample_labels(truth, stored)))
 
 
-def all_volumes(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[str, VolumeLike]]:
-    """Opens every image that the config names: `(roles, volume)`, such as `("train, test", volume)`.
+def stored_image(config: ConfigDict, workdir: str | os.PathLike) -> VolumeLike:
+    """The volume to segment at the voxel size of its file, whatever grid labels are written on."""
+    entry = entries.segmented(config) if config.segment.volume else entries.test(config, workdir)
+    return open_both(entry.image, config, entry.voxel_size_nm)[1]
+
+
+def all_volumes(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[str, VolumeLike, VolumeLike]]:
+    """Opens every image that the config names, as `open_both` does: `(roles, image, stored)`.
+
+    Roles are a text such as `"train, test"`.
 
     Raises:
       UserError: the config names none, or one cannot be opened.
     """
-    entries = []
+    named = []
     if config.data.source == "phantom" or config.data.train:
-        entries += [("train", entry) for entry in _training(config, workdir)]
+        named += [("train", entry) for entry in entries.training(config, workdir)]
     if config.data.source == "phantom" or config.data.test:
-        entries.append(("test", _test(config, workdir)))
+        named.append(("test", entries.test(config, workdir)))
     if config.segment.volume:
-        entries.append(("segment", _segment_entry(config)))
-    if not entries:
+        named.append(("segment", entries.segmented(config)))
+    if not named:
         raise UserError("config keys data.train, data.test and segment.volume are empty: name a volume to look at")
     roles: dict[tuple[str, Triple | None], list[str]] = {}
-    for role, entry in entries:
+    for role, entry in named:
         roles.setdefault((os.fspath(entry.image), entry.voxel_size_nm), []).append(role)
     return [
-        (", ".join(dict.fromkeys(own)), open_image(spec, config, voxel_size_nm))
+        (", ".join(dict.fromkeys(own)), *open_both(spec, config, voxel_size_nm))
         for (spec, voxel_size_nm), own in roles.items()
     ]
 
@@ -197,44 +234,21 @@ def labelled_volumes(config: ConfigDict, workdir: str | os.PathLike) -> Iterator
             yield "data.test_labels", test.image, test.labels
 
 
-def _training(config: ConfigDict, workdir: str | os.PathLike) -> list[_Entry]:
-    """The volumes to train on, with the ground truth that belongs to each as far as the data set decides that."""
-    source = config.data.source
-    if source == "phantom":
-        return [_Entry(*phantom.cell_paths(config, workdir, index)) for index in range(config.data.phantom.cells)]
-    meaning = "cell names to train on" if source in names.SETS else "paths of volumes to train on"
-    specs = [names.qualify(spec, source) for spec in _listed(_need(config.data.train, "data.train", meaning))]
-    return [_Entry(spec, spec if source in names.SETS else None, _file_voxel_size(config)) for spec in specs]
-
-
 def _labelled_training(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[VolumeLike, VolumeLike]]:
     """(image, labels) of each volume to train on."""
-    entries = _training(config, workdir)
-    if not all(entry.labels for entry in entries):
-        paths = _listed(config.data.train_labels)
-        if len(paths) != len(entries):
+    named = entries.training(config, workdir)
+    if not all(entry.labels for entry in named):
+        paths = entries.listed(config.data.train_labels)
+        if len(paths) != len(named):
             raise UserError(
-                f"config key data.train_labels holds {len(paths)} paths for {len(entries)} volumes: method "
+                f"config key data.train_labels holds {len(paths)} paths for {len(named)} volumes: method "
                 f'"{config.method}" is supervised: give the ground truth of each volume of data.train'
             )
-        entries = [dataclasses.replace(entry, labels=path) for entry, path in zip(entries, paths, strict=True)]
-    images = [open_image(entry.image, config, entry.voxel_size_nm) for entry in entries]
-    return [(image, _open_labels(entry, image, config)) for entry, image in zip(entries, images, strict=True)]
-
-
-def _test(config: ConfigDict, workdir: str | os.PathLike) -> _Entry:
-    """The data set's own test volume."""
-    source = config.data.source
-    if source == "phantom":
-        return _Entry(*phantom.cell_paths(config, workdir, config.data.phantom.cells))
-    meaning = "the name of the test cell" if source in names.SETS else "the volume to segment"
-    spec = names.qualify(_need(config.data.test, "data.test", meaning), source)
-    return _Entry(spec, spec if source in names.SETS else config.data.test_labels, _file_voxel_size(config))
-
-
-def _segment_entry(config: ConfigDict) -> _Entry:
-    """`segment.volume`, another volume than that of the data set."""
-    return _Entry(config.segment.volume, None, tuple(config.segment.file_voxel_size_nm) or None)
+        named = [dataclasses.replace(entry, labels=path) for entry, path in zip(named, paths, strict=True)]
+    images = [open_image(entry.image, config, entry.voxel_size_nm) for entry in named]
+    return [
+        (image, resample_labels(_open_labels(entry, config), image)) for entry, image in zip(named, images, strict=True)
+    ]
 
 
 def _source(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None) -> Source:
@@ -251,15 +265,15 @@ def _open(source: Source, config: ConfigDict, target_nm: Triple | None = None) -
     )  # fmt: skip
 
 
-def _open_labels(entry: _Entry, image: VolumeLike, config: ConfigDict) -> VolumeLike:
-    """Opens the ground truth of an entry, on the grid of its image.
+def _open_labels(entry: Entry, config: ConfigDict) -> VolumeLike:
+    """Opens the ground truth of an entry, on its own grid.
 
     Raises:
       UserError: it covers another space.
     """
     name = names.parse(entry.labels)
     if name is not None:
-        return resample_labels(names.labels(name, config.data.root), image)
+        return names.labels(name, config.data.root)
     # Label files often lack a voxel size: they are taken for labels of the image's full resolution.
     full = _open(_source(entry.image, config, entry.voxel_size_nm), config)
     labels = open_volume(entry.labels, full.voxel_size_nm, image=False)
@@ -271,11 +285,7 @@ def _open_labels(entry: _Entry, image: VolumeLike, config: ConfigDict) -> Volume
                 f"{labels.name}: labels of {labels.shape} voxels (z, y, x) do not fit the image {full.name} of "
                 f"{full.shape}; give labels of the same volume"
             ) from None
-    return resample_labels(Foreground(labels) if config.data.binary_labels else labels, image)
-
-
-def _file_voxel_size(config: ConfigDict) -> Triple | None:
-    return tuple(config.data.file_voxel_size_nm) or None
+    return Foreground(labels) if config.data.binary_labels else labels
 
 
 def _check_voxel_size(volume: VolumeLike, first: VolumeLike) -> None:
@@ -285,14 +295,3 @@ def _check_voxel_size(volume: VolumeLike, first: VolumeLike) -> None:
             f"{volume.name}: voxels of {size_text(volume)} beside others of {size_text(first)}; set "
             "config key data.voxel_size_nm to the size that all are to be resampled to"
         )
-
-
-def _need(value, key: str, meaning: str):
-    """`value`, unless it is empty: then a `UserError` names the key and what to give."""
-    if not value:
-        raise UserError(f"config key {key} is empty: give {meaning}")
-    return value
-
-
-def _listed(value: str | Iterable[str]) -> list[str]:
-    return [value] if isinstance(value, str) else list(value)

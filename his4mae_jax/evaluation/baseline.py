@@ -52,11 +52,12 @@ def score_baseline(
     contrast = estimate_contrast(
         test.image, percentiles=tuple(config.data.contrast_percentiles), invert=config.data.invert, seed=config.seed
     )
-    counts = _Counts(kind, test.labels, len(test.class_names), sizes)
+    counts = _Counts(kind, test.output_labels, len(test.class_names), sizes)
     began = time.perf_counter()
     cluster_classical(
         test.image, kind, sizes, counts.add, contrast=contrast, mask=fit_mask(config, test.labels), seed=config.seed,
-        fraction=config.segment.fraction, block=config.segment.block, restarts=config.segment.restarts, log=log,
+        fraction=config.segment.fraction, block=config.segment.block, restarts=config.segment.restarts, onto=test.onto,
+        log=log,
     )  # fmt: skip
     seconds = {"segment": time.perf_counter() - began}
     return scores.of_method(counts.confusions, config.segment.clusters, test.class_names, seconds)

@@ -21,6 +21,7 @@ from scipy.ndimage import gaussian_filter1d
 from his4mae_jax.clustering.kmeans import kmeans
 from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import VoxelMap, between_voxels
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
@@ -47,6 +48,7 @@ def cluster_classical(
     fraction: float = 1e-3,
     block: Sequence[int] = (64, 128, 128),
     restarts: int = 10,
+    onto: VoxelMap | None = None,
     log: Callable[[str], None] = say,
 ) -> None:
     """Clusters a volume by one of the two baselines, for several numbers of clusters at once.
@@ -64,6 +66,8 @@ def cluster_classical(
       fraction: of the voxels that is sampled, spread over the blocks in proportion to
         their size; at least 2,000 and at most 300,000 voxels in all.
       block: voxels (z, y, x) that are labelled at a time.
+      onto: the grid to label, among the voxels of the volume: scores are interpolated linearly, as those of the
+        method are; None: that of the volume.
       restarts: of k-means++; the best fit is kept. A single one often ends in a wrong optimum.
       log: prints one line of progress where there is no terminal.
 
@@ -103,13 +107,36 @@ def cluster_classical(
         projections[count] = weight, bias
 
     centre = mean.astype(np.float32)[:, None]
-    for where in progressing(f"baseline {kind}: labels", tiles, "blocks", log):
-        values = features(volume, where, kind, contrast)
+    onto = onto or VoxelMap(tuple(volume.shape))
+    for where in progressing(f"baseline {kind}: labels", list(boxes(onto.shape, block)), "blocks", log):
+        box, axes = _needed(onto, where, volume.shape)
+        values = features(volume, box, kind, contrast)
         flat = values.reshape(len(values), -1)
         flat -= centre
         for count, (weight, bias) in projections.items():
-            labels = 1 + (weight @ flat + bias).argmin(axis=0).astype(np.uint8)
-            out(count, where, labels.reshape(values.shape[1:]))
+            scores = (weight @ flat + bias).reshape(-1, *values.shape[1:])
+            for axis, (lower, fraction) in enumerate(axes, 1):
+                scores = _between(scores, lower, fraction, axis)
+            out(count, where, 1 + scores.argmin(axis=0).astype(np.uint8))
+
+
+def _needed(onto: VoxelMap, where: Box, shape: Sequence[int]) -> tuple[Box, list[tuple[np.ndarray, np.ndarray]]]:
+    """The box of the volume that a box of the grid needs, and for each axis what `_between` takes."""
+    box, axes = [], []
+    for line, part, n in zip(onto.lines, where, shape, strict=True):
+        lower, fraction, (start, stop) = between_voxels(line.at(part.start, part.stop), n)
+        box.append(slice(start, stop))
+        axes.append((lower - start, fraction))
+    return tuple(box), axes
+
+
+def _between(scores: np.ndarray, lower: np.ndarray, fraction: np.ndarray, axis: int) -> np.ndarray:
+    """Linear interpolation along an axis, between the voxels `lower` and those above."""
+    if not fraction.any():
+        return scores if len(lower) == scores.shape[axis] else scores.take(lower, axis)
+    upper = np.minimum(lower + 1, scores.shape[axis] - 1)
+    weight = fraction.reshape([-1 if a == axis else 1 for a in range(scores.ndim)])
+    return scores.take(lower, axis) * (1 - weight) + scores.take(upper, axis) * weight
 
 
 def progressing(label: str, items: Sequence[_Item], unit: str, log: Callable[[str], None]) -> Iterator[_Item]:

@@ -11,7 +11,7 @@ from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
-from his4mae_jax.data.volumes.crop import Crop, central_box
+from his4mae_jax.data.volumes.crop import central_box
 from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.evaluation import dice, scores
 from his4mae_jax.evaluation.classical import progressing
@@ -45,7 +45,7 @@ def dsc_curve(
       {"step", "dsc"} of each checkpoint; empty where the box is smaller than a field of view.
     """
     box = central_box(test.image.shape, config.evaluate.curve_box)
-    part = Target(Crop(test.image, box), Crop(test.labels, box), test.class_names)
+    part = test.cropped(box)
     curve = []
     with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
         for step in progressing("evaluate: curve", list(checkpoints.spread()), "checkpoints", log):
@@ -74,7 +74,7 @@ def _score(
     fit = fit_centres(
         config, encoder, image, [clusters], fraction, fit_mask(config, part.labels), codes_KxD, log=log
     )  # fmt: skip
-    labels = encoder.labels(image, linear_scores(fit.centres), encoded=fit.encoded)[clusters]
-    labels = from_array(labels, image.voxel_size_nm, f"labels of {image.name}", image=False)
-    confusion = dice.confusion(labels, part.labels, clusters, len(part.class_names))
+    labels = encoder.labels(image, linear_scores(fit.centres), onto=part.onto, encoded=fit.encoded)[clusters]
+    labels = from_array(labels, part.output.voxel_size_nm, f"labels of {image.name}", image=False)
+    confusion = dice.confusion(labels, part.output_labels, clusters, len(part.class_names))
     return scores.by_matching(confusion, part.class_names, supervised=config.method in SUPERVISED)

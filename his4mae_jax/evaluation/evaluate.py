@@ -85,7 +85,7 @@ def _confusions(config: ml_collections.ConfigDict, test: Target, workdir: str | 
     confusions = {}
     for size in label_sizes(config):
         labels = open_volume(label_path(workdir, size, headline(config)), image=False)
-        confusions[size] = dice.confusion(labels, test.labels, size, len(test.class_names))
+        confusions[size] = dice.confusion(labels, test.output_labels, size, len(test.class_names))
     return confusions
 
 

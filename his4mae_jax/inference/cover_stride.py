@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.data.volumes.grid import Line
-from his4mae_jax.inference.expand_stride import SAME, Images, between_voxels, cut_and_encode, nearest, reflect
+from his4mae_jax.data.volumes.grid import Line, between_voxels, nearest_voxels
+from his4mae_jax.inference.expand_stride import SAME, Images, cut_and_encode, reflect
 
 
 def central_tokens(tokens: int) -> tuple[int, int]:
@@ -134,7 +134,7 @@ def axis_tile(length: int, write: tuple[int, int], fov: int, patch: int, line: L
     begins, number = np.unique(block * kept * patch + shift - keep_from * patch - patch // 2, return_inverse=True)
     start = int(begins[0])
     return CoverTile(
-        write=write, nearest=nearest(line.at(*write), length), slices=slices,
+        write=write, nearest=nearest_voxels(line.at(*write), length), slices=slices,
         pixels=reflect(np.arange(start, begins[-1] + fov), length), origins=begins - start,
         token=number * kept + within, lower=lower - needed[0], fraction=fraction, first=needed[0],
     )  # fmt: skip

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from his4mae_jax.data.volumes.grid import Line
+from his4mae_jax.data.volumes.grid import Line, between_voxels, nearest_voxels
 from his4mae_jax.inference.encode import in_batches
 from his4mae_jax.models.patches import token_positions
 
@@ -155,7 +155,7 @@ def axis_tile(
     last_token = max(-(-(length + shift) // patch), tokens) - 1
     at = line.at(*write)
     if expansion == "nearest":
-        where = (nearest(at, length) + shift) // patch
+        where = (nearest_voxels(at, length) + shift) // patch
     else:
         where = token_positions(at + shift, patch, last_token + 1)
     lower = np.minimum(where.astype(np.int64), max(last_token - 1, 0))
@@ -170,7 +170,8 @@ def axis_tile(
     slots = max(-(-fov // stride) + 1, 1)
     cover, weight = _covering(points, starts, token_weights(tokens, edge_weight), slots)
     return AxisTile(
-        write=write, nearest=nearest(at, length), pixels=reflect(np.arange(begin * patch, end * patch) - shift, length),
+        write=write, nearest=nearest_voxels(at, length),
+        pixels=reflect(np.arange(begin * patch, end * patch) - shift, length),
         origins=(starts - begin) * patch, cover_PxK=cover, weight_PxK=weight,
         slices=reflect(points * patch + patch // 2 - shift, length), lower=lower - first, fraction=fraction,
         first=int(first), positions=points * patch + (patch - 1) / 2 - shift,
@@ -201,23 +202,11 @@ def dense_tile(length: int, write: tuple[int, int], halo: int = 0, scale: float 
     first, last = max(start - halo, 0), min(stop + halo, length)
     nothing = np.zeros(0, np.int64)
     return AxisTile(
-        write=write, nearest=nearest(line.at(*write), length), pixels=nothing, origins=nothing,
+        write=write, nearest=nearest_voxels(line.at(*write), length), pixels=nothing, origins=nothing,
         cover_PxK=np.zeros((0, 1), np.int32), weight_PxK=np.zeros((0, 1), np.float32), slices=np.arange(first, last),
         lower=lower - first, fraction=fraction, scale=scale, first=first,
         positions=np.arange(first, last, dtype=np.float64),
     )  # fmt: skip
-
-
-def nearest(at: np.ndarray, length: int) -> np.ndarray:
-    """The voxels of an axis that positions lie in, or the nearest ones."""
-    return np.clip(np.floor(at + 0.5).astype(np.int64), 0, length - 1)
-
-
-def between_voxels(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
-    """For increasing positions the voxel below, the weight of the one above, and (start, stop) of the voxels needed."""
-    at = np.clip(at, 0, length - 1)
-    lower = np.floor(at).astype(np.int64)
-    return lower, (at - lower).astype(np.float32), (int(lower[0]), int(np.ceil(at[-1])) + 1)
 
 
 def token_weights(tokens: int, edge_weight: float) -> np.ndarray:

@@ -14,6 +14,7 @@ import numpy as np
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import encoder_digest, fit_centres, read_codes
 from his4mae_jax.config import SUPERVISED, flat_settings, get_default, validate
+from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference import trained as trained_encoders
@@ -28,7 +29,7 @@ from his4mae_jax.training.run.checkpoints import ENCODERS, Checkpoints, read_con
 # Settings of `segment` that decide what the labels are; the others belong to the files that the command writes.
 SETTINGS = (
     "axes", "batch_fovs", "block", "edge_weight", "expansion", "fit_tiles", "fit_voxels", "fraction",
-    "inference", "metric", "overhang", "restarts", "shifts", "smooth", "stride", "symmetries", "tile",
+    "grid", "inference", "metric", "overhang", "restarts", "shifts", "smooth", "stride", "symmetries", "tile",
 )  # fmt: skip
 
 
@@ -118,7 +119,7 @@ class Encoder:
         Raises:
           his4mae_jax.Error: the volume cannot be used, has another voxel size than the training's, or is too small.
         """
-        image = self._image(volume, voxel_size_nm)
+        image, _ = self._images(volume, voxel_size_nm)
         encoder, _ = bind_to(self._trained, image, self.config.segment, self.config.seed)
         with progress("encode", float(np.prod(image.shape)), unit="voxels", log=say) as bar:
             features, positions = encoder.features(image, bar=bar)
@@ -141,7 +142,8 @@ class Encoder:
         With the same settings labels are those that `his4mae segment` writes.
 
         Args:
-          volume: a path, an open volume or an array (z, y, x); resampled where the training resampled.
+          volume: a path, an open volume or an array (z, y, x); resampled where the training resampled. Labels have
+            its shape all the same, unless the setting `grid` is "model".
           clusters: number of labels; None: that of `centres`, or of the training's settings.
           centres: those of another segmentation with this encoder, or the path of a `centres.npz`: labels then mean
             the same in both volumes. None: k-means on a sample of this volume.
@@ -159,7 +161,7 @@ class Encoder:
         """
         config = self._segment_config(clusters, centres, seed, settings)
         given = self._given(centres, config, clusters)
-        image = self._image(volume, voxel_size_nm)
+        image, stored = self._images(volume, voxel_size_nm)
         encoder, inside = bind_to(self._trained, image, config.segment, config.seed)
         size = given.clusters if given else _labels(config)
         encoded = None
@@ -169,11 +171,12 @@ class Encoder:
             )
             given, encoded = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded
         scores = centre_files.linear_scores({size: given.centres})
-        labels = LazyLabels(image, encoder, scores, inside, config.segment, encoded)
+        output = image if config.segment.grid == "model" else stored
+        labels = LazyLabels(image, encoder, scores, inside, config.segment, encoded, Grid.of(output))
         in_memory = not is_path(volume) and not hasattr(volume, "read")
         return Segmentation(labels.read((slice(None),) * 3) if in_memory else labels, given)
 
-    def _image(self, volume: Input, voxel_size_nm: VoxelSize | None) -> VolumeLike:
+    def _images(self, volume: Input, voxel_size_nm: VoxelSize | None) -> tuple[VolumeLike, VolumeLike]:
         if voxel_size_nm is None and not is_path(volume) and not hasattr(volume, "read"):
             voxel_size_nm = self.config.data.file_voxel_size_nm or self.voxel_size_nm
         return to_image(volume, self.config, voxel_size_nm)

@@ -12,7 +12,7 @@ import numpy as np
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.centres import Centres
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.stores.placement import origin_of
+from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, Triple, Volume, VolumeLike, box_bounds, open_volume
 from his4mae_jax.errors import UserError
@@ -66,7 +66,7 @@ class LazyLabels:
 
     Attributes:
       name: that of the image.
-      shape: (z, y, x), that of the image at the voxel size of the training.
+      shape: (z, y, x), that of the image; with `segment.grid` "model" at the voxel size of the training.
       dtype: uint8.
       voxel_size_nm: (z, y, x).
       origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm.
@@ -82,6 +82,7 @@ class LazyLabels:
         inside: Box,
         segment: Any,
         encoded: EncodedTile | None,
+        output: Grid,
     ) -> None:
         """Plans the tiles.
 
@@ -92,14 +93,15 @@ class LazyLabels:
           inside: the box that is not padding.
           segment: settings with the keys of `config.segment`.
           encoded: the tile that the fit has encoded, or None.
+          output: the grid of the labels.
         """
-        self.name, self.shape, self.voxel_size_nm = image.name, image.shape, image.voxel_size_nm
-        self.origin_nm = origin_of(image)
+        self.name, self.shape, self.voxel_size_nm = image.name, output.shape, output.voxel_size_nm
+        self.origin_nm = output.origin_nm
         self._image, self._encoder, self._scores, self._encoded = image, encoder, scores, encoded
         self._segment = segment
         (only,) = scores.values()
         self._tiling: Tiling = encoder.coverage.label_tiles(
-            image.shape, 1, only.maps, inside=inside, block=tuple(segment.block)
+            image.shape, 1, only.maps, inside=inside, block=tuple(segment.block), onto=output.among(Grid.of(image))
         )
         self._tiles: collections.OrderedDict[int, np.ndarray] = collections.OrderedDict()
         self._lock = threading.Lock()

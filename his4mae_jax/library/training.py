@@ -64,7 +64,7 @@ def train(
     check_workdir(workdir, settings)
     opened = all(hasattr(v, "read") for v in volumes)  # a voxel size is then one too many
     images = [
-        to_image(v, settings, None if hasattr(v, "read") and not opened else voxel_size_nm, name)
+        to_image(v, settings, None if hasattr(v, "read") and not opened else voxel_size_nm, name)[0]
         for v, name in zip(volumes, names, strict=True)
     ]
     datasets.check_training_volumes(images, settings, log)

@@ -40,8 +40,10 @@ def is_path(volume: Input) -> bool:
 
 def to_image(
     volume: Input, config: ml_collections.ConfigDict, voxel_size_nm: VoxelSize | None = None, name: str = "array"
-) -> VolumeLike:
+) -> tuple[VolumeLike, VolumeLike]:
     """An image as a config has it trained on and segmented: resampled if need be, with its contrast window.
+
+    Both that image and the one at the voxel size that was given are returned: see `datasets.open_both`.
 
     Args:
       volume: a path, an open volume, or an array (z, y, x).
@@ -53,7 +55,7 @@ def to_image(
       UserError: it cannot be used as an image.
     """
     if is_path(volume):
-        return datasets.open_image(volume, config, voxel_size_nm)
+        return datasets.open_both(volume, config, voxel_size_nm)
     return datasets.prepare_image(to_volume(volume, voxel_size_nm, name), config)
 
 

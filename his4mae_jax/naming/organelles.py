@@ -173,10 +173,10 @@ def _target(open_target: Callable[[], Target] | None, labels: VolumeLike) -> Tar
     if open_target is None:
         raise UserError("config key segment.outputs: cellsketch needs the image; give the config of the segmentation")
     target = open_target()
-    shape, own = tuple(target.image.shape), tuple(labels.shape)
+    shape, own = tuple(target.output.shape), tuple(labels.shape)
     if shape != own:
         raise UserError(
-            f"{labels.name}: {own} voxels, but {target.image.name} has {shape} (z, y, x); give "
+            f"{labels.name}: {own} voxels, but {target.output.name} has {shape} (z, y, x); give "
             "the config with which the labels were segmented"
         )
     return target
@@ -260,10 +260,10 @@ def _write_formats(
                 with progress(written.name, voxels * 8 / 7, unit="voxels", log=task.log) as bar:
                     write_precomputed(path, written, names=names, progress=bar.advance)
     if target is not None and task.missing(cellsketch := folder / CELLSKETCH):
-        volumes = 1 + len(task.names) + len(instances) + (target.labels is not None)
+        volumes = 1 + len(task.names) + len(instances) + (target.output_labels is not None)
         with progress(cellsketch.name, voxels * volumes, unit="voxels", log=task.log) as bar:
             labels = open_volume(source, image=False)
             write_cellsketch(
-                cellsketch, prefix(target.image), target.image, labels, task.names, instances, cell=target.labels,
-                progress=bar.advance,
+                cellsketch, prefix(target.output), target.output, labels, task.names, instances,
+                cell=target.output_labels, progress=bar.advance,
             )  # fmt: skip

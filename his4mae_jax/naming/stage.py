@@ -81,7 +81,7 @@ def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, targe
     centres = records.centres_digest(folder, len(names))
     fresh = not path.exists() or clusters_file.read(path).centres != centres
     if fresh:
-        clusters = _new(config, folder, target.image, names, centres, log)
+        clusters = _new(config, folder, target.output, names, centres, log)
         with files.writing(path):
             aside = clusters_file.write(path, clusters)
         if aside:

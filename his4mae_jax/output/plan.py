@@ -15,6 +15,7 @@ from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
 from his4mae_jax.data.volumes.contrast import content_box
+from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
@@ -25,6 +26,7 @@ from his4mae_jax.output.records import PROBABILITIES, label_file
 # Settings of `segment` that decide what is made of the labels, not what the labels are.
 OUTPUT_SETTINGS = (
     "pyramid", "outputs", "instances", "min_instance_voxels", "instance_connectivity", "volume", "file_voxel_size_nm",
+    "grid",
 )  # fmt: skip
 
 
@@ -147,6 +149,7 @@ def labels_depend_on(
     inside: Box,
     mask: VolumeLike | None,
     step: int,
+    output: Grid,
 ) -> dict[str, Any]:
     """All that the labels depend on, as JSON: two segmentations with equal values have equal labels."""
     settings = {k: v for k, v in config.segment.to_dict().items() if k not in OUTPUT_SETTINGS}
@@ -162,4 +165,6 @@ def labels_depend_on(
     origin = origin_of(volume)
     if any(origin):  # labels of a volume at 0 keep the record that they had before positions were written
         values["origin_nm"] = origin
+    if output != Grid.of(volume):
+        values["grid"] = dataclasses.asdict(output)
     return json.loads(json.dumps(values))

@@ -21,8 +21,8 @@ from his4mae_jax.clustering.fit import Fit, encoder_digest, fit_centres, fit_mas
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import size_text
+from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.tiling import Tiling
@@ -47,11 +47,16 @@ Log = Callable[[str], object]
 
 @dataclasses.dataclass(frozen=True)
 class _Task:
-    """What one run of the stage works with: `inside` is the box without padding, `mask` limits the fit of centres."""
+    """What one run of the stage works with.
+
+    `inside` is the box of `volume` without padding, `mask` limits the fit of centres, labels are written on the grid
+    `output`.
+    """
 
     config: ml_collections.ConfigDict
     workdir: pathlib.Path
     volume: VolumeLike
+    output: Grid
     class_names: Sequence[str]
     checkpoints: Checkpoints
     step: int
@@ -66,6 +71,11 @@ class _Task:
     def sizes(self) -> list[int]:
         """Numbers of clusters, ascending."""
         return sorted(self.labels)
+
+    @property
+    def onto(self) -> VoxelMap:
+        """The voxels that are labelled, among those that are encoded."""
+        return self.output.among(Grid.of(self.volume))
 
     @property
     def paths(self) -> list[pathlib.Path]:
@@ -97,7 +107,7 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
     checkpoints = Checkpoints(workdir, config)
     with contextlib.closing(checkpoints):
         task = _prepare(config, test, pathlib.Path(workdir), checkpoints, log)
-        values = labels_depend_on(config, task.encoder, task.volume, task.inside, task.mask, task.step)
+        values = labels_depend_on(config, task.encoder, task.volume, task.inside, task.mask, task.step, task.output)
         facts = records.segmentation(workdir)
         if facts.get("what") == values and all(path.exists() for path in task.paths):
             log(f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings")
@@ -106,10 +116,11 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
     if facts is None:
         return 0.0
     if task.probabilities and config.segment.pyramid:
-        outputs.add_pyramid(task.probabilities, math.prod(test.image.shape) * headline(config), log)
+        outputs.add_pyramid(task.probabilities, math.prod(task.output.shape) * headline(config), log)
     outputs.write_outputs(
-        config, workdir, test.image, list(task.labels.values()),
-        label_names(config, headline(config), test.class_names), log, cell=test.labels, segmentation=facts["job"],
+        config, workdir, test.output, list(task.labels.values()),
+        label_names(config, headline(config), test.class_names), log, cell=test.output_labels,
+        segmentation=facts["job"],
     )  # fmt: skip
     return facts["seconds"]
 
@@ -120,7 +131,7 @@ def _prepare(config, test, workdir, checkpoints, log) -> _Task:
     encoder, inside = bind_to(load(checkpoints, step, config.segment.encoder), volume, config.segment, config.seed)
     labels, probabilities = volume_paths(config, workdir)
     return _Task(
-        config, workdir, volume, test.class_names, checkpoints, step, encoder, inside,
+        config, workdir, volume, Grid.of(test.output), test.class_names, checkpoints, step, encoder, inside,
         fit_mask(config, test.labels), labels, probabilities, log,
     )  # fmt: skip
 
@@ -134,6 +145,9 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
         f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {size_text(volume)}, "
         f"{fovs:,} fields of view {spacing} {encoder.coverage.axes}; {s.encoder} of step {task.step}"
     )
+    if task.output != Grid.of(volume):
+        shape = "x".join(map(str, task.output.shape))
+        log(f"segment: labels on the grid of the image, {shape} voxels at {size_text(task.output)}")
     names = files_of(task.config)
     with files.writing(task.workdir), contextlib.closing(Job(task.workdir, values, names)) as job:
         with job.alone():
@@ -143,10 +157,12 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             scores = centre_files.linear_scores(fit.centres)
             maps = sum(c.maps for c in scores.values())
             written = len(task.labels) + (headline(task.config) if task.probabilities else 0)
-            tiling = encoder.coverage.label_tiles(volume.shape, written, maps, inside=task.inside, block=tuple(s.block))
+            tiling = encoder.coverage.label_tiles(
+                volume.shape, written, maps, inside=task.inside, block=tuple(s.block), onto=task.onto
+            )
             missing = job.missing(len(tiling))
             arrays = _open_volumes(task, job) if missing else {}
-        need = encoder.memory_bytes(volume, written, maps)
+        need = encoder.memory_bytes(volume, written, maps, task.onto)
         log(
             f"segment: {len(tiling)} tiles, at most about {need / 2**30:.1f} GiB of arrays at once (set by "
             "segment.tile and segment.batch_fovs)"
@@ -209,7 +225,7 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
         part, whole = job.folder / path.name, job.folder / f"{path.name}.made"
         if not whole.exists():
             ome_zarr.create(
-                part, shape, np.uint8, task.volume.voxel_size_nm, origin_nm=origin_of(task.volume),
+                part, shape, np.uint8, task.output.voxel_size_nm, origin_nm=task.output.origin_nm,
                 chunks=task.config.segment.block, fill_value=fill_value, overwrite=True, version=version, **names,
             )  # fmt: skip
             whole.touch()
@@ -217,10 +233,10 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
 
     for size, path in task.labels.items():
         names = label_names(task.config, size, task.class_names)
-        open_volume(path, task.volume.shape, UNLABELLED, label_values=names)
+        open_volume(path, task.output.shape, UNLABELLED, label_values=names)
     if task.probabilities:
         channels = list(label_names(task.config, headline(task.config), task.class_names).values())
-        open_volume(task.probabilities, (len(channels), *task.volume.shape), 0, channels=channels)
+        open_volume(task.probabilities, (len(channels), *task.output.shape), 0, channels=channels)
     return arrays
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import pathlib
-import types
 
 import ml_collections
 import numpy as np
@@ -14,7 +13,7 @@ from his4mae_jax.clustering.centres import Classes
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
-from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.trained import load
 from his4mae_jax.output import records
@@ -30,12 +29,15 @@ PROBE, SUGGEST = "probe.npz", "suggest.csv"
 SAMPLE = 10_000  # voxels at random, which say how common classes are and from which suggestions are chosen
 
 
-def probe(config: ml_collections.ConfigDict, target: Target, workdir: str | os.PathLike, log: Log) -> Classifier:
+def probe(
+    config: ml_collections.ConfigDict, target: Target, own: VolumeLike, workdir: str | os.PathLike, log: Log
+) -> Classifier:
     """Fits a classifier on `probe.labels`; writes `probe.npz` and `suggest.csv`.
 
     Args:
       config: the configuration.
       target: the volume that was labelled.
+      own: that volume at the voxel size of its file: points count its voxels.
       workdir: folder of a training.
       log: prints one line.
 
@@ -50,7 +52,6 @@ def probe(config: ml_collections.ConfigDict, target: Target, workdir: str | os.P
     need_checkpoint(workdir)
     _check_free(workdir)
     image = target.image
-    own = stored_grid(image)
     with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
         step = checkpoints.steps()[-1]
         trained = load(checkpoints, step, config.segment.encoder)
@@ -103,23 +104,6 @@ def report(labelled: Labelled, classifier: Classifier, fewest: int) -> list[str]
     if few:
         lines.append(f"probe: fewer than {fewest} labels of {', '.join(few)}: label more of them first")
     return lines
-
-
-def stored_grid(image: VolumeLike) -> VolumeLike:
-    """The grid (name, shape, voxel size, origin) on which an image is stored: that of level 0, before resampling."""
-    source = image
-    while hasattr(source, "source"):
-        source = source.source
-    try:
-        full = open_volume(source.name)
-    except (UserError, TypeError):  # no voxel size of its own, or an array: there is one level
-        return source
-    if full.shape == tuple(source.shape):
-        return source
-    size = np.array(source.voxel_size_nm) * np.round(np.array(full.shape) / source.shape) ** -1.0
-    return types.SimpleNamespace(
-        name=full.name, shape=full.shape, voxel_size_nm=tuple(size.tolist()), origin_nm=full.origin_nm
-    )
 
 
 def _label_free(workdir: pathlib.Path, digest: str) -> dict[int, centre_files.Centres]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from his4mae_jax.config import total_steps
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.encode import make_encode
@@ -96,7 +97,12 @@ def measured_step(config: ml_collections.ConfigDict) -> tuple[Callable, Callable
 
 
 def segmentation(
-    config: ml_collections.ConfigDict, volume: VolumeLike, box: Box, axes: str, bytes_per_s: float
+    config: ml_collections.ConfigDict,
+    volume: VolumeLike,
+    box: Box,
+    axes: str,
+    bytes_per_s: float,
+    output: VolumeLike | None = None,
 ) -> dict:
     """Seconds, memory and disk of segmenting one volume.
 
@@ -104,6 +110,7 @@ def segmentation(
       box: where the volume's content is; padding is not encoded.
       axes: across which slices are taken.
       bytes_per_s: at which the volume was read.
+      output: has the grid that labels are written on; None: that of the volume.
 
     Returns a dict of `fovs`, `fovs_per_s`, `encode_seconds`, `read_seconds`, `seconds` (the larger of the two),
     `memory_bytes` (`VolumeEncoder.memory_bytes`) and `label_bytes` (of all label volumes and
@@ -119,7 +126,7 @@ def segmentation(
     noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
     encode = jax.jit(make_encode(models)).lower(params, noise).compile()
     seconds, _ = _measure(encode, lambda: encode(params, noise))
-    sizes = plan.label_sizes(config)
+    sizes, grid = plan.label_sizes(config), Grid.of(volume if output is None else output)
     written = len(sizes) + (plan.headline(config) if s.probabilities else 0)
     fovs = coverage.count_fovs(tuple(b.stop - b.start for b in box))
     encode_s, read_s = fovs * seconds / images, n_bytes(volume) / bytes_per_s
@@ -129,8 +136,8 @@ def segmentation(
         "encode_seconds": encode_s,
         "read_seconds": read_s,
         "seconds": max(encode_s, read_s),
-        "memory_bytes": int(encoder.memory_bytes(volume, written, sum(sizes))),
-        "label_bytes": written * math.prod(volume.shape),
+        "memory_bytes": int(encoder.memory_bytes(volume, written, sum(sizes), grid.among(Grid.of(volume)))),
+        "label_bytes": written * math.prod(grid.shape),
     }
 
 

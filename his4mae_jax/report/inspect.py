@@ -47,13 +47,14 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
       UserError: a volume cannot be used, for the reason that training or segmentation would give.
     """
     folder = pathlib.Path(workdir) / "inspect"
-    volumes, entries, rates = [], [], []
-    for role, volume in datasets.all_volumes(config, workdir):
+    volumes, entries, outputs, rates = [], [], [], []
+    for role, volume, stored in datasets.all_volumes(config, workdir):
         with progress(f"inspect: reading {_short(volume.name)}", log=log):
             rates.append(_read_rate(volume))
             facts, entry = look(config, role, volume)
         volumes.append(facts)
         entries.append(entry)
+        outputs.append(volume if config.segment.grid == "model" else stored)
         for line in describe(facts):
             log(f"inspect: {line}")
     labelled, problems = _look_at_labels(config, workdir, entries, log)
@@ -69,7 +70,8 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "dtype": config.model.dtype,
     }
-    for name, estimated in _estimates(config, entries, [facts["roles"] for facts in volumes], rates, log):
+    roles = [facts["roles"] for facts in volumes]
+    for name, estimated in _estimates(config, entries, outputs, roles, rates, log):
         record["estimate"][name] = estimated
         with writing(folder):
             write_json(folder / _RECORD, record)
@@ -191,6 +193,7 @@ def describe(facts: dict) -> list[str]:
 def _estimates(
     config: ml_collections.ConfigDict,
     entries: list[contact_sheet.Entry],
+    outputs: list[VolumeLike],
     roles: list[str],
     rates: list[float],
     log: Log,
@@ -217,7 +220,7 @@ def _estimates(
         volume, box = entries[segmented[0]].volume, entries[segmented[0]].box
         axes = slice_axes(volume, config.segment.axes, "segment.axes")
         with progress(f"inspect: measuring the encoder on {device}", log=log):
-            s = estimate.segmentation(config, volume, box, axes, rates[segmented[0]])
+            s = estimate.segmentation(config, volume, box, axes, rates[segmented[0]], outputs[segmented[0]])
         log(
             f"inspect: segmenting {_short(volume.name)} takes about {duration(s['seconds'])} ({s['fovs']:,} at "
             f"{rate(s['fovs_per_s'], 'fields of view')}, reading {duration(s['read_seconds'])}), "

@@ -46,7 +46,7 @@ def draw(
         clusters = open_volume(label_path(workdir, headline(config), headline(config)), image=False)
         _, facts = centre_files.load(workdir / "centres.npz")
         slice_overlays(
-            test.image, clusters, test.labels, assignment, test.class_names, slices,
+            test.output, clusters, test.output_labels, assignment, test.class_names, slices,
             contrast=Contrast.from_json(facts["contrast"]),
             title=f"{pathlib.Path(test.image.name).name}, {config.method}, {headline(config)} labels",
         )  # fmt: skip

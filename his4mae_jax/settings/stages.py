@@ -19,6 +19,9 @@ SETTINGS = (
     Setting("segment.volume", "", Text("a path, URL or name", "data.test"), "The volume to segment.", SEGMENT),
     Setting("segment.file_voxel_size_nm", (), VOXEL_SIZES,
             "Voxel size (z, y, x) of segment.volume; it takes precedence over the file's metadata.", SEGMENT),
+    Setting("segment.grid", "image", Choice("image", "model"),
+            'Grid of the labels: "image", that of the image level that was named: score maps are expanded to its '
+            'voxels; "model", the voxels that are encoded (data.voxel_size_nm).', SEGMENT),
     Setting("segment.encoder", "student", Choice("student", "teacher"), "The encoder to segment with.", SEGMENT),
     Setting("segment.inference", "expand", Choice("expand", "cover"),
             'How a volume is covered: "expand", the paper\'s expand-stride, or "cover", MAESTER\'s cover-stride, which '

@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import Line, VoxelMap
+from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import classical
@@ -152,3 +155,27 @@ def test_what_cannot_be_clustered_is_refused():
         arguments = {"volume": volume, "kind": "intensity", "counts": [2]} | changes
         with pytest.raises(UserError, match=part):
             run(**arguments)
+
+
+def test_on_a_finer_grid_scores_are_interpolated():
+    volume = from_array(np.random.default_rng(0).integers(0, 255, (8, 9, 10), np.uint8), 10.0, "noise")
+    onto = VoxelMap((16, 18, 20), (Line(-0.25, 0.5),) * 3)
+    found = {}
+    for grid, shape in ((None, (8, 9, 10)), (onto, onto.shape)):
+        labels = np.zeros(shape, np.uint8)
+
+        def out(count, where, block, labels=labels):
+            labels[where] = block
+
+        classical.cluster_classical(
+            volume, "intensity", 2, out, contrast=Contrast(0, 255), block=(4, 7, 8), onto=grid, log=lambda line: None
+        )
+        found[grid] = labels
+    # Of two clusters the score maps differ by one linear map: it changes its sign where the labels change.
+    grey = classical.features(volume, (slice(0, 8), slice(0, 9), slice(0, 10)), "intensity", Contrast(0, 255))[0]
+    threshold = (grey[found[None] == 1].max() + grey[found[None] == 2].min()) / 2
+    at = np.stack(np.meshgrid(*[np.clip(Line(-0.25, 0.5).at(0, n), 0, n / 2 - 1) for n in onto.shape], indexing="ij"))
+    finer = ndimage.map_coordinates(grey, at, order=1)
+    clear = np.abs(finer - threshold) > 0.01
+    assert clear.mean() > 0.8
+    np.testing.assert_array_equal(found[onto][clear], 1 + (finer > threshold)[clear])

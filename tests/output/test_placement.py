@@ -1,7 +1,6 @@
 """A cube at a known physical place lies there in every file that a segmentation writes, read by other readers."""
 
 import csv
-import dataclasses
 import json
 import types
 
@@ -11,9 +10,12 @@ import tensorstore as ts
 import tifffile
 import zarr
 
-from his4mae_jax.data.datasets import Target, open_image
+from his4mae_jax.data import datasets
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm
+from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.inference.coverage import Coverage
+from his4mae_jax.inference.score_maps import LinearScores
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import pyramid, segment
 from his4mae_jax.output.neuroglancer import write_precomputed
@@ -21,37 +23,39 @@ from his4mae_jax.output.neuroglancer import write_precomputed
 CUBE = 2  # label of the cube: 1 is around it
 
 
-class Threshold(VolumeEncoder):
-    """A stub that labels by grey level."""
+class Grey:
+    """A stub of an encoder: patches are pixels, and the feature of a pixel is its grey value."""
 
-    def label(self, volume, clusterings, tiles=None, **_):
-        for tile in tiles:
-            bright = volume.read(tile.write) > 145
-            yield tile, {2: np.where(bright, CUBE, CUBE - 1).astype(np.uint8)}, None
+    grid, embed_dim = (8, 8), 1
+
+    def apply(self, variables, patches_BxNxP):
+        return patches_BxNxP
 
 
 @pytest.fixture
-def run(tiny, tmp_path, make_encoder, monkeypatch):
-    """Function that segments a volume by `Threshold` with the real stage; returns the workdir."""
+def run(tiny, tmp_path, monkeypatch):
+    """Function that segments a volume by its grey values with the real stage; returns the workdir."""
 
-    def run(spec, target_nm, version="0.4"):
+    def run(spec, target_nm, version="0.4", grid="model", axes="z", inference="expand"):
         c = tiny
-        c.data.voxel_size_nm, c.segment.clusters, c.evaluate.clusters = target_nm, 2, ()
+        c.data.source, c.data.test, c.data.voxel_size_nm = "files", str(spec), target_nm
+        c.segment.clusters, c.evaluate.clusters, c.segment.grid = 2, (), grid
         c.segment.outputs, c.segment.instances = ("tiff", "precomputed", "cellsketch"), (CUBE,)
-        c.segment.ome_zarr_version, c.segment.block, c.segment.axes = version, (8, 16, 16), "z"
-        image = open_image(spec, c)
-        real = make_encoder(axes="z", tile=40)
-        encoder = Threshold(**{f.name: getattr(real, f.name) for f in dataclasses.fields(real)})
-        trained = types.SimpleNamespace(voxel_size_nm=in_plane_nm(image), bind=lambda *args, **kwargs: encoder)
-        (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True)
+        c.segment.ome_zarr_version, c.segment.block, c.segment.axes = version, (8, 16, 16), axes
+        target = datasets.target(c, tmp_path, need_labels=False)
+        models = types.SimpleNamespace(encoder=Grey(), patch_size=1)
+        coverage = Coverage.of_models(models, axes=axes, stride=8, tile=40, inference=inference)
+        encoder = VolumeEncoder(models, {}, Contrast(0, 255), coverage, batch_fovs=512)
+        trained = types.SimpleNamespace(voxel_size_nm=in_plane_nm(target.image), bind=lambda *args, **kwargs: encoder)
+        (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
         checkpoints = types.SimpleNamespace(steps=lambda: [1], close=lambda: None)
         monkeypatch.setattr(segment, "Checkpoints", lambda *args: checkpoints)
         monkeypatch.setattr(segment, "load", lambda *args: trained)
-        centres = types.SimpleNamespace(maps=2)
-        monkeypatch.setattr(segment, "_fit", lambda *args: segment.Fit({2: centres}))
+        darker = LinearScores(np.float32([[1], [-1]]), np.float32([0, 2 * 140 / 255]))  # the cube: 140 of 255 and more
+        monkeypatch.setattr(segment, "_fit", lambda *args: segment.Fit({2: darker}))
         monkeypatch.setattr(segment.centre_files, "linear_scores", lambda centres: centres)
         monkeypatch.setattr(pyramid, "SMALLEST", 20)
-        segment.segment(c, Target(image, None, ()), tmp_path / "run", lambda line: None)
+        segment.segment(c, target, tmp_path / "run", lambda line: None)
         return tmp_path / "run"
 
     return run
@@ -59,7 +63,7 @@ def run(tiny, tmp_path, make_encoder, monkeypatch):
 
 def marked_image(path, cube, size, origin, shape=(104, 104, 104)):
     """Writes noise with a bright cube; returns the lower and upper faces of the cube in nm, (2, 3)."""
-    data = np.random.default_rng(0).integers(40, 90, shape, np.uint8)
+    data = np.random.default_rng(0).integers(62, 68, shape, np.uint8)
     data[tuple(slice(*side) for side in cube)] += 150
     ome_zarr.create(path, shape, np.uint8, size, origin_nm=origin).write(data).result()
     return np.array(origin) + (np.array(cube).T - 0.5) * size
@@ -118,9 +122,9 @@ CASES = {
 
 
 @pytest.mark.filterwarnings("default")  # the validators' own deprecations are not ours
-@pytest.mark.parametrize("version", ["0.4", "0.5"])
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_labels_lie_on_what_they_label(tmp_path, run, case, version):
+@pytest.mark.parametrize("name, version", [*((name, "0.4") for name in CASES), ("all at once", "0.5")])
+def test_labels_lie_on_what_they_label(tmp_path, run, name, version):
+    case = CASES[name]
     size, target, crop = np.broadcast_to(case["size"], 3).astype(float), case["target"], case["crop"] or (0, 0, 0)
     faces = marked_image(tmp_path / "cell.zarr", case["cube"], size, case["origin"])
     stop = [start + 88 for start in crop]
@@ -155,6 +159,54 @@ def test_labels_lie_on_what_they_label(tmp_path, run, case, version):
     np.testing.assert_allclose([float(row[f"{axis}_nm"]) for axis in "zyx"], faces.mean(axis=0), atol=0.1)
 
 
+ON_THE_IMAGE = {
+    "16 nm over 4 nm": dict(size=4, target=16, crop=None, cube=((32, 64), (32, 64), (48, 80))),
+    "a shape that does not divide": dict(size=4, target=12, crop=((0, 87), (9, 95), (3, 91)),
+                                         cube=((36, 60), (33, 69), (39, 63))),
+    "upsampled": dict(size=16, target=8, crop=None, cube=((40, 56), (32, 48), (24, 64))),
+    "at a pyramid level": dict(size=4, target=8, crop=((4, 92), (8, 96), (12, 100)), levels=3,
+                               cube=((36, 68), (40, 56), (44, 76))),
+    "anisotropic": dict(size=(12, 4, 4), target=8, crop=None, cube=((35, 51), (36, 52), (38, 54))),
+    "axes": dict(size=4, target=8, crop=None, cube=((36, 68), (40, 56), (44, 76)), axes="zyx"),
+    "cover-stride": dict(size=4, target=12, crop=None, cube=((36, 60), (36, 60), (36, 60)), inference="cover"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ON_THE_IMAGE.values(), ids=ON_THE_IMAGE)
+def test_labels_on_the_grid_of_the_image_have_its_shape_and_lie_on_what_they_label(tmp_path, run, case):
+    size, origin = np.broadcast_to(case["size"], 3).astype(float), np.array([1001, -37.3, 6])
+    faces = marked_image(tmp_path / "cell.zarr", case["cube"], size, origin)
+    if "levels" in case:
+        pyramid.build_pyramid(tmp_path / "cell.zarr", levels=2)
+    crop = case["crop"] or [(0, 104)] * 3
+    box = ", ".join(f"{a}:{b}" for a, b in crop)
+    extra = {key: case[key] for key in ("axes", "inference") if key in case}
+    workdir = run(f"{tmp_path / 'cell.zarr'}[{box}]", case["target"], grid="image", **extra)
+    scale, translation, array = next(levels_by_hand(workdir / "labels.ome.zarr"))
+    assert array.shape == tuple(b - a for a, b in crop) and (array > 0).all()
+    np.testing.assert_allclose(scale, size)
+    np.testing.assert_allclose(translation, origin + [a * s for (a, _), s in zip(crop, size, strict=True)])
+    off = np.abs((box_of(array == CUBE) - 0.5) * scale + translation - faces) / scale
+    assert off.max() <= 0.5 + 1e-6
+    resolution, offset, voxels = next(scales_by_tensorstore(workdir / "labels.precomputed"))
+    assert np.array_equal(voxels, array)
+    assert np.abs((box_of(voxels == CUBE) + offset) * resolution - faces).max() <= (1 + 1e-6) * size.max()
+    np.testing.assert_allclose(faces_in_tiff(workdir / "labels.tif", CUBE), faces, atol=0.51 * size.max())
+    with tifffile.TiffFile(workdir / "cellsketch" / "cell.tif") as tif:
+        assert tif.series[0].shape == array.shape  # the image beside its masks, on the same voxels
+
+
+def test_labels_on_another_grid_are_written_again_and_those_on_the_same_are_kept(tmp_path, run):
+    marked_image(tmp_path / "cell.zarr", ON_THE_IMAGE["axes"]["cube"], 4.0, (0, 0, 0))
+    shapes, jobs = [], []
+    for grid in ("image", "image", "model"):
+        workdir = run(tmp_path / "cell.zarr", 8, grid=grid)
+        shapes.append(next(levels_by_hand(workdir / "labels.ome.zarr"))[2].shape)
+        jobs.append(json.loads((workdir / "segment.json").read_text())["job"])
+    assert shapes == [(104,) * 3, (104,) * 3, (52,) * 3]
+    assert jobs[0] == jobs[1] != jobs[2]
+
+
 def test_a_result_at_16_nm_over_an_image_at_4_nm_begins_at_6_nm(tmp_path, run):
     marked_image(tmp_path / "cell.zarr", CASES["16 nm over 4 nm"]["cube"], 4.0, (0, 0, 0))
     workdir = run(tmp_path / "cell.zarr", 16)
@@ -170,8 +222,6 @@ def test_labels_that_move_are_written_again(tmp_path, run, monkeypatch):
     transforms = attributes["multiscales"][0]["datasets"][0]["coordinateTransformations"]
     transforms.append({"type": "translation", "translation": [40, 0, 0]})
     (tmp_path / "cell.zarr" / ".zattrs").write_text(json.dumps(attributes))
-    (workdir / "checkpoints" / "1").rmdir()
-    (workdir / "checkpoints").rmdir()
     run(tmp_path / "cell.zarr", 0)
     assert next(levels_by_hand(workdir / "labels.ome.zarr"))[1].tolist() == [40, 0, 0]
 

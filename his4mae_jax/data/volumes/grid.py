@@ -80,3 +80,15 @@ class Grid:
         """Where its voxels lie among those of another grid."""
         ends = zip(self.origin_nm, other.origin_nm, self.voxel_size_nm, other.voxel_size_nm, strict=True)
         return VoxelMap(self.shape, tuple(Line((a - b) / t, s / t) for a, b, s, t in ends))
+
+
+def nearest_voxels(at: np.ndarray, length: int) -> np.ndarray:
+    """The voxels of an axis that positions lie in, or the nearest ones."""
+    return np.clip(np.floor(at + 0.5).astype(np.int64), 0, length - 1)
+
+
+def between_voxels(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
+    """For increasing positions the voxel below, the weight of the one above, and (start, stop) of the voxels needed."""
+    at = np.clip(at, 0, length - 1)
+    lower = np.floor(at).astype(np.int64)
+    return lower, (at - lower).astype(np.float32), (int(lower[0]), int(np.ceil(at[-1])) + 1)

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import tifffile
+from outputs import outputs
 
 from his4mae_jax import main
 from his4mae_jax.cli.command import main as his4mae
@@ -106,20 +107,20 @@ def test_workdir_contract(betaseg_run):
     classes = {"unrecognized", "nucleus", "mitochondria", "granules", "mean"}
     assert json.loads((workdir / "config.json").read_text())["codebook"]["gamma"] == 0.8
     assert any(p.name == "20" for p in (workdir / "checkpoints").iterdir())
-    with np.load(workdir / "centres.npz") as centres:
+    with np.load(outputs(workdir) / "centres.npz") as centres:
         assert centres["centres_4"].shape == (4, 8) and centres["centres_6"].shape == (6, 8)
         assert centres["projection_4"].shape == (8, 8)
-    labels = open_volume(workdir / "labels.ome.zarr", image=False)
+    labels = open_volume(outputs(workdir) / "labels.ome.zarr", image=False)
     assert labels.shape == (24, 40, 44) and labels.voxel_size_nm == (16.0,) * 3
     assert set(np.unique(labels.read((slice(None),) * 3))) <= {1, 2, 3, 4}
-    metrics = json.loads((workdir / "metrics.json").read_text())
+    metrics = json.loads((outputs(workdir) / "metrics.json").read_text())
     for block in (metrics, *metrics["baselines"].values()):
         assert set(block["dsc"]["one_to_one"]) == set(block["dsc"]["many_to_one"]) == classes
         assert block["clusters"] == 4 and block["seconds"]["segment"] > 0
     assert metrics["seconds"]["train"] > 0 and set(metrics["baselines"]) == {"intensity", "filters"}
     assert [point["step"] for point in metrics["curve"]][-1] == 20
-    assert (workdir / "metrics.csv").read_text().startswith("method,")
-    assert {p.name for p in (workdir / "figures").iterdir()} == {"training.png", "slices.png", "dsc.png"}
+    assert (outputs(workdir) / "metrics.csv").read_text().startswith("method,")
+    assert {p.name for p in (outputs(workdir) / "figures").iterdir()} == {"training.png", "slices.png", "dsc.png"}
     lines = [json.loads(line) for line in (workdir / "train.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     assert {"loss", "loss_recon", "loss_tea", "loss_stu", "lr", "images_per_s", "seconds"} <= set(lines[-1])
@@ -131,9 +132,9 @@ def test_workdir_contract(betaseg_run):
 def test_clusters_get_the_names_of_their_classes(betaseg_run, tmp_path):
     workdir, done = betaseg_run
     assert "clusters.yaml; name them there" in done.stderr
-    for name in ("labels.ome.zarr", "centres.npz", "segment.json", "clusters.yaml", "metrics.json", "config.json"):
-        (shutil.copytree if name.endswith(".zarr") else shutil.copy)(workdir / name, tmp_path / name)
-    matching = json.loads((workdir / "metrics.json").read_text())["matching"]
+    shutil.copy(workdir / "config.json", tmp_path / "config.json")
+    shutil.copytree(workdir / "volumes", tmp_path / "volumes")
+    matching = json.loads((outputs(workdir) / "metrics.json").read_text())["matching"]
     assert set(matching["one_to_one"]) == set(matching["many_to_one"]) == set("1234")
     assert None not in matching["many_to_one"].values()
     his4mae(["name", f"--workdir={tmp_path}", "--from-truth"])
@@ -141,7 +142,7 @@ def test_clusters_get_the_names_of_their_classes(betaseg_run, tmp_path):
     ids = {name: i for i, name in enumerate(dict.fromkeys(names.values()), 1)}
     table = np.array([0, *(ids[names[c]] for c in "1234")])
     labels, organelles = (
-        open_volume(tmp_path / f"{name}.ome.zarr", image=False).read((slice(None),) * 3)
+        open_volume(outputs(tmp_path) / f"{name}.ome.zarr", image=False).read((slice(None),) * 3)
         for name in ("labels", "organelles")
     )
     assert np.array_equal(organelles, table[labels])
@@ -157,17 +158,22 @@ def test_a_whole_run_imports_neither_tensorflow_nor_torch(package, betaseg_run, 
 def test_a_second_volume_is_segmented_with_the_trained_model(betaseg, betaseg_run):
     workdir, _ = betaseg_run
     other = betaseg / "download" / "high_c2" / "high_c2_source.tif"
-    before = (workdir / "metrics.json").read_text()
-    done = run("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=segment", *SMALL,
-               f"--config.data.root={betaseg}", "--config.train.steps=20", f"--config.segment.volume={other}",
-               "--config.segment.file_voxel_size_nm=(16.0,16.0,16.0)")  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert json.loads((workdir / "segment.json").read_text())["volume"] == str(other)
-    assert (workdir / "metrics.json").read_text() == before
-    # Scores of these labels against another cell's truth would be wrong, and are refused.
-    done = run("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=evaluate", *SMALL,
-               f"--config.data.root={betaseg}", "--config.train.steps=20")  # fmt: skip
-    assert done.returncode == 2 and "segment that volume" in one_line(done)
+    first = outputs(workdir)
+    before = {path.name: path.stat().st_mtime_ns for path in first.iterdir()}
+    args = ("--config=configs/betaseg.py", f"--workdir={workdir}", *SMALL, f"--config.data.root={betaseg}",
+            "--config.train.steps=20")  # fmt: skip
+    others = (f"--config.segment.volume={other}", "--config.segment.file_voxel_size_nm=(16.0,16.0,16.0)")
+    try:
+        done = run(*args, "--mode=segment", *others)
+        assert done.returncode == 0, done.stderr
+        second = workdir / "volumes" / "high_c2_source"
+        assert json.loads((second / "segment.json").read_text())["volume"] == str(other)
+        assert {path.name: path.stat().st_mtime_ns for path in first.iterdir()} == before
+        done = run(*args, "--mode=evaluate", *others)  # without ground truth it draws
+        assert done.returncode == 0 and "no labels, so no scores" in done.stderr
+        assert (second / "figures" / "slices.png").exists() and not (second / "metrics.json").exists()
+    finally:
+        shutil.rmtree(workdir / "volumes" / "high_c2_source", ignore_errors=True)
 
 
 def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):
@@ -177,9 +183,9 @@ def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):
     done = run(*args)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("drawing synthetic cell") == 2 and "loss_recon" in done.stderr
-    facts = json.loads((tmp_path / "segment.json").read_text())
+    facts = json.loads((outputs(tmp_path) / "segment.json").read_text())
     assert facts["volume"].endswith("cell_1/image.ome.zarr")
-    assert json.loads((tmp_path / "metrics.json").read_text())["baselines"] == {}
+    assert json.loads((outputs(tmp_path) / "metrics.json").read_text())["baselines"] == {}
     again = run(*args)
     assert again.returncode == 0 and "drawing" not in again.stderr and "all 4 steps are done" in again.stderr
 
@@ -429,8 +435,8 @@ def test_thick_sections_are_trained_on_and_segmented_in_their_plane(tmp_path, ca
     main.run(config, tmp_path / "run", "all")
     said = capsys.readouterr().err
     assert "are anisotropic" in said and "slices are taken across z only" in said
-    labels = open_volume(tmp_path / "run" / "labels.ome.zarr", image=False)
-    assert labels.shape == (12, 50, 53) and labels.voxel_size_nm == (50.0, 6.0, 6.0)
+    labels = open_volume(outputs(tmp_path / "run") / "labels.ome.zarr", image=False)
+    assert labels.shape == (12, 60, 64) and labels.voxel_size_nm == (50.0, 5.0, 5.0)
     with pytest.raises(UserError, match="data.axes is 'yx'"):
         config.data.axes = "yx"
         main.run(config, tmp_path / "other", "train")

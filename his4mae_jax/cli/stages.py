@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from his4mae_jax import config as configs
+from his4mae_jax.cli import volumes
 from his4mae_jax.cli.memory import return_freed_memory
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
@@ -82,7 +83,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     if mode in ("segment", "all"):
         segment(config, workdir)
     if mode in ("evaluate", "all"):
-        evaluate(config, workdir, need_labels=mode == "evaluate")
+        evaluate(config, workdir)
     if mode == "export":
         export(config, workdir)
 
@@ -127,14 +128,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
     from his4mae_jax.training.devices import distributed
     from his4mae_jax.training.run import loop
 
-    if segments:
-        target = datasets.target(config, workdir, need_labels=False)
-        check_free(with_label_instances(config, workdir, target.class_names), workdir, target.class_names)
+    for own, folder in volumes.to_segment(config, workdir) if segments else ():
+        target = datasets.target(own, workdir, need_labels=False)
+        check_free(with_label_instances(own, folder, target.class_names), folder, target.class_names)
     if distributed.is_main():
         check_run_labels(config, workdir, log)
-    volumes = datasets.training_volumes(config, workdir, log)
+    images = datasets.training_volumes(config, workdir, log)
     labels = datasets.training_labels(config, workdir) if config.method in configs.SUPERVISED else None
-    loop.train(config, volumes, workdir, log, labels)
+    loop.train(config, images, workdir, log, labels)
 
 
 def _probe_file(workdir):
@@ -149,34 +150,44 @@ def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
     from his4mae_jax.data import datasets
     from his4mae_jax.probe import stage
 
+    config, _ = volumes.one(config, workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
     stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log)
 
 
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-    """Fit the cluster centres and label every voxel of the volume to segment."""
-    from his4mae_jax.data import datasets
-    from his4mae_jax.naming import stage as naming
+    """Fit the cluster centres and label every voxel of each volume to segment."""
     from his4mae_jax.output import plan
-    from his4mae_jax.output import segment as stage
 
     plan.need_checkpoint(workdir)
+    for own, folder in volumes.to_segment(config, workdir):
+        segment_one(own, workdir, folder)
+
+
+def segment_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, folder: pathlib.Path) -> None:
+    """Fit the cluster centres and label every voxel of the volume that a config names."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.naming import stage as naming
+    from his4mae_jax.output import segment as stage
+
     target = datasets.target(config, workdir, need_labels=False, log=log)
+    volumes.created(config, workdir)
     return_freed_memory()
-    seconds = stage.segment(with_label_instances(config, workdir, target.class_names), target, workdir, log)
+    own = with_label_instances(config, folder, target.class_names)
+    seconds = stage.segment(own, target, workdir, log, folder)
     if seconds:  # else another process has published the labels, and does the rest
-        naming.after_segment(config, pathlib.Path(workdir), target, log)
+        naming.after_segment(config, folder, target, log)
 
 
 def with_label_instances(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, class_names: Sequence[str]
+    config: ml_collections.ConfigDict, folder: pathlib.Path, class_names: Sequence[str]
 ) -> ml_collections.ConfigDict:
     """The config with labels only in `segment.instances`; names in clusters.yaml are checked, and left to `naming`."""
     from his4mae_jax.naming import stage as naming
     from his4mae_jax.output import plan
 
     label_names = plan.label_names(config, plan.headline(config), class_names)
-    return naming.check(config, pathlib.Path(workdir), label_names)
+    return naming.check(config, folder, label_names)
 
 
 def name(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -184,39 +195,43 @@ def name(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     from his4mae_jax.data import datasets
     from his4mae_jax.naming import stage
 
-    stage.name(config, pathlib.Path(workdir), log, lambda: datasets.target(config, workdir, need_labels=False, log=log))
+    for own, folder in volumes.to_segment(config, workdir):
+        stage.name(own, folder, log, lambda own=own: datasets.target(own, workdir, need_labels=False, log=log))
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, need_labels: bool) -> None:
-    """Score the label volume, where there is ground truth, and draw the figures.
+def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Score the labels of each volume, where there is ground truth, and draw the figures.
 
     Of several processes only the first one works; the others wait for it when they part.
-
-    Args:
-      need_labels: whether missing ground truth is an error.
     """
+    from his4mae_jax.training.devices import distributed
+
+    if distributed.is_main():
+        for own, folder in volumes.to_segment(config, workdir):
+            evaluate_one(own, workdir, folder)
+
+
+def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, folder: pathlib.Path) -> None:
+    """Score the labels of one volume, where there is ground truth, and draw the figures."""
     from his4mae_jax.data import datasets
     from his4mae_jax.evaluation import evaluate as scores
     from his4mae_jax.evaluation import tables
     from his4mae_jax.output.plan import headline
     from his4mae_jax.report import page
     from his4mae_jax.report.html import write as html
-    from his4mae_jax.training.devices import distributed
 
-    if not distributed.is_main():
-        return
     html.check_free(pathlib.Path(workdir))
-    target = datasets.target(config, workdir, need_labels=need_labels)
+    target = datasets.target(config, workdir, need_labels=False)
     metrics, assignment = None, None
     if target.labels is not None:
-        metrics, assignment = scores.evaluate(config, target, workdir, log)
-        tables.write_metrics(metrics, workdir)
+        metrics, assignment = scores.evaluate(config, target, workdir, log, folder)
+        tables.write_metrics(metrics, folder)
         print(tables.terminal_table(metrics), flush=True)
     else:
         log("evaluate: no labels, so no scores; the figures show the clusters")
-    for path in page.draw(config, target, metrics, assignment, workdir):
+    for path in page.draw(config, target, metrics, assignment, workdir, folder):
         log(f"figure: {path}")
-    html.write(pathlib.Path(workdir), target.output, headline(config), log)
+    html.write(pathlib.Path(workdir), folder, target.output, headline(config), log)
 
 
 def report(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -225,8 +240,9 @@ def report(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Non
     from his4mae_jax.output.plan import headline
     from his4mae_jax.report.html import write as html
 
+    config, folder = volumes.one(config, workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
-    html.write(pathlib.Path(workdir), target.output, headline(config), log)
+    html.write(pathlib.Path(workdir), folder, target.output, headline(config), log)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -238,7 +254,11 @@ def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Non
     plan.need_checkpoint(workdir)
     clusters = plan.headline(config)
     names = plan.label_names(config, clusters, datasets.class_names(config)).values()
-    centres = pathlib.Path(workdir) / records.CENTRES
+    try:
+        folder = volumes.one(config, workdir)[1]
+    except UserError:  # none is named: the encoder alone
+        folder = pathlib.Path(workdir)
+    centres = folder / records.CENTRES
     stage.export(config, workdir, log, centres=centres, clusters=clusters, names=tuple(names))
 
 

@@ -111,7 +111,9 @@ def _finished(config, workdir, log):
         if len(done) < len(runs):
             missing = ", ".join(str(run.seed) for run in runs if run not in done)
             log(f"figures: {name} without seed {missing}: not finished")
-        seeds = [Finished(r, ml_collections.ConfigDict(r.settings), read_json(r.folder / "metrics.json")) for r in done]
+        seeds = [
+            Finished(r, ml_collections.ConfigDict(r.settings), read_json(r.outputs / "metrics.json")) for r in done
+        ]
         if seeds:
             rows.append(Row(name, place, tuple(seeds)))
     return rows
@@ -129,8 +131,8 @@ def draw_slices(
             continue
         try:
             own_test = test or datasets.target(first.config, folder_of_run, need_labels=True)
-            _, facts = centre_files.load(folder_of_run / "centres.npz")
-            clusters = open_volume(label_path(folder_of_run, 0, 0), image=False)
+            _, facts = centre_files.load(first.run.outputs / "centres.npz")
+            clusters = open_volume(label_path(first.run.outputs, 0, 0), image=False)
             scores = _scores(row, clusters, own_test)
         except UserError as error:
             log(f"without {row.name}: {error}")
@@ -262,7 +264,7 @@ def _features(finished):
     """The test data of a run, features of its voxels and their classes."""
     config, folder = finished.config, finished.run.folder
     need_checkpoint(folder)
-    step = segmented(folder, [finished.metrics["clusters"]])["step"]
+    step = segmented(finished.run.outputs, [finished.metrics["clusters"]])["step"]
     test = datasets.target(config, folder, need_labels=True)
     checkpoints = Checkpoints(folder, config)
     try:

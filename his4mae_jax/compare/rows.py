@@ -11,23 +11,28 @@ from typing import Any
 import ml_collections
 
 from his4mae_jax import config as configs
+from his4mae_jax.data import entries
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
 from his4mae_jax.output.records import check_free
 from his4mae_jax.settings import stages
 from his4mae_jax.settings.table import affects_scores, fixed_by_training, unknown_key
+from his4mae_jax.workdir import VOLUMES, volume_folder
 
 COPIES = "checkpoints.partial"  # the folder of another run's checkpoints while they are copied
 # Files that a run writes after row.json: a folder with one of these but without row.json is the user's own.
-OURS = (
-    "run.json", "log.txt", "metrics.json", "metrics.csv", "segment.json", "train.jsonl", "checkpoints", COPIES,
-)  # fmt: skip
+OURS = ("run.json", "log.txt", VOLUMES, "train.jsonl", "checkpoints", COPIES)
 RESERVED = ("data", "figures")  # folders of the workdir that belong to no row
 
 
 def run_folder(workdir: str | os.PathLike, name: str, seed: int) -> pathlib.Path:
     """The folder of the run of one row and seed."""
     return pathlib.Path(workdir) / slug(name) / f"seed{seed}"
+
+
+def outputs_of(folder: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
+    """The folder in that of a run with the labels and scores of the volume that its settings name."""
+    return volume_folder(folder, entries.target(ml_collections.ConfigDict(settings), folder).image)
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -74,10 +79,15 @@ class Run:
         return trained(self.settings)
 
     @property
+    def outputs(self) -> pathlib.Path:
+        """Folder of its labels and scores."""
+        return outputs_of(self.folder, self.settings)
+
+    @property
     def done(self) -> bool:
         """Whether its folder holds the scores of exactly these settings."""
         saved = read_json(self.folder / "row.json")
-        if not isinstance(saved, dict) or read_json(self.folder / "metrics.json") is None:
+        if not isinstance(saved, dict) or read_json(self.outputs / "metrics.json") is None:
             return False
         return scored(saved) == scored(self.settings)
 

@@ -101,7 +101,7 @@ def perform(run: Run, others: Iterable[Run], device: str | None) -> str | None:
       None, or the reason why it failed as one line.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    (run.folder / "metrics.json").unlink(missing_ok=True)  # scores of other segmentation settings
+    (run.outputs / "metrics.json").unlink(missing_ok=True)  # scores of other segmentation settings
     write_text(run.folder / "row.json", json.dumps(run.settings, indent=2) + "\n")
     donor = share_training(run, others)
     log_path = run.folder / "log.txt"
@@ -115,7 +115,7 @@ def perform(run: Run, others: Iterable[Run], device: str | None) -> str | None:
         return f"ended by {name}, possibly for lack of memory; its last output: {line}"
     if usage.status:
         return process.last_line(log_path, offset)
-    if read_json(run.folder / "metrics.json") is None:
+    if read_json(run.outputs / "metrics.json") is None:
         return "no ground truth to score it against: the data have no labels"
     return None
 
@@ -152,7 +152,7 @@ def run(
                 failed.append(f"{run.name}, seed {run.seed} ({failure})")
                 outcome = f"FAILED: {failure} (see {run.folder / 'log.txt'})"
             else:
-                dsc = read_json(run.folder / "metrics.json")["dsc"]["one_to_one"]["mean"]
+                dsc = read_json(run.outputs / "metrics.json")["dsc"]["one_to_one"]["mean"]
                 outcome = "no class to score" if dsc is None else f"mean DSC {dsc:.3f}"
             minutes = (time.perf_counter() - began) / 60
             log(f"compare: {count}/{len(waiting)} {run.name}, seed {run.seed}: {outcome}; {minutes:.1f} min so far")

@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.compare.rows import read_json, run_folder
+from his4mae_jax.compare.rows import outputs_of, read_json, run_folder
 from his4mae_jax.compare.text import comma_separated, latex, markdown, notes
 from his4mae_jax.files import slug, write_text
 
@@ -79,8 +79,12 @@ def collect(
 
 
 def _read_run(folder, seed):
-    files = {"settings": "row.json", "metrics": "metrics.json", "segment": "segment.json", "run": "run.json"}
-    return {"seed": seed, **{key: read_json(folder / file) for key, file in files.items()}}
+    settings = read_json(folder / "row.json")
+    outputs = outputs_of(folder, settings) if settings else folder
+    return {
+        "seed": seed, "settings": settings, "run": read_json(folder / "run.json"),
+        "metrics": read_json(outputs / "metrics.json"), "segment": read_json(outputs / "segment.json"),
+    }  # fmt: skip
 
 
 def _row(name, method, runs, names):

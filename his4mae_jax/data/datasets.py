@@ -163,9 +163,7 @@ def target(config: ConfigDict, workdir: str | os.PathLike, *, need_labels: bool,
             raise UserError(
                 "config key segment.volume: this volume has no labels to score; give data.test and data.test_labels"
             )
-        entry = entries.segmented(config)
-    else:
-        entry = entries.test(config, workdir)
+    entry = entries.target(config, workdir)
     if need_labels and not entry.labels:
         raise UserError("config key data.test_labels is empty: give the ground truth of data.test to score")
     image, stored = open_both(entry.image, config, entry.voxel_size_nm)
@@ -184,7 +182,7 @@ def target(config: ConfigDict, workdir: str | os.PathLike, *, need_labels: bool,
 
 def stored_image(config: ConfigDict, workdir: str | os.PathLike) -> VolumeLike:
     """The volume to segment at the voxel size of its file, whatever grid labels are written on."""
-    entry = entries.segmented(config) if config.segment.volume else entries.test(config, workdir)
+    entry = entries.target(config, workdir)
     return open_both(entry.image, config, entry.voxel_size_nm)[1]
 
 
@@ -201,8 +199,8 @@ def all_volumes(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[st
         named += [("train", entry) for entry in entries.training(config, workdir)]
     if config.data.source == "phantom" or config.data.test:
         named.append(("test", entries.test(config, workdir)))
-    if config.segment.volume:
-        named.append(("segment", entries.segmented(config)))
+    for spec in entries.listed(config.segment.volume):
+        named.append(("segment", Entry(spec, None, tuple(config.segment.file_voxel_size_nm) or None)))
     if not named:
         raise UserError("config keys data.train, data.test and segment.volume are empty: name a volume to look at")
     roles: dict[tuple[str, Triple | None], list[str]] = {}

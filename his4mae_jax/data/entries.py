@@ -46,8 +46,20 @@ def test(config: ConfigDict, workdir: str | os.PathLike) -> Entry:
 
 
 def segmented(config: ConfigDict) -> Entry:
-    """`segment.volume`, another volume than that of the data set."""
-    return Entry(config.segment.volume, None, tuple(config.segment.file_voxel_size_nm) or None)
+    """`segment.volume`, another volume than that of the data set.
+
+    Raises:
+      UserError: it names several.
+    """
+    several = listed(config.segment.volume)
+    if len(several) > 1:
+        raise UserError(f"config key segment.volume names {len(several)} volumes, and this takes one; name one of them")
+    return Entry(several[0], None, tuple(config.segment.file_voxel_size_nm) or None)
+
+
+def target(config: ConfigDict, workdir: str | os.PathLike) -> Entry:
+    """The volume to segment: `segment.volume`, else the data set's own test volume."""
+    return segmented(config) if config.segment.volume else test(config, workdir)
 
 
 def class_names(config: ConfigDict) -> tuple[str, ...]:

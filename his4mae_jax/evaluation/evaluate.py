@@ -23,15 +23,20 @@ from his4mae_jax.training.run.checkpoints import Checkpoints
 
 
 def evaluate(
-    config: ml_collections.ConfigDict, test: Target, workdir: str | pathlib.Path, log: Log
+    config: ml_collections.ConfigDict,
+    test: Target,
+    workdir: str | pathlib.Path,
+    log: Log,
+    folder: str | pathlib.Path | None = None,
 ) -> tuple[dict[str, Any], list[int | None]]:
-    """Scores the segmentation in the workdir, the baselines and the checkpoints of the curve.
+    """Scores a segmentation, the baselines and the checkpoints of the curve.
 
     Args:
       config: the configuration.
       test: the volume and its ground truth.
       workdir: folder of the run.
       log: prints one line.
+      folder: of the labels; None: the workdir.
 
     Returns:
       (content of metrics.json; class of each headline cluster by one-to-one matching, or None).
@@ -40,11 +45,12 @@ def evaluate(
       UserError: there is no such segmentation, it is of another volume, or it does not fit the ground truth.
     """
     need_checkpoint(workdir)
-    facts = segmented(workdir, label_sizes(config))
-    _check_volume(facts, test, workdir)
+    folder = workdir if folder is None else folder
+    facts = segmented(folder, label_sizes(config))
+    _check_volume(facts, test, folder)
     probed, clusters = class_names(config.segment.centres_file), headline(config)
     supervised = config.method in SUPERVISED or probed == tuple(test.class_names)
-    confusions = _confusions(config, test, workdir)
+    confusions = _confusions(config, test, folder)
     seconds = {"train": _training_seconds(config, workdir, facts["step"]), "segment": facts["seconds"]}
     own = scores.of_method(confusions, clusters, test.class_names, seconds, supervised=supervised)
     metrics = {"method": config.method, "volume": test.image.name, **own, "baselines": _baselines(config, test, log)}
@@ -53,7 +59,7 @@ def evaluate(
     one, many = (dice.direct,) * 2 if supervised else (dice.one_to_one, dice.many_to_one)
     one_to_one = one(confusions[clusters], test.class_names).assignment
     metrics["matching"] = {
-        "centres": centres_digest(workdir, clusters),
+        "centres": centres_digest(folder, clusters),
         "one_to_one": _class_of_label(one_to_one, test.class_names),
         "many_to_one": _class_of_label(many(confusions[clusters], test.class_names).assignment, test.class_names),
     }
@@ -71,20 +77,20 @@ def same_volume(one: str, other: str) -> bool:
     return one == other or (local and pathlib.Path(one).resolve() == pathlib.Path(other).resolve())
 
 
-def _check_volume(facts: dict[str, Any], test: Target, workdir: str | pathlib.Path) -> None:
+def _check_volume(facts: dict[str, Any], test: Target, folder: str | pathlib.Path) -> None:
     """Raises `UserError` where the labels are of another volume than the ground truth."""
     if not same_volume(facts["volume"], test.image.name):
         raise UserError(
-            f"{pathlib.Path(workdir) / SEGMENTATION}: the labels are of {facts['volume']}, not of "
+            f"{pathlib.Path(folder) / SEGMENTATION}: the labels are of {facts['volume']}, not of "
             f"{test.image.name}; segment that volume with this config"
         )
 
 
-def _confusions(config: ml_collections.ConfigDict, test: Target, workdir: str | pathlib.Path) -> dict[int, np.ndarray]:
-    """The confusion matrix of each label volume in the workdir, by its number of labels."""
+def _confusions(config: ml_collections.ConfigDict, test: Target, folder: str | pathlib.Path) -> dict[int, np.ndarray]:
+    """The confusion matrix of each label volume in a folder, by its number of labels."""
     confusions = {}
     for size in label_sizes(config):
-        labels = open_volume(label_path(workdir, size, headline(config)), image=False)
+        labels = open_volume(label_path(folder, size, headline(config)), image=False)
         confusions[size] = dice.confusion(labels, test.output_labels, size, len(test.class_names))
     return confusions
 

@@ -42,7 +42,8 @@ def write_cellsketch(
       labels: label volume of the same shape.
       names: of the labels, by id; each gets a mask.
       instances: what `label_instances` wrote, by label.
-      cell: label volume that is IGNORE outside the cell; its inside becomes the mask CELL.
+      cell: label volume that is IGNORE outside the cell; its inside becomes the mask CELL. Where no voxel is IGNORE
+        there is no such mask: it would be the whole box.
       progress: called with the number of voxels newly written.
 
     Raises:
@@ -59,7 +60,16 @@ def write_cellsketch(
         for label, name in file_names.items():
             write(labels, f"_{name}_mask", lambda voxels, label=label: _mask(voxels == label))
         if cell is not None and CELL not in file_names.values():
-            write(cell, f"_{CELL}_mask", lambda voxels: _mask(voxels != IGNORE))
+            outside = []
+
+            def inside(voxels):
+                mask = voxels != IGNORE
+                outside.append(not mask.all())
+                return _mask(mask)
+
+            write(cell, f"_{CELL}_mask", inside)
+            if not any(outside):
+                (part / f"{prefix}_{CELL}_mask.tif").unlink()
         for label, written in instances.items():
             # 16 bits where they suffice: ImageJ shows 32-bit integers as floats.
             dtype = np.uint16 if written.count < 2**16 else np.uint32

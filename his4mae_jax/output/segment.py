@@ -36,6 +36,7 @@ from his4mae_jax.output.plan import (
     label_names,
     labels_depend_on,
     need_checkpoint,
+    same_labels,
     volume_paths,
 )
 from his4mae_jax.output.publish import check_free, files_of, publish
@@ -54,7 +55,7 @@ class _Task:
     """
 
     config: ml_collections.ConfigDict
-    workdir: pathlib.Path
+    folder: pathlib.Path
     volume: VolumeLike
     output: Grid
     class_names: Sequence[str]
@@ -83,7 +84,13 @@ class _Task:
         return [*self.labels.values(), *([self.probabilities] if self.probabilities else [])]
 
 
-def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.PathLike, log: Log) -> float:
+def segment(
+    config: ml_collections.ConfigDict,
+    test: Target,
+    workdir: str | os.PathLike,
+    log: Log,
+    folder: str | os.PathLike | None = None,
+) -> float:
     """Fits and saves the centres, writes the label volumes and the other outputs that the config requests.
 
     Nothing of an earlier segmentation is replaced before the new one is whole. What a killed process left is
@@ -94,6 +101,7 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
       test: the volume to segment.
       workdir: folder of the run.
       log: prints one line.
+      folder: to write into, an existing one; None: the workdir.
 
     Returns:
       Seconds that the segmentation took, those of stopped and of other processes included; 0 where another process
@@ -103,13 +111,14 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
       UserError: the volume does not fit the model, something is in the way in the workdir, or a disk refuses a write.
     """
     need_checkpoint(workdir)
-    check_free(config, workdir, test.class_names)
+    folder = pathlib.Path(folder or workdir)
+    check_free(config, folder, test.class_names)
     checkpoints = Checkpoints(workdir, config)
     with contextlib.closing(checkpoints):
-        task = _prepare(config, test, pathlib.Path(workdir), checkpoints, log)
+        task = _prepare(config, test, folder, checkpoints, log)
         values = labels_depend_on(config, task.encoder, task.volume, task.inside, task.mask, task.step, task.output)
-        facts = records.segmentation(workdir)
-        if facts.get("what") == values and all(path.exists() for path in task.paths):
+        facts = records.segmentation(folder)
+        if same_labels(facts.get("what"), values) and all(path.exists() for path in task.paths):
             log(f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings")
         else:
             facts = _run(task, values)
@@ -118,20 +127,20 @@ def segment(config: ml_collections.ConfigDict, test: Target, workdir: str | os.P
     if task.probabilities and config.segment.pyramid:
         outputs.add_pyramid(task.probabilities, math.prod(task.output.shape) * headline(config), log)
     outputs.write_outputs(
-        config, workdir, test.output, list(task.labels.values()),
+        config, folder, test.output, list(task.labels.values()),
         label_names(config, headline(config), test.class_names), log, cell=test.output_labels,
         segmentation=facts["job"],
     )  # fmt: skip
     return facts["seconds"]
 
 
-def _prepare(config, test, workdir, checkpoints, log) -> _Task:
+def _prepare(config, test, folder, checkpoints, log) -> _Task:
     """Opens the encoder and measures the volume; raises UserError where they do not fit each other."""
     step, volume = checkpoints.steps()[-1], test.image
     encoder, inside = bind_to(load(checkpoints, step, config.segment.encoder), volume, config.segment, config.seed)
-    labels, probabilities = volume_paths(config, workdir)
+    labels, probabilities = volume_paths(config, folder)
     return _Task(
-        config, workdir, volume, Grid.of(test.output), test.class_names, checkpoints, step, encoder, inside,
+        config, folder, volume, Grid.of(test.output), test.class_names, checkpoints, step, encoder, inside,
         fit_mask(config, test.labels), labels, probabilities, log,
     )  # fmt: skip
 
@@ -149,7 +158,7 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
         shape = "x".join(map(str, task.output.shape))
         log(f"segment: labels on the grid of the image, {shape} voxels at {size_text(task.output)}")
     names = files_of(task.config)
-    with files.writing(task.workdir), contextlib.closing(Job(task.workdir, values, names)) as job:
+    with files.writing(task.folder), contextlib.closing(Job(task.folder, values, names)) as job:
         with job.alone():
             if job.published:
                 return None
@@ -177,7 +186,7 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
                 "seconds": job.seconds() + _fit_seconds(job), "fovs": fovs, "step": task.step,
                 "clusters": task.sizes, "volume": str(volume.name), "job": job.id, "what": values,
             }  # fmt: skip
-            publish(job, names, task.workdir, facts)
+            publish(job, names, task.folder, facts)
             speed = rate(fovs / max(facts["seconds"], 1e-9), "fields of view")
             log(f"segment: labels in {task.paths[0]} after {facts['seconds']:.1f} s, {speed} with the fit of centres")
             return facts

@@ -21,6 +21,7 @@ def draw(
     metrics: dict | None,
     assignment: list[int | None] | None,
     workdir: str | pathlib.Path,
+    outputs: str | pathlib.Path | None = None,
 ) -> list[pathlib.Path]:
     """Draws training curves, slices and, with scores, bars.
 
@@ -30,12 +31,14 @@ def draw(
       metrics: see `evaluation.tables`; None without ground truth.
       assignment: the class that each cluster stands for; None without ground truth.
       workdir: of the run.
+      outputs: folder of the labels, in which `figures/` is written; None: the workdir.
 
     Returns:
       The paths of the figures that there is something to draw for.
     """
     workdir = pathlib.Path(workdir)
-    folder = workdir / "figures"
+    outputs = pathlib.Path(outputs or workdir)
+    folder = outputs / "figures"
     training, slices, dsc = (folder / f"{name}.png" for name in ("training", "slices", "dsc"))
     tried = []
     with writing(folder):
@@ -43,8 +46,8 @@ def draw(
         if (workdir / "train.jsonl").exists():
             training_curves(workdir / "train.jsonl", metrics, training)
             tried.append(training)
-        clusters = open_volume(label_path(workdir, headline(config), headline(config)), image=False)
-        _, facts = centre_files.load(workdir / "centres.npz")
+        clusters = open_volume(label_path(outputs, headline(config), headline(config)), image=False)
+        _, facts = centre_files.load(outputs / "centres.npz")
         slice_overlays(
             test.output, clusters, test.output_labels, assignment, test.class_names, slices,
             contrast=Contrast.from_json(facts["contrast"]),

@@ -1,6 +1,6 @@
 """The settings of the stages after training: `segment`, `probe`, `evaluate`, `export`, `compare`."""
 
-from his4mae_jax.settings.data import AXES, LARGEST_SEED, VOXEL_SIZES
+from his4mae_jax.settings.data import AXES, LARGEST_SEED, PATHS, VOXEL_SIZES
 from his4mae_jax.settings.kinds import Choice, Either, Flag, Number, Row, Several, Text, Whole
 from his4mae_jax.settings.setting import Scope, Setting
 
@@ -16,7 +16,8 @@ def some_of(*options: str) -> Several:
 
 
 SETTINGS = (
-    Setting("segment.volume", "", Text("a path, URL or name", "data.test"), "The volume to segment.", SEGMENT),
+    Setting("segment.volume", (), PATHS,
+            "The volumes to segment in place of data.test: one path, URL or name, or a tuple of several.", SEGMENT),
     Setting("segment.file_voxel_size_nm", (), VOXEL_SIZES,
             "Voxel size (z, y, x) of segment.volume; it takes precedence over the file's metadata.", SEGMENT),
     Setting("segment.grid", "image", Choice("image", "model"),

@@ -11,6 +11,7 @@ import tarfile
 import venv
 
 import pytest
+from outputs import outputs
 
 from his4mae_jax import __version__
 
@@ -102,7 +103,7 @@ def test_the_demo_runs_from_beginning_to_end(installed):
             "--config.evaluate.baselines=()")  # fmt: skip
     done = installed("his4mae", "all", "--config", "demo", "--workdir", "run", *tiny)
     assert "one-to-one" in done.stdout and "figure:" in done.stderr
-    assert json.loads((installed.folder / "run" / "metrics.json").read_text())["clusters"] == 4
+    assert json.loads((outputs(installed.folder / "run") / "metrics.json").read_text())["clusters"] == 4
     done = installed("his4mae", "train", "--config=saved:run/config.json", "--workdir=run")
     assert "all 4 steps are done" in done.stderr
 

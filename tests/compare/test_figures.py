@@ -8,6 +8,7 @@ import ml_collections
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from outputs import outputs
 
 from his4mae_jax import palette
 from his4mae_jax.clustering import centres
@@ -20,6 +21,7 @@ from his4mae_jax.figures import slices
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.settings import StepSettings
+from his4mae_jax.workdir import volume_folder
 
 ROWS = (
     ("HiS4MAE", ()),
@@ -58,23 +60,23 @@ def config(tmp_path, tiny, truth):
 
 def finish(run, labels, dsc, steps=(10, 20)):
     """Writes what a finished run leaves behind, but for checkpoints."""
-    run.folder.mkdir(parents=True)
+    volume_folder(run.folder, run.settings["data"]["test"], create=True)
     clusters = 3 if run.settings["method"] == "vit" else 4
     one = {"one_to_one": {"rest": 0.5, "nucleus": dsc, "granules": None, "mean": dsc}}
     curve = [{"step": step, "dsc": {"one_to_one": {"mean": dsc * step / 20}}} for step in steps]
     (run.folder / "row.json").write_text(json.dumps(run.settings))
-    (run.folder / "metrics.json").write_text(json.dumps({"clusters": clusters, "dsc": one, "curve": curve}))
+    (run.outputs / "metrics.json").write_text(json.dumps({"clusters": clusters, "dsc": one, "curve": curve}))
     facts = {"volume": run.settings["data"]["test"], "step": 20, "clusters": [clusters], "what": {"first_label": 1}}
-    (run.folder / "segment.json").write_text(json.dumps(facts))
+    (run.outputs / "segment.json").write_text(json.dumps(facts))
     with open(run.folder / "train.jsonl", "w") as file:
         for step in (4, 8):
             entry = {"step": step, "loss_recon": (1 + run.seed) / step}
             if run.settings["method"] == "his4mae":
                 entry |= {"perplexity": 2.0 + run.seed, "dead_fraction": 0.25}
             file.write(json.dumps(entry) + "\n")
-    ome_zarr.create(run.folder / "labels.ome.zarr", SHAPE, np.uint8, 10).write(labels).result()
+    ome_zarr.create(run.outputs / "labels.ome.zarr", SHAPE, np.uint8, 10).write(labels).result()
     eye = np.eye(clusters, dtype=np.float32)
-    centres.save(run.folder / "centres.npz", {clusters: centres.Centres(eye, eye)}, contrast=CONTRAST)
+    centres.save(run.outputs / "centres.npz", {clusters: centres.Centres(eye, eye)}, contrast=CONTRAST)
 
 
 @pytest.fixture
@@ -121,10 +123,10 @@ def test_slices_show_each_finished_row_in_the_colours_of_its_classes(config, wor
 
 
 def test_a_cluster_of_no_class_is_hatched_and_in_the_key(config, workdir, drawn, truth):
-    (workdir / "his4mae" / "seed0" / "labels.ome.zarr").rename(workdir / "gone")  # and a row without labels
+    (outputs(workdir / "his4mae" / "seed0") / "labels.ome.zarr").rename(workdir / "gone")  # and a row without labels
     labels = 1 + np.where(truth == 255, 0, truth)
     labels[:, 2:4, :10] = 4
-    path = workdir / "maester" / "seed0" / "labels.ome.zarr"
+    path = outputs(workdir / "maester" / "seed0") / "labels.ome.zarr"
     ome_zarr.create(path, SHAPE, np.uint8, 10, overwrite=True).write(labels).result()
     _, said = draw(config, workdir, "slices")
     assert any("without HiS4MAE" in line and "labels.ome.zarr" in line for line in said)
@@ -159,8 +161,8 @@ def test_curves_are_means_over_the_seeds_with_their_range(config, workdir, drawn
 
 def test_rows_keep_their_looks_while_others_are_missing(config, workdir, drawn):
     draw(config, workdir, "curves")
-    (workdir / "his4mae" / "seed0" / "metrics.json").unlink()
-    (workdir / "his4mae" / "seed1" / "metrics.json").unlink()
+    (outputs(workdir / "his4mae" / "seed0") / "metrics.json").unlink()
+    (outputs(workdir / "his4mae" / "seed1") / "metrics.json").unlink()
     draw(config, workdir, "curves")
     before, after = ({line.get_label(): line.get_color() for line in f.axes[0].lines} for f in (drawn[0], drawn[2]))
     assert "HiS4MAE" in before and "HiS4MAE" not in after

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from outputs import outputs
 
 from his4mae_jax import config as configs
 from his4mae_jax.cli import config_file
@@ -51,8 +52,11 @@ sizes = sorted({row["segment"]["clusters"], *row["evaluate"]["clusters"]})
 block = {"clusters": row["segment"]["clusters"], "dsc": dsc(good), "seconds": {"train": 10.0, "segment": 2.0},
          "by_clusters": {str(c): dsc(good + 0.001 * (c - sizes[0])) for c in sizes}}
 base = {k: {**block, "dsc": dsc(0.3), "seconds": {"segment": 1.0}} for k in row["evaluate"]["baselines"]}
-(folder / "segment.json").write_text(json.dumps({"fovs": 1234, "seconds": 2.0}))
-(folder / "metrics.json").write_text(json.dumps({"method": row["method"], **block, "baselines": base}))
+out = folder / "volumes" / f"cell_{row['data']['phantom']['cells']}"
+out.mkdir(parents=True, exist_ok=True)
+(out / "volume.json").write_text(json.dumps({"volume": "", "identity": f"workdir:phantom/{out.name}/image.ome.zarr"}))
+(out / "segment.json").write_text(json.dumps({"fovs": 1234, "seconds": 2.0}))
+(out / "metrics.json").write_text(json.dumps({"method": row["method"], **block, "baselines": base}))
 """
 
 
@@ -107,7 +111,7 @@ def test_every_row_and_seed_runs_once_and_only_what_is_missing_runs_again(config
     assert facts["seconds"] > 0 and facts["peak_rss_mb"] > 1 and facts["device"] == "1 x abacus" and facts["cpus"] > 0
     assert "beginning" in (tmp_path / "runs" / "vit" / "seed1" / "log.txt").read_text()
 
-    (tmp_path / "runs" / "maester" / "seed1" / "metrics.json").unlink()
+    (outputs(tmp_path / "runs" / "maester" / "seed1") / "metrics.json").unlink()
     config.compare.seeds = (0, 1, 2)
     again = run(config, tmp_path)
     assert started() == ["his4mae seed2", "his4mae-stride-5 seed2", "maester seed1", "maester seed2", "vit seed2"]
@@ -135,7 +139,7 @@ def test_another_training_in_a_folder_is_refused_before_anything_starts(config, 
     saved = json.loads((folder / "row.json").read_text())
     saved["train"]["lr"] = 0.125
     (folder / "row.json").write_text(json.dumps(saved))
-    (tmp_path / "runs" / "his4mae" / "seed0" / "metrics.json").unlink()  # would run first
+    (outputs(tmp_path / "runs" / "his4mae" / "seed0") / "metrics.json").unlink()  # would run first
     before = sorted(str(p) for p in (tmp_path / "runs").rglob("*"))
     with pytest.raises(UserError, match=r"train\.lr was 0\.125.*delete that folder") as caught:
         run(config, tmp_path)

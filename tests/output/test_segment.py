@@ -26,6 +26,7 @@ from his4mae_jax.output.job import Job
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPE = (40, 72, 70)
+OUT = pathlib.Path("volumes/cell")  # of a workdir: the folder of the labels of cell.zarr
 CONFIG = """
 from his4mae_jax.config import get_default
 
@@ -51,7 +52,7 @@ def textured(shape, seed=0):
 def trained(tmp_path_factory):
     """A folder with a config, its volume, and `run/` trained for two steps."""
     folder = tmp_path_factory.mktemp("trained")
-    path = folder / "image.zarr"
+    path = folder / "cell.zarr"
     ome_zarr.create(path, SHAPE, np.uint8, 8.0, chunks=(16, 16, 16)).write(textured(SHAPE)).result()
     (folder / "config.py").write_text(CONFIG.format(image=path))
     command(folder, folder / "run", "--mode=train").check_returncode()
@@ -87,14 +88,14 @@ def undisturbed(trained, tmp_path_factory):
     workdir = workdir_of(trained, tmp_path_factory.mktemp("undisturbed"))
     said = segment(trained, workdir)
     assert "tiles, at most about" in said
-    facts = json.loads((workdir / "segment.json").read_text())
+    facts = json.loads((workdir / OUT / "segment.json").read_text())
     assert facts["what"]["shape"] == list(SHAPE) and facts["clusters"] == [3] and facts["seconds"] > 0
     return workdir
 
 
 def same_labels(workdir, other):
-    assert tree(workdir / "labels.ome.zarr") == tree(other / "labels.ome.zarr")
-    assert not (workdir / "segment.partial").exists()
+    assert tree(workdir / OUT / "labels.ome.zarr") == tree(other / OUT / "labels.ome.zarr")
+    assert not (workdir / OUT / "segment.partial").exists()
 
 
 def kills(trained, workdir, times):
@@ -102,7 +103,7 @@ def kills(trained, workdir, times):
     rng, killed = random.Random(0), 0
     while killed < times:
         process = subprocess.Popen(args(trained, workdir, "--mode=segment"), cwd=ROOT, stderr=subprocess.DEVNULL)
-        done, limit = workdir / "segment.partial" / "done", time.monotonic() + 120
+        done, limit = workdir / OUT / "segment.partial" / "done", time.monotonic() + 120
         # From when it has work to do: one of the first tiles of this process, and a random moment after.
         before = len(list(done.glob("*"))) if done.exists() else 0
         after = rng.choice((0, 0, 1, 2))
@@ -116,10 +117,10 @@ def kills(trained, workdir, times):
         process.send_signal(signal.SIGKILL)
         process.wait()
         killed += 1
-        if (workdir / "labels.ome.zarr").exists():
+        if (workdir / OUT / "labels.ome.zarr").exists():
             # Killed while it published, or after: labels get their name when they are whole, and are known to be ours.
-            assert "labels.ome.zarr" in json.loads((workdir / "segment.json").read_text())["files"]
-            assert records.segmentation(workdir) or (workdir / "segment.partial" / "job.json").exists()
+            assert "labels.ome.zarr" in json.loads((workdir / OUT / "segment.json").read_text())["files"]
+            assert records.segmentation(workdir) or (workdir / OUT / "segment.partial" / "job.json").exists()
     return killed
 
 
@@ -181,13 +182,13 @@ def test_settings_that_change_labels_segment_anew_and_others_do_not(trained, und
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
     said = segment(trained, workdir, "--config.segment.outputs=('tiff',)")
-    assert "is there" in said and (workdir / "labels.tif").exists()
+    assert "is there" in said and (workdir / OUT / "labels.tif").exists()
     same_labels(workdir, undisturbed)
     said = segment(trained, workdir, "--config.segment.clusters=2", "--config.segment.probabilities=True")
-    assert "centres of 2 clusters" in said and not (workdir / "labels.tif").exists()
-    labels = open_volume(workdir / "labels.ome.zarr", image=False)
+    assert "centres of 2 clusters" in said and not (workdir / OUT / "labels.tif").exists()
+    labels = open_volume(workdir / OUT / "labels.ome.zarr", image=False)
     shares = ts.open(
-        {"driver": "zarr", "kvstore": {"driver": "file", "path": str(workdir / "probabilities.ome.zarr" / "0")}}
+        {"driver": "zarr", "kvstore": {"driver": "file", "path": str(workdir / OUT / "probabilities.ome.zarr" / "0")}}
     ).result()
     shares, labels = np.asarray(shares.read().result()), labels.read(tuple(slice(n) for n in SHAPE))
     assert shares.shape == (2, *SHAPE) and np.abs(shares.sum(axis=0, dtype=int) - 255).max() <= 1
@@ -203,46 +204,49 @@ def strays_in(workdir):
         "baselines", "partial.mine.ome.zarr", "segment.partial/done_by_hand", "figures/mine",
     )  # fmt: skip
     for name in names:
-        (workdir / name).mkdir(parents=True)
-        (workdir / name / "0").write_text("years of work")
+        (workdir / OUT / name).mkdir(parents=True)
+        (workdir / OUT / name / "0").write_text("years of work")
     return {name: text for name, text in tree(workdir).items() if text == b"years of work"}
 
 
 def test_volumes_of_the_user_survive_and_what_is_in_the_way_ends_it_at_once(trained, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)
-    record = json.loads((workdir / "segment.json").read_text())
+    record = json.loads((workdir / OUT / "segment.json").read_text())
     del record["files"]  # as earlier versions wrote it
-    (workdir / "segment.json").write_text(json.dumps(record))
+    (workdir / OUT / "segment.json").write_text(json.dumps(record))
     strays = strays_in(workdir)
     assert len(strays) == 8
     for changes in (("clusters=2", "outputs=('tiff',)"), ("clusters=3", "outputs=()")):
         segment(trained, workdir, *(f"--config.segment.{change}" for change in changes))
-        assert (workdir / "labels.tif").exists() == (changes[0] == "clusters=2")
+        assert (workdir / OUT / "labels.tif").exists() == (changes[0] == "clusters=2")
         assert {name: text for name, text in tree(workdir).items() if text == b"years of work"} == strays
     before = tree(workdir)
     refused = command(trained, workdir, "--mode=segment", "--config.segment.probabilities=True")
     assert refused.returncode == 2 and "probabilities.ome.zarr: in the way" in refused.stderr.splitlines()[-1]
     assert tree(workdir) == before and "segment: " not in refused.stderr
     # With training to come, it is said before that.
-    (tmp_path / "new" / "labels.ome.zarr").mkdir(parents=True)
+    (tmp_path / "new" / OUT / "labels.ome.zarr").mkdir(parents=True)
+    (tmp_path / "new" / OUT / "volume.json").write_text((undisturbed / OUT / "volume.json").read_text())
     refused = command(trained, tmp_path / "new", "--mode=all")
     assert refused.returncode == 2 and "labels.ome.zarr: in the way" in refused.stderr.splitlines()[-1]
-    assert os.listdir(tmp_path / "new") == ["labels.ome.zarr"]
+    assert sorted(os.listdir(tmp_path / "new" / OUT)) == ["labels.ome.zarr", "volume.json"]
 
 
 def test_centres_of_one_volume_are_applied_to_another(trained, undisturbed, tmp_path):
     other = tmp_path / "other.zarr"
     ome_zarr.create(other, (24, 40, 44), np.uint8, 8.0).write(textured((24, 40, 44), 1)).result()
     workdir = workdir_of(trained, tmp_path)
-    where = (f"--config.segment.volume={other}", f"--config.segment.centres_file={undisturbed / 'centres.npz'}")
-    assert f"from {undisturbed / 'centres.npz'}" in segment(trained, workdir, *where)
-    ours, theirs = (centre_files.load(w / "centres.npz")[0] for w in (workdir, undisturbed))
+    where = (f"--config.segment.volume={other}", f"--config.segment.centres_file={undisturbed / OUT / 'centres.npz'}")
+    assert f"from {undisturbed / OUT / 'centres.npz'}" in segment(trained, workdir, *where)
+    ours, theirs = (
+        centre_files.load(w / "centres.npz")[0] for w in (workdir / OUT.parent / "other", undisturbed / OUT)
+    )
     np.testing.assert_array_equal(ours[3].centres_CxM, theirs[3].centres_CxM)
-    assert open_volume(workdir / "labels.ome.zarr", image=False).shape == (24, 40, 44)
+    assert open_volume(workdir / OUT.parent / "other" / "labels.ome.zarr", image=False).shape == (24, 40, 44)
     wrong = command(trained, workdir, "--mode=segment", *where, "--config.segment.clusters=5")
     assert wrong.returncode == 2 and "no centres of 5 clusters" in wrong.stderr.splitlines()[-1]
-    centres, facts = centre_files.load(undisturbed / "centres.npz")
+    centres, facts = centre_files.load(undisturbed / OUT / "centres.npz")
     centre_files.save(tmp_path / "else.npz", centres, **{**facts, "encoder_digest": "another"})
     wrong = command(trained, workdir, "--mode=segment", where[0], f"--config.segment.centres_file={tmp_path}/else.npz")
     assert wrong.returncode == 2 and "another checkpoint or encoder" in wrong.stderr.splitlines()[-1]
@@ -257,7 +261,8 @@ def test_padding_is_neither_sampled_nor_labelled(trained, tmp_path):
     ome_zarr.create(tmp_path / "padded.zarr", SHAPE, np.uint8, 8.0).write(array).result()
     workdir = workdir_of(trained, tmp_path)
     segment(trained, workdir, f"--config.segment.volume={tmp_path / 'padded.zarr'}")
-    labels = open_volume(workdir / "labels.ome.zarr", image=False).read(tuple(slice(n) for n in SHAPE))
+    labels = open_volume(workdir / OUT.parent / "padded" / "labels.ome.zarr", image=False)
+    labels = labels.read(tuple(slice(n) for n in SHAPE))
     empty = labels == UNLABELLED
     assert empty[:, :, -12:].all() and empty[:10, :10, :10].all()
     assert not empty[array > 0].any()
@@ -275,7 +280,7 @@ def test_a_full_disk_midway_is_one_line_and_can_be_gone_on_with(trained, undistu
         (disk / "filler").write_bytes(b"0" * (free - 60_000))
         failed = command(trained, workdir, "--mode=segment")
         assert failed.returncode == 2 and "no space left" in failed.stderr.splitlines()[-1], failed.stderr
-        assert not (workdir / "segment.json").exists()
+        assert not (workdir / OUT / "segment.json").exists()
         (disk / "filler").unlink()
         segment(trained, workdir)
         same_labels(workdir, undisturbed)

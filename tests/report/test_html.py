@@ -51,7 +51,7 @@ def name(workdir, digest):
 
 
 def made(workdir):
-    return write.write(workdir, open_volume(workdir / "image.ome.zarr"), 2, lambda line: None).read_text()
+    return write.write(workdir, workdir, open_volume(workdir / "image.ome.zarr"), 2, lambda line: None).read_text()
 
 
 class Tags(html.parser.HTMLParser):
@@ -107,7 +107,7 @@ def test_a_page_of_the_user_is_not_replaced_and_ours_is(workdir):
 def test_labels_of_another_volume_are_refused(workdir):
     shutil.copytree(workdir / "image.ome.zarr", workdir / "other.ome.zarr")
     with pytest.raises(UserError, match="not of"):
-        write.write(workdir, open_volume(workdir / "other.ome.zarr"), 2, lambda line: None)
+        write.write(workdir, workdir, open_volume(workdir / "other.ome.zarr"), 2, lambda line: None)
 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="needs chromium")

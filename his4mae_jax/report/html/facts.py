@@ -41,11 +41,12 @@ class Facts:
     versions: dict[str, str]
 
 
-def collect(folder: pathlib.Path, labels: int) -> Facts:
-    """Reads the records of a workdir.
+def collect(workdir: pathlib.Path, folder: pathlib.Path, labels: int) -> Facts:
+    """Reads the records of a run.
 
     Args:
-      folder: the workdir.
+      workdir: of the training.
+      folder: of the labels.
       labels: number of labels in `labels.ome.zarr`.
 
     Raises:
@@ -53,7 +54,7 @@ def collect(folder: pathlib.Path, labels: int) -> Facts:
     """
     segmentation = records.segmented(folder, [labels])
     stale = []
-    trained = max((int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+    trained = max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
     if trained > segmentation["step"]:
         stale.append(f"The labels are of step {segmentation['step']:,}; training has gone on to step {trained:,}.")
     names, colours = _names(folder, labels, stale)
@@ -61,7 +62,7 @@ def collect(folder: pathlib.Path, labels: int) -> Facts:
     versions = {"his4mae_jax": his4mae_jax.__version__, "Python": platform.python_version()}
     versions |= {package: importlib.metadata.version(package) for package in ("jax", "flax", "numpy")}
     return Facts(
-        segmentation, labels, names, colours, _differences(folder, segmentation), metrics, stale, versions
+        segmentation, labels, names, colours, _differences(workdir, segmentation), metrics, stale, versions
     )  # fmt: skip
 
 
@@ -92,10 +93,10 @@ def _metrics(folder, segmentation, labels, stale):
     return metrics
 
 
-def _differences(folder, segmentation):
-    config = read_config(folder)
+def _differences(workdir, segmentation):
+    config = read_config(workdir)
     if config is None:
-        raise UserError(f"{folder / 'config.json'}: missing; train in this folder first")
+        raise UserError(f"{workdir / 'config.json'}: missing; train in this folder first")
     settings, defaults = _flat(config), _flat(get_default().to_dict())
     settings |= {f"segment.{key}": value for key, value in segmentation.get("what", {}).get("settings", {}).items()}
     return [

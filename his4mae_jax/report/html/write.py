@@ -33,11 +33,12 @@ def check_free(folder: pathlib.Path) -> None:
     records.check_free(report, [PAGE], ours)
 
 
-def write(folder: pathlib.Path, image: VolumeLike, labels: int, log: Log) -> pathlib.Path:
+def write(workdir: pathlib.Path, folder: pathlib.Path, image: VolumeLike, labels: int, log: Log) -> pathlib.Path:
     """Writes `report/index.html`, one file that needs no network and no other file.
 
     Args:
-      folder: the workdir.
+      workdir: of the training; the page is written there.
+      folder: of the labels.
       image: what was segmented.
       labels: number of labels in `labels.ome.zarr`.
       log: prints one line.
@@ -45,8 +46,8 @@ def write(folder: pathlib.Path, image: VolumeLike, labels: int, log: Log) -> pat
     Raises:
       UserError: there are no such labels, they are of another volume, or a page of the user is in the way.
     """
-    check_free(folder)
-    facts = collect(folder, labels)
+    check_free(workdir)
+    facts = collect(workdir, folder, labels)
     if not same_volume(facts.segmentation["volume"], image.name):
         raise UserError(
             f"{folder / records.SEGMENTATION}: the labels are of {facts.segmentation['volume']}, not of {image.name}; "
@@ -54,19 +55,19 @@ def write(folder: pathlib.Path, image: VolumeLike, labels: int, log: Log) -> pat
         )
     contrast = Contrast.from_json(facts.segmentation["what"]["contrast"])
     read = slices.read(image, open_volume(label_path(folder, labels, labels), image=False), contrast, log)
-    log_entries = read_log(folder / "train.jsonl")
+    log_entries = read_log(workdir / "train.jsonl")
     body = [
         sections.run(facts, image, next(reversed(log_entries.values()), {})),
-        sections.training(_curves(folder, facts.metrics)),
+        sections.training(_curves(workdir, facts.metrics)),
         sections.viewer(facts),
         sections.gallery(facts, folder, read),
         sections.scores(facts),
         sections.instances(folder),
-        sections.further(folder),
+        sections.further(workdir),
     ]
     shown = [[_shown(each, image, facts.colours) for each in read if each.axis == axis] for axis in range(3)]
     text = page(f"his4mae: {pathlib.Path(image.name).name}", facts.stale, body, shown)
-    report = folder / "report"
+    report = workdir / "report"
     with writing(report):
         report.mkdir(exist_ok=True)
         write_json(report / RECORD, {"files": [PAGE], "job": facts.segmentation.get("job")})

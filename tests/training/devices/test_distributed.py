@@ -17,6 +17,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from outputs import outputs
 
 from his4mae_jax import main
 from his4mae_jax.config import get_default
@@ -89,7 +90,7 @@ def test_one_process_of_several_speaks_writes_and_scores(runs, done):
     folder = runs.folder / "two"
     assert [line["step"] for line in runs.log("two")] == list(range(5, 65, 5))
     assert len(list((folder / "tensorboard").glob("events*"))) == 1
-    assert json.loads((folder / "metrics.json").read_text())["clusters"] == 4
+    assert json.loads((outputs(folder) / "metrics.json").read_text())["clusters"] == 4
 
 
 def test_labels_that_processes_made_together_are_those_of_one(runs, done, tmp_path, monkeypatch):
@@ -100,7 +101,7 @@ def test_labels_that_processes_made_together_are_those_of_one(runs, done, tmp_pa
     spec = {}
     exec(runs.config.read_text(), spec)
     main.run(spec["get_config"](), str(tmp_path), "segment")
-    read = lambda p: open_volume(p / "labels.ome.zarr", image=False).read((slice(None),) * 3)  # noqa: E731
+    read = lambda p: open_volume(outputs(p) / "labels.ome.zarr", image=False).read((slice(None),) * 3)  # noqa: E731
     np.testing.assert_array_equal(read(folder), read(tmp_path))
 
 

@@ -1,0 +1,116 @@
+"""The folders of a run: the training's files, and in `volumes/` one folder for each volume that is segmented.
+
+Labels, centres, names, scores, figures and the report of a volume lie in its folder, so that segmenting another one
+replaces none of them. The folder is named after the volume, and `volume.json` in it says which volume it is of.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+from his4mae_jax.errors import UserError
+from his4mae_jax.files import writing
+
+VOLUMES, RECORD = "volumes", "volume.json"
+_ENDINGS = re.compile(r"(\.ome)?\.(zarr|tiff?|n5|h5|hdf5|mrc)$", re.IGNORECASE)
+# Names that many volumes have, and levels of a pyramid: the folder they lie in says more.
+_GENERAL = re.compile(r"(s?\d+|image|raw|em|data|volume|default)", re.IGNORECASE)
+
+
+def short_name(spec: str | os.PathLike) -> str:
+    """A name for the folder of a volume: that of its file, with the numbers of its crop, of letters, digits and `_`."""
+    text, _, crop = re.sub(r"\?[^/\[]*", "", os.fspath(spec)).partition("[")
+    text = re.sub(r"(\.h5|\.hdf5):/.*", r"\1", text.strip(), flags=re.IGNORECASE)  # a data set of such a file
+    parts = [_ENDINGS.sub("", part) for part in re.split(r"[/\\]", text) if part.strip(". ")]
+    while len(parts) > 1 and _GENERAL.fullmatch(parts[-1]):
+        parts.pop()
+    words = re.findall(r"[A-Za-z0-9]+", (parts[-1] if parts else "") + " " + crop)
+    return "_".join(words) or "volume"
+
+
+def volume_folder(
+    workdir: str | os.PathLike, spec: str | os.PathLike, *, create: bool = False, **facts: Any
+) -> pathlib.Path:
+    """The folder of a volume in a workdir.
+
+    Args:
+      workdir: of the run.
+      spec: path, URL or name of the volume, with its crop.
+      create: whether to make it where it is not there; otherwise it is the folder that would be made.
+      **facts: are kept in the record of a folder that is made.
+
+    Raises:
+      UserError: a folder of the user has its name, or its record is damaged.
+    """
+    name, identity = short_name(spec), _identity(spec, workdir)
+    other = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"  # where another volume has that name already
+    for folder in (pathlib.Path(workdir) / VOLUMES / part for part in (name, other)):
+        if not folder.exists():
+            if not create:
+                return folder
+            _make(folder, {"volume": os.fspath(spec), "identity": identity, **facts})
+        if _record(folder)["identity"] == identity:
+            return folder
+    raise UserError(f"{folder}: is of another volume; move it")
+
+
+def _make(folder: pathlib.Path, record: dict[str, Any]) -> None:
+    """Makes a folder with its record, in one step: of several processes one succeeds, and the others find it whole."""
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = pathlib.Path(tempfile.mkdtemp(prefix="partial.", dir=folder.parent))
+        part.chmod(0o777 & ~_umask())
+        (part / RECORD).write_text(json.dumps(record, indent=2), encoding="utf-8")
+        try:
+            os.rename(part, folder)
+        except OSError:
+            shutil.rmtree(part)
+            if not folder.exists():
+                raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def only_volume(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The record of the volume that was segmented in a workdir, if there is exactly one."""
+    folders = sorted((pathlib.Path(workdir) / VOLUMES).glob(f"*/{RECORD}"))
+    return _record(folders[0].parent) if len(folders) == 1 else None
+
+
+def _record(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / RECORD
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if isinstance(record, dict) and {"volume", "identity"} <= record.keys():
+            return record
+    except FileNotFoundError:
+        raise UserError(f"{folder}: in the way, and no folder of a segmented volume; move it") from None
+    except (OSError, ValueError):
+        pass
+    raise UserError(f"{path}: damaged, or not written by this program; move {folder} elsewhere")
+
+
+def _identity(spec: str | os.PathLike, workdir: str | os.PathLike) -> str:
+    """A text that is the same for all ways to write one path, also after the workdir was moved with files in it."""
+    text = os.fspath(spec)
+    path, bracket, crop = text.partition("[")
+    if "://" in text or not (path.startswith((".", "/", "~")) or os.path.exists(path.strip())):
+        return text
+    full, home = os.path.realpath(os.path.expanduser(path.strip())), os.path.realpath(workdir)
+    inside = os.path.commonpath([full, home]) == home if os.path.isabs(home) else False
+    return ("workdir:" + os.path.relpath(full, home) if inside else full) + bracket + re.sub(r"\s", "", crop)
+
+
+def several(value: str | Sequence[str]) -> list[str]:
+    """The volumes that `segment.volume` names: one text, or several."""
+    return [value] if isinstance(value, str) else list(value)

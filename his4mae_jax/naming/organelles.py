@@ -18,6 +18,7 @@ import numpy as np
 from his4mae_jax import files
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.group import list_labels
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.blocks import boxes, in_order
 from his4mae_jax.data.volumes.labels import UNLABELLED
@@ -28,7 +29,7 @@ from his4mae_jax.output import records
 from his4mae_jax.output.cellsketch import write_cellsketch
 from his4mae_jax.output.instances import Instances, count_rows, label_instances
 from his4mae_jax.output.neuroglancer import write_precomputed
-from his4mae_jax.output.outputs import prefix
+from his4mae_jax.output.outputs import IMAGE, prefix
 from his4mae_jax.output.pyramid import build_pyramid
 from his4mae_jax.output.tiff_stack import write_tiff
 from his4mae_jax.progress import Log, progress
@@ -140,6 +141,12 @@ def write_organelles(
                 table[list(organelles[i].clusters)] = 1
                 _write(task, labels, mask, table, {1: organelles[i].name}, {1: organelles[i].colour})
     _write_formats(task, _write_instances(task), labels.shape, target)
+    if (image := folder / IMAGE).exists():  # organelles are what a viewer is to show first
+        listed = [
+            "organelles",
+            *sorted(path.name.removesuffix(".ome.zarr") for path in folder.glob("labels*.ome.zarr")),
+        ]
+        list_labels(image, listed, config.segment.ome_zarr_version)
     return [folder / name for name in planned]
 
 

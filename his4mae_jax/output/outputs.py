@@ -15,6 +15,7 @@ from typing import Any
 import ml_collections
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.group import copy_image, list_labels
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slugs
@@ -28,8 +29,11 @@ from his4mae_jax.progress import progress
 
 MANIFEST = "outputs.json"
 CELLSKETCH = "cellsketch"  # folder
+IMAGE = "image.ome.zarr"
 # What a manifest may name: one that was tampered with must not have other files removed.
-_OURS = re.compile(r"labels(_c\d+)?\.(tif|precomputed)|cellsketch|instances_[a-z0-9]+\.(ome\.zarr|csv|precomputed)")
+_OURS = re.compile(
+    r"labels(_c\d+)?\.(tif|precomputed)|cellsketch|image\.ome\.zarr|instances_[a-z0-9]+\.(ome\.zarr|csv|precomputed)"
+)
 # Settings of `segment` that the outputs depend on, beside the labels.
 _SETTINGS = (
     "outputs", "instances", "min_instance_voxels", "instance_connectivity", "ome_zarr_version", "pyramid", "block",
@@ -53,6 +57,7 @@ def write_outputs(
     |---|---|
     | `pyramid` | coarser levels in every label volume, and in those of instances |
     | `instances` | `instances_<name>.ome.zarr` and `.csv` for each of these labels, of the first label volume |
+    | `outputs`: "image" | `image.ome.zarr`: the image, with the label volumes as the labels of its group |
     | `outputs`: "tiff" | `labels.tif`, `labels_c<C>.tif` |
     | `outputs`: "precomputed" | `labels.precomputed`, ..., and `instances_<name>.precomputed` |
     | `outputs`: "cellsketch" | `cellsketch/`, of the first label volume |
@@ -104,6 +109,10 @@ def write_outputs(
         else:
             instances[label] = Instances(volume, table, count_rows(table))
         log(f"outputs: {instances[label].count:,} instances of {name}, in {table}")
+    if "image" in s.outputs:
+        if missing(folder := workdir / IMAGE):
+            _write_image(image, folder, s, log)
+        list_labels(folder, [_stem(path) for path in paths], s.ome_zarr_version)
     if "tiff" in s.outputs:
         for path in paths:
             if missing(file := workdir / f"{_stem(path)}.tif"):
@@ -122,6 +131,15 @@ def write_outputs(
         with progress(folder.name, voxels * volumes, unit="voxels", log=log) as bar:
             write_cellsketch(folder, prefix(image), image, labels, names, instances, cell=cell, progress=bar.advance)
     return [workdir / name for name in planned]
+
+
+def _write_image(image, folder, s, log):
+    """Copies the image, with coarser levels."""
+    with progress(folder.name, math.prod(image.shape) * 8 / 7, unit="voxels", log=log) as bar:
+        with records.new(folder) as (part,):
+            copy_image(image, part, chunks=s.block, version=s.ome_zarr_version, progress=bar.advance)
+            if s.pyramid:
+                build_pyramid(part, progress=bar.advance)
 
 
 def add_pyramid(path: pathlib.Path, voxels: int, log: Callable[[str], object]) -> None:
@@ -181,6 +199,7 @@ def plan(outputs: Sequence[str], paths: Sequence[pathlib.Path], classes: Mapping
     for path in paths:
         written += [f"{_stem(path)}.tif"] if "tiff" in outputs else []
         written += [f"{_stem(path)}.precomputed"] if "precomputed" in outputs else []
+    written += [IMAGE] if "image" in outputs else []
     return written + ([CELLSKETCH] if "cellsketch" in outputs else [])
 
 

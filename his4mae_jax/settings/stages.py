@@ -75,7 +75,7 @@ SETTINGS = (
     Setting("segment.ome_zarr_version", "0.4", Choice("0.4", "0.5"), "OME-Zarr version of the volumes written.",
             SEGMENT),
     Setting("segment.pyramid", True, Flag(), "Write coarser levels of the volumes as well, for viewers.", SEGMENT),
-    Setting("segment.outputs", (), some_of("precomputed", "tiff", "cellsketch"),
+    Setting("segment.outputs", (), some_of("image", "precomputed", "tiff", "cellsketch"),
             "Further formats in which the labels are written.", SEGMENT),
     Setting("segment.instances", (),
             Several("a tuple of label ids from 0 to 254, names of labels, or 'all'",

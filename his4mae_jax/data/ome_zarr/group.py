@@ -1,0 +1,91 @@
+"""An image and its label volumes as one OME-Zarr group, which viewers open as one thing.
+
+    image.ome.zarr/0, 1, ...       the image
+    image.ome.zarr/labels/<name>   a link to <name>.ome.zarr beside the image: label volumes are not copied
+
+Readers take the image that a label volume is of to be two folders up (`source` of its metadata, "../../" by default),
+which it is by the way of the link.
+"""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Sequence
+
+import tensorstore as ts
+
+from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.stores.placement import origin_of
+from his4mae_jax.data.volumes.blocks import boxes, in_order
+from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.files import write_json, writing
+
+LABELS = "labels"
+WORKERS = 4
+SIDE = 64  # voxels: shortest side of the boxes copied at once, also where chunks are smaller
+
+
+def copy_image(
+    image: VolumeLike,
+    folder: pathlib.Path,
+    *,
+    chunks: Sequence[int],
+    version: str,
+    progress: Callable[[int], object] | None = None,
+) -> ts.TensorStore:
+    """Copies a volume into an OME-Zarr image of one level.
+
+    Args:
+      image: the volume (z, y, x).
+      folder: to create.
+      chunks: shape of a chunk.
+      version: of OME-Zarr.
+      progress: called with the number of voxels newly written.
+
+    Raises:
+      UserError: the volume cannot be read, or the folder not be written.
+    """
+    out = ome_zarr.create(
+        folder, image.shape, image.dtype, image.voxel_size_nm, origin_nm=origin_of(image), chunks=chunks,
+        version=version,
+    )  # fmt: skip
+
+    def copy(box: Box) -> int:
+        block = image.read(box)
+        out[box].write(block).result()
+        return block.size
+
+    block = [c * max(1, SIDE // c) for c in out.chunk_layout.write_chunk.shape]  # no chunk by two threads
+    with writing(folder):
+        for size in in_order(copy, boxes(image.shape, block), WORKERS):
+            if progress is not None:
+                progress(size)
+    return out
+
+
+def list_labels(folder: pathlib.Path, names: Sequence[str], version: str) -> None:
+    """Makes the label volumes `<name>.ome.zarr` beside an image the labels of its group, in this order.
+
+    Those listed before are replaced. On a file system without links they are copied.
+
+    Args:
+      folder: of the image.
+      names: of the label volumes.
+      version: of OME-Zarr.
+    """
+    group = folder / LABELS
+    with writing(group):
+        if group.exists():
+            shutil.rmtree(group)  # links go, not what they point to
+        group.mkdir()
+        for name in names:
+            try:
+                os.symlink(pathlib.Path("..", "..", f"{name}.ome.zarr"), group / name, target_is_directory=True)
+            except OSError:
+                shutil.copytree(folder.parent / f"{name}.ome.zarr", group / name)
+        if version == "0.4":
+            write_json(group / ".zgroup", {"zarr_format": 2})
+            write_json(group / ".zattrs", {"labels": list(names)})
+        else:
+            attributes = {"ome": {"version": version, "labels": list(names)}}
+            write_json(group / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})

@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 demo: $(VENV)/installed
 	@echo "== demo: synthetic cells, a small model, two CPU cores: about 5 minutes"
 	$(VENV)/bin/his4mae all --config=demo --workdir=runs/demo
-	@echo "== demo: done. Tables in runs/demo/metrics.json, pictures in runs/demo/figures/"
+	@echo "== demo: done. Open runs/demo/report/index.html; scores and pictures are in runs/demo/volumes/cell_3/"
 
 test: $(VENV)/installed-dev
 	@echo "== test: all tests, those of the built wheel included"

@@ -59,7 +59,7 @@ SUBCOMMANDS = {
     "segment": Subcommand(
         "cluster the features of a volume and label every voxel",
         "Needs a trained workdir. Fits the cluster centres on a sample of the voxels of data.test (or of "
-        "segment.volume), and writes WORKDIR/labels.ome.zarr.",
+        "segment.volume), and writes WORKDIR/volumes/NAME/labels.ome.zarr.",
         (
             "his4mae segment --config=demo --workdir=runs/demo --config.segment.clusters=8",
             "his4mae segment --config=demo --workdir=runs/demo --config.segment.volume=cell_4.tif",
@@ -67,11 +67,12 @@ SUBCOMMANDS = {
     ),
     "evaluate": Subcommand(
         "score the labels against ground truth and draw the figures",
-        "Needs a segmented workdir and ground truth (data.test_labels). Writes metrics.json, metrics.csv and figures/.",
+        "Needs a segmented workdir. Writes metrics.json and metrics.csv where there is ground truth (data.test_labels), "
+        "and figures/, beside the labels.",
         ("his4mae evaluate --config=demo --workdir=runs/demo",),
     ),
     "name": Subcommand(
-        "write the labels by name, as WORKDIR/clusters.yaml names the clusters",
+        "write the labels by name, as clusters.yaml beside them names the clusters",
         "Needs a segmented workdir and no model. Edit the names in clusters.yaml first: clusters with one name are "
         "merged, and 'ignore' means no label. Writes organelles.ome.zarr, and on request masks, instances and further "
         "formats by name. Without --config the settings are those of the training.",

@@ -67,8 +67,8 @@ SUBCOMMANDS = {
     ),
     "evaluate": Subcommand(
         "score the labels against ground truth and draw the figures",
-        "Needs a segmented workdir. Writes metrics.json and metrics.csv where there is ground truth (data.test_labels), "
-        "and figures/, beside the labels.",
+        "Needs a segmented workdir. Writes figures/ beside the labels and, where there is ground truth "
+        "(data.test_labels), metrics.json and metrics.csv.",
         ("his4mae evaluate --config=demo --workdir=runs/demo",),
     ),
     "name": Subcommand(

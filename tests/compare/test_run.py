@@ -52,9 +52,10 @@ sizes = sorted({row["segment"]["clusters"], *row["evaluate"]["clusters"]})
 block = {"clusters": row["segment"]["clusters"], "dsc": dsc(good), "seconds": {"train": 10.0, "segment": 2.0},
          "by_clusters": {str(c): dsc(good + 0.001 * (c - sizes[0])) for c in sizes}}
 base = {k: {**block, "dsc": dsc(0.3), "seconds": {"segment": 1.0}} for k in row["evaluate"]["baselines"]}
-out = folder / "volumes" / f"cell_{row['data']['phantom']['cells']}"
+image = pathlib.Path(row["data"]["root"], "phantom", f"cell_{row['data']['phantom']['cells']}", "image.ome.zarr")
+out = folder / "volumes" / image.parent.name
 out.mkdir(parents=True, exist_ok=True)
-(out / "volume.json").write_text(json.dumps({"volume": "", "identity": f"workdir:phantom/{out.name}/image.ome.zarr"}))
+(out / "volume.json").write_text(json.dumps({"volume": str(image), "identity": str(image.resolve())}))
 (out / "segment.json").write_text(json.dumps({"fovs": 1234, "seconds": 2.0}))
 (out / "metrics.json").write_text(json.dumps({"method": row["method"], **block, "baselines": base}))
 """

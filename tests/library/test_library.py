@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from outputs import outputs
 
 import his4mae_jax
 from his4mae_jax.config import get_small
@@ -55,7 +54,7 @@ def test_labels_are_those_that_the_command_writes(encoder, path, image, tmp_path
     assert config.data.train == (str(path),) and config.data.test == str(path)
     target = datasets.target(config, encoder.workdir, need_labels=False)
     segment_stage(config, target, encoder.workdir, quiet)
-    expected = open_volume(outputs(encoder.workdir) / "labels.ome.zarr", image=False).read(EVERYTHING)
+    expected = open_volume(encoder.workdir / "labels.ome.zarr", image=False).read(EVERYTHING)
     assert len(np.unique(expected)) == 3
 
     result = encoder.segment(path, log=quiet)
@@ -68,13 +67,12 @@ def test_labels_are_those_that_the_command_writes(encoder, path, image, tmp_path
     written = result.labels.write(tmp_path / "mine.ome.zarr", log=quiet)
     assert np.array_equal(written.read(EVERYTHING), expected)
     files = [
-        sorted(p.name for p in f.iterdir())
-        for f in (tmp_path / "mine.ome.zarr", outputs(encoder.workdir) / "labels.ome.zarr")
+        sorted(p.name for p in f.iterdir()) for f in (tmp_path / "mine.ome.zarr", encoder.workdir / "labels.ome.zarr")
     ]
     assert [p.name for p in tmp_path.iterdir()] == ["mine.ome.zarr"] and files[0] == files[1]
     with pytest.raises(his4mae_jax.Error, match="mine.ome.zarr: exists already"):
         result.labels.write(tmp_path / "mine.ome.zarr")
-    centres = outputs(encoder.workdir) / "centres.npz"
+    centres = encoder.workdir / "centres.npz"
     assert np.array_equal(encoder.segment(image, centres=centres, log=quiet).labels, expected)
 
 

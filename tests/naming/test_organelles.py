@@ -4,8 +4,10 @@ import csv
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -163,7 +165,8 @@ def test_cellsketch_has_the_mask_of_the_cell(named, config):
     stage.name(config, named.folder, print, lambda: named.target)
     assert len(os.listdir(named.folder / "organelles_cellsketch")) == 3
     config.name.masks = True
-    stage.name(config, named.folder, print, lambda: dataclasses.replace(named.target, labels=named.image))
+    cell = types.SimpleNamespace(**{**vars(named.image), "read": lambda box: np.where(named.grey[box] > 40, 255, 1)})
+    stage.name(config, named.folder, print, lambda: dataclasses.replace(named.target, labels=cell))
     assert "cell_1_plasmamembrane_mask.tif" in os.listdir(named.folder / "organelles_cellsketch")
 
 
@@ -177,17 +180,20 @@ def test_memory_is_that_of_blocks(named, config, monkeypatch):
     assert len(boxes) > 6 and max(np.prod([b.stop - b.start for b in box]) for box in boxes) <= 8 * 16 * 16
 
 
-def test_no_model_is_run(named):
+def test_no_model_is_run(named, tmp_path):
     """The whole command, in a process of its own, loads no encoder and starts no JAX device."""
-    (named.folder / "config.json").write_text("{}")
+    workdir, folder = tmp_path / "trained", tmp_path / "trained" / "volumes" / "cell_1"
+    shutil.copytree(named.folder, folder)
+    (folder / "volume.json").write_text(json.dumps({"volume": "cell 1", "identity": "cell 1"}))
+    (workdir / "config.json").write_text("{}")
     code = (
         "import sys; from his4mae_jax.cli import command\n"
-        f"command.main(['name', '--workdir={named.folder}', '--config.name.masks=True'])\n"
+        f"command.main(['name', '--workdir={workdir}', '--config.name.masks=True'])\n"
         "from jax._src import xla_bridge\n"
         "sys.exit('his4mae_jax.inference' in sys.modules or xla_bridge.backends_are_initialized())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert np.array_equal(read(named.folder / "organelles.ome.zarr"), by_name(named.labels))
+    assert np.array_equal(read(folder / "organelles.ome.zarr"), by_name(named.labels))
     done = subprocess.run([sys.executable, "-c", code.replace("masks=True", "masks=maybe")], capture_output=True)
     assert done.returncode == 2

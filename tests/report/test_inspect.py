@@ -181,7 +181,7 @@ def test_a_run_of_days_says_what_to_change(unmeasured, tmp_path):
 
 def test_a_window_of_the_config(volumes):
     volumes.data.contrast_window, volumes.data.invert = (650, 850), True
-    role, volume = datasets.all_volumes(volumes, None)[0]
+    role, volume, _ = datasets.all_volumes(volumes, None)[0]
     padded, _ = inspect.look(volumes, role, volume)
     assert padded["contrast"] == {"low": 650, "high": 850, "invert": True} and padded["contrast_from"] == "window"
     assert padded["clipped"] == pytest.approx(0.245, abs=0.01)

@@ -29,9 +29,10 @@ MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
 def terminal_table(metrics: dict[str, Any]) -> str:
     """Dice similarity coefficients as plain text, three decimals, "n/a" for an absent class.
 
-    Rows are the methods (this run first, then the baselines), each with both matchings, many-to-one first where there
-    are more clusters than classes; columns are the classes and their mean. If other numbers of clusters C were scored as well, a second
-    table has a row for every method, matching and C.
+    Rows are the methods (this run first, then the baselines), each with both matchings, many-to-one
+    first where there are more clusters than classes; columns are the classes and their mean. If
+    other numbers of clusters C were scored as well, a second table has a row for every method,
+    matching and C.
     """
     rows = list(_rows(metrics))
     if more_clusters_than_classes(metrics):

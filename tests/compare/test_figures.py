@@ -16,7 +16,6 @@ from his4mae_jax.compare import figures as comparison
 from his4mae_jax.compare.rows import plan
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.errors import UserError
-from his4mae_jax.figures import slices
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.settings import StepSettings

@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
+from his4mae_jax import palette
 from his4mae_jax.config import get_default
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.tables import more_clusters_than_classes
@@ -55,6 +57,23 @@ class Facts:
         matching = (self.metrics or {}).get("matching") or {}
         found = matching.get("many_to_one" if self.merged else "one_to_one") or {}
         return {int(label): name for label, name in found.items()}
+
+    def described(self, label: int) -> str:
+        """The name of a label, and the class that it stands for where that says more."""
+        name, of = self.look.names[label], self.classes.get(label, "")
+        return f"{name}: no class" if of is None else f"{name} ({of})" if of not in ("", name) else name
+
+    def class_colours(self, names: Sequence[str]) -> list[str]:
+        """Colours of classes: those of the clusters that stand for them one to one, others that no cluster has."""
+        matching = ((self.metrics or {}).get("matching") or {}).get("one_to_one") or {}
+        of = {
+            name: self.look.colours[int(label)]
+            for label, name in matching.items()
+            if name and int(label) in self.look.colours
+        }
+        taken = set(self.look.colours.values())
+        free = iter([colour for colour in palette.COLOURS if colour not in taken] + list(palette.COLOURS) * len(names))
+        return [of.get(name) or next(free) for name in names]
 
 
 def collect(workdir: pathlib.Path, folder: pathlib.Path) -> Facts:

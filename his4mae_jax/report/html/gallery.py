@@ -19,7 +19,7 @@ from his4mae_jax.report.html.features import Features, typical
 from his4mae_jax.report.html.grids import Segmented, centres_nm, nearest, read_outer
 from his4mae_jax.report.html.slices import Slice
 
-CROPS, SIDE, SCALE = 6, 64, 2  # crops of a cluster; their side in voxels; pixels of the page for each
+CROPS, SIDE, SCALE = 6, 64, 3  # crops of a cluster; their side in voxels; pixels of the page for each
 BINS = 32  # of a grey histogram
 PIECES = 160  # voxels a side of the box in which connected pieces are measured
 
@@ -66,18 +66,18 @@ def section(
         colour = facts.look.colours[label]
         places = _places(found, centres, label, segmented) if found else _deepest(slices, label, segmented.image)
         crops = "".join(
-            f'<img alt="" src="{markup.grey_uri(_crop(segmented.image, labels, at, label, colour, contrast), 85)}">'
+            f'<img alt="" src="{markup.image_uri(_crop(segmented.image, labels, at, label, colour, contrast), 85)}">'
             for at in places
         )
         grey = np.concatenate([each.grey[each.labels == label] for each in slices])
         rows = [f"{100 * shares.get(label, 0):.1f} % of the volume"]
         if facts.classes:
-            rows.append(f"stands for {facts.classes.get(label) or 'no class'}")
+            rows.append(f"stands for {facts.classes.get(label) or 'no class'}, by ground truth")
         if label in parts:
             p = parts[label]
             rows.append(f"{p.count:,} pieces; half of it in pieces of {_size(p.half_nm3)} or more, largest "
                         f"{_size(p.largest_nm3)}")  # fmt: skip
-        rows += [f"nearest: {near[label]}"] if label in near else []
+        rows += [f"nearest other cluster: {near[label]}"] if label in near else []
         title = name if name == f"cluster {label}" else f"{name} (cluster {label})"
         cards.append(
             f'<div class="card" style="border-color:{escape(colour)}"><h3>{escape(title)}</h3>'
@@ -87,8 +87,9 @@ def section(
     around = "voxels whose features are nearest to the centre of the cluster" if found else "its deepest voxels"
     side = " x ".join(str(n) for n in central_shape(labels))
     text = (
-        f"Crops of {SIDE} x {SIDE} voxels around {around}, its outline in colour. Bars: grey values in the slices "
-        f"above, black to white. Pieces: connected through faces, in the middle {side} voxels, at whose border they are cut."
+        f"Crops of {SIDE} x {SIDE} voxels around {around}, its outline in colour. Bars: grey values in the slices, black "
+        f"to white. Pieces: connected through faces, in the middle {side} voxels, at whose border they are cut. σ: the "
+        "spread of voxels about their centre."
     )
     return markup.section("clusters", "Clusters", markup.note(text) + f'<div class="cards">{"".join(cards)}</div>')
 
@@ -127,15 +128,14 @@ def _shares(slices, facts) -> dict[int, float]:
 
 
 def _nearest(centres, facts) -> dict[int, str]:
-    """For each label the one whose centre is nearest, and how near in units of the spread within clusters."""
+    """For each label the one whose centre is nearest, and how near: σ is the spread of voxels about their centre."""
     if not isinstance(centres, centre_files.Centres) or centres.group_C is not None or facts.labels < 2:
         return {}
     distances = np.linalg.norm(centres.centres_CxM[:, None] - centres.centres_CxM[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     spread = max(float(centres.variance * centres.centres_CxM.shape[1]) ** 0.5, 1e-9)
     names = facts.look.names
-    unit = "times the spread within clusters"
-    return {i: f"{names[int(r.argmin()) + 1]}, {r.min() / spread:.1f} {unit} away" for i, r in enumerate(distances, 1)}
+    return {i: f"{names[int(r.argmin()) + 1]}, at {r.min() / spread:.1f} σ" for i, r in enumerate(distances, 1)}
 
 
 def _places(found, centres, label, segmented) -> list[tuple[int, ...]]:
@@ -171,7 +171,7 @@ def _crop(
     own = [nearest(labels, a, centres_nm(image, a, i)) for a, i in enumerate(index)]
     inside = (read_outer(labels, own)[0] == label).repeat(SCALE, 0).repeat(SCALE, 1)
     rgb = np.repeat(grey.repeat(SCALE, 0).repeat(SCALE, 1)[..., None], 3, axis=2)
-    edge = inside & ~ndimage.binary_erosion(inside, border_value=1)
+    edge = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)
     rgb[edge] = np.array(ImageColor.getrgb(colour)) / 255
     return rgb
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+EXACT = 100  # pixels a side up to which images are enlarged on the page, where artefacts of JPEG would show
+
 
 def section(anchor: str, title: str, body: str) -> str:
     """One section; body is HTML."""
@@ -34,12 +36,13 @@ def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
 
 
-def grey_uri(grey: np.ndarray, quality: int = 80) -> str:
-    """Embeds grey values in [0, 1], (rows, columns) or with RGB (rows, columns, 3), as a JPEG."""
-    pixels = np.round(255 * np.clip(grey, 0, 1)).astype(np.uint8)
+def image_uri(values: np.ndarray, quality: int = 80) -> str:
+    """Embeds values in [0, 1], grey (rows, columns) or RGB (rows, columns, 3): a small image as PNG, others as JPEG."""
+    picture = Image.fromarray(np.round(255 * np.clip(values, 0, 1)).astype(np.uint8))
+    kind, options = ("png", {}) if max(picture.size) <= EXACT else ("jpeg", {"quality": quality, "subsampling": 0})
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "jpeg", quality=quality)
-    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    picture.save(stream, kind, **options)
+    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
 def packed(labels: np.ndarray) -> str:

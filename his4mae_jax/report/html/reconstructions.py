@@ -27,7 +27,7 @@ from his4mae_jax.training.step.state import state_like
 FILE = "reconstructions.npz"
 RECONSTRUCTING = ("his4mae", "maester", "sdae_recon", "vae")  # methods with a decoder to pixels
 SHOWN, DRAWN = 8, 32  # fields of view shown, those of most contrast of so many drawn at random
-MASKED = 0.5  # grey value of masked patches
+MASKED = (0.72, 0.8, 0.88)  # RGB of hidden pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,13 +160,13 @@ def section(found: Reconstructions | None, method: str) -> str:
     hidden = found.masks.astype(bool)
     rows = [("input", found.images)]
     if hidden.any():
-        rows.append(("masked", np.where(hidden, MASKED, found.images)))
+        rows.append(("masked", np.where(hidden[..., None], MASKED, found.images[..., None])))
         rows.append(("output", np.where(hidden, found.outputs, found.images)))
     else:
         rows.append(("output", found.outputs))
     grid = "".join(
         f'<div class="name">{name}</div>'
-        + "".join(f'<img alt="{name}" src="{markup.grey_uri(image, quality=90)}">' for image in images)
+        + "".join(f'<img alt="{name}" src="{markup.image_uri(image, 90)}">' for image in images)
         for name, images in rows
     )
     share = f" Of each {100 * hidden.mean():.0f} % are hidden; the output is shown where they were." * bool(

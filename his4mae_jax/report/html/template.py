@@ -7,7 +7,7 @@ from typing import Any
 
 _STYLE = """
 :root{--line:#d9dee3;--soft:#f5f7f9;--ink:#1d252c;--dim:#5b6770;--accent:#0b6bb0}
-*{box-sizing:border-box}html{scroll-padding-top:3.4em;scroll-behavior:smooth}
+*{box-sizing:border-box}[hidden]{display:none!important}html{scroll-padding-top:3.4em;scroll-behavior:smooth}
 body{font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;margin:0;color:var(--ink);background:#fff}
 header,section{max-width:1120px;margin:0 auto;padding:0 1.2em}header{padding-top:1.4em}
 h1{font-size:1.7em;margin:0 0 .1em;overflow-wrap:anywhere}h2{font-size:1.3em;margin:1.8em 0 .5em}

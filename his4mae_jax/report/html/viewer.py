@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.figures import style
 from his4mae_jax.report.html import markup
 from his4mae_jax.report.html.facts import Facts
 from his4mae_jax.report.html.grids import Segmented, centres_nm
@@ -26,15 +25,14 @@ def layers(facts: Facts, segmented: Segmented, slices: Sequence[Slice]) -> list[
     look = facts.look
     most = _most(each.labels for each in slices)
     clusters = {}
-    for i, name in look.names.items():
+    for i in look.names:
         if i not in look.ignored:
             thin = bool(facts.classes) and facts.classes.get(i) is None
-            text = f"{name}: no class" if thin else name
-            clusters[i] = _look(text, look.colours[i], THIN if thin else FAINT if i == most else FILL)
+            clusters[i] = _look(facts.described(i), look.colours[i], THIN if thin else FAINT if i == most else FILL)
     found = [{"name": "clusters", "of": 0, "looks": clusters}]
     if segmented.truth is None:
         return found
-    colours = style.colours(len(segmented.class_names))
+    colours = facts.class_colours(segmented.class_names)
     by_class = dict(zip(segmented.class_names, colours, strict=True))
     usual = _most(each.truth for each in slices)
     if facts.merged:
@@ -70,7 +68,7 @@ def data(found: list[dict[str, Any]], segmented: Segmented, slices: Sequence[Sli
         position = (centres_nm(image, each.axis, each.index) - centres_nm(image, each.axis, 0)) / 1000
         axes[each.axis].append({
             "index": each.index, "um": f"{position:.3g}", "aspect": round(wide / high, 4), "wide": each.grey.shape[1],
-            "grey": markup.grey_uri(each.grey, 78),
+            "grey": markup.image_uri(each.grey, 78),
             "labels": [markup.packed(x) for x in (each.labels, each.truth) if x is not None],
         })  # fmt: skip
     return {"axes": axes, "layers": found}

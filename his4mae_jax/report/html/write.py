@@ -11,7 +11,6 @@ from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.evaluate import same_volume
-from his4mae_jax.figures import style
 from his4mae_jax.figures.curves import read_log, training_curves
 from his4mae_jax.output import records
 from his4mae_jax.progress import Log
@@ -60,7 +59,7 @@ def write(
     rebuilt = reconstructions.find(workdir, training if compute else None, log)
     body: list[Section] = [
         ("run", "Run", sections.run(facts, image, train)),
-        ("training", "Training", sections.training(_curves(workdir, facts.metrics))),
+        ("training", "Training", sections.training(_curves(workdir, facts))),
         ("reconstructions", "Reconstructions", reconstructions.section(rebuilt, facts.config["method"])),
     ]
     data: dict[str, Any] = {"axes": [], "layers": []}
@@ -68,7 +67,7 @@ def write(
         shown, data = _volume(workdir, folder, facts, segmented, log, compute=compute, umap=umap)
         body = [body[0], *shown, ("instances", "Instances", sections.instances(folder)), *body[1:]]
     body.append(("further", "How to go on", sections.further(workdir, image is not None)))
-    name = pathlib.Path(image.name if image is not None else workdir.resolve()).name
+    name = "/".join(pathlib.PurePath(image.name).parts[-2:]) if image is not None else workdir.resolve().name
     path = record.write_page(workdir, page(f"his4mae: {name}", _lead(facts, image, train), facts.stale, body, data))
     log(f"report: {path}")
     return path
@@ -95,14 +94,14 @@ def _volume(
     classes = None
     if found and segmented.truth is not None:
         ids = values_at(segmented.truth, segmented.encoded, found.index_Mx3, found.box_M)
-        classes = ids, segmented.class_names, style.colours(len(segmented.class_names))
+        classes = ids, segmented.class_names, facts.class_colours(segmented.class_names)
     layers = viewer.layers(facts, segmented, read)
-    look = facts.look
+    look, described = facts.look, {i: facts.described(i) for i in facts.look.names}
     return [
         ("slices", "Slices", viewer.section(layers, segmented, read)),
         ("clusters", "Clusters", gallery.section(facts, segmented, labels, centres, found, read, contrast)),
         ("scores", "Scores", sections.scores(facts)),
-        ("features", "Features", features.section(found, centres, look.names, look.colours, classes)),
+        ("features", "Features", features.section(found, centres, described, look.colours, classes)),
     ], viewer.data(layers, segmented, read)  # fmt: skip
 
 
@@ -119,10 +118,12 @@ def _lead(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _curves(workdir, metrics):
+def _curves(workdir, facts):
     if not (workdir / "train.jsonl").exists():
         return None
     with tempfile.TemporaryDirectory() as temporary:
         path = pathlib.Path(temporary) / "training.png"
-        training_curves(workdir / "train.jsonl", metrics, path)
+        names = [name for name in (facts.metrics or {}).get("dsc", {}).get("one_to_one", {}) if name != "mean"]
+        colours = dict(zip(names, facts.class_colours(names), strict=True))
+        training_curves(workdir / "train.jsonl", facts.metrics, path, colours)
         return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None

@@ -171,14 +171,14 @@ def _voxels(block: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def typical(found: Features, centres: Any, label: int, count: int, apart: int) -> np.ndarray:
-    """Voxels of a label nearest to its centre and at least `apart` voxels from each other, `(N, 3)` with N <= count.
+    """Voxels of a label nearest to its centre, apart from each other, `(N, 3)` with N <= count.
 
     Args:
       found: the sample.
       centres: of the labels; without centres of its own (classes of a probe) those nearest to the mean.
       label: 1, 2, ...
       count: voxels wanted.
-      apart: voxels, along at least one axis.
+      apart: voxels between any two, along at least one axis; a quarter of that where there are too few places.
     """
     rows = np.flatnonzero(found.label_M == label)
     if not len(rows):
@@ -186,13 +186,12 @@ def typical(found: Features, centres: Any, label: int, count: int, apart: int) -
     z_MxF = found.clustered(centres)[rows]
     own = isinstance(centres, centre_files.Centres) and centres.group_C is None
     centre = centres.centres_CxM[label - 1] if own else z_MxF.mean(axis=0)
+    nearest_first = found.index_Mx3[rows[np.argsort(((z_MxF - centre) ** 2).sum(axis=1), kind="stable")]]
     taken: list[np.ndarray] = []
-    for row in rows[np.argsort(((z_MxF - centre) ** 2).sum(axis=1), kind="stable")]:
-        at = found.index_Mx3[row]
-        if all(np.abs(at - other).max() >= apart for other in taken):
-            taken.append(at)
-        if len(taken) == count:
-            break
+    for gap in (apart, apart // 4):
+        for at in nearest_first:
+            if len(taken) < count and all(np.abs(at - other).max() >= max(gap, 1) for other in taken):
+                taken.append(at)
     return np.stack(taken)
 
 

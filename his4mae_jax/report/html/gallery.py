@@ -78,18 +78,19 @@ def section(
             rows.append(f"{p.count:,} pieces; half of it in pieces of {_size(p.half_nm3)} or more, largest "
                         f"{_size(p.largest_nm3)}")  # fmt: skip
         rows += [f"nearest other cluster: {near[label]}"] if label in near else []
+        button = f' <button data-only="{label}">show in slices</button>' * (label not in facts.look.ignored)
         title = name if name == f"cluster {label}" else f"{name} (cluster {label})"
         cards.append(
-            f'<div class="card" style="border-color:{escape(colour)}"><h3>{escape(title)}</h3>'
+            f'<div class="card" style="border-color:{escape(colour)}"><h3>{escape(title)}{button}</h3>'
             f'<div class="crops">{crops or "In no place shown."}</div>{_histogram(grey, colour)}'
             f"<ul>{''.join(f'<li>{escape(row)}</li>' for row in rows)}</ul></div>"
         )
     around = "voxels whose features are nearest to the centre of the cluster" if found else "its deepest voxels"
     side = " x ".join(str(n) for n in central_shape(labels))
     text = (
-        f"Crops of {SIDE} x {SIDE} voxels around {around}, its outline in colour. Bars: grey values in the slices, black "
-        f"to white. Pieces: connected through faces, in the middle {side} voxels, at whose border they are cut. σ: the "
-        "spread of voxels about their centre."
+        f"Crops of {SIDE} x {SIDE} voxels around {around}, its outline in colour. Bars: grey values in the slices, "
+        f"black to white. Pieces: connected through faces, in the middle {side} voxels, at whose border they are cut. "
+        "σ: the spread of voxels about their centre."
     )
     return markup.section("clusters", "Clusters", markup.note(text) + f'<div class="cards">{"".join(cards)}</div>')
 
@@ -140,7 +141,7 @@ def _nearest(centres, facts) -> dict[int, str]:
 
 def _places(found, centres, label, segmented) -> list[tuple[int, ...]]:
     """Voxels of the shown image."""
-    at = typical(found, centres, label, CROPS, SIDE // 4)
+    at = typical(found, centres, label, CROPS, SIDE)
     own = [nearest(segmented.image, a, centres_nm(segmented.encoded, a, at[:, a])) for a in range(3)]
     return list(zip(*(i.tolist() for i in own), strict=True))
 

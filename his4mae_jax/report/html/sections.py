@@ -104,7 +104,8 @@ def scores(facts: Facts) -> str:
     if matching:
         found = [(name, *(matching[way].get(str(i)) or "no class" for way in order))
                  for i, name in facts.look.names.items()]  # fmt: skip
-        body += "<h3>What each cluster stands for</h3>" + table(("cluster", *(MATCHINGS[way] for way in order)), found)
+        rows = table(("cluster", *(MATCHINGS[way] for way in order)), found)
+        body += f"<details><summary>What each cluster stands for</summary>{rows}</details>"
     return section("scores", "Scores", note("Dice similarity coefficient with the ground truth.") + body)
 
 

@@ -42,7 +42,7 @@ def layers(facts: Facts, segmented: Segmented, slices: Sequence[Slice]) -> list[
             for i, name in facts.classes.items()
             if name in by_class
         }
-        found.append({"name": "clusters, merged by class", "of": 0, "looks": merged})
+        found += [{"name": "clusters, merged by class", "of": 0, "looks": merged}] if merged else []
     truth = {
         i: _look(name, colours[i], FAINT if i == usual else FILL) for i, name in enumerate(segmented.class_names)
     }  # fmt: skip

@@ -110,8 +110,8 @@ SUBCOMMANDS = {
     ),
     "report": Subcommand(
         "write the page of a run: slices, clusters, scores, curves",
-        "Needs a segmented workdir and no model. Writes WORKDIR/report/index.html, one file that works offline; "
-        "`his4mae evaluate` writes it too. Without --config the settings are those of the training.",
+        "Needs a trained workdir. Writes WORKDIR/report/index.html, one file that works offline; every stage writes it "
+        "too, but for the features by UMAP. Without --config the settings are those of the training.",
         ("his4mae report --workdir=runs/demo",),
     ),
     "compare": Subcommand(

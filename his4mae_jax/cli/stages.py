@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.cli import volumes
+from his4mae_jax.cli import run_page, volumes
 from his4mae_jax.cli.memory import return_freed_memory
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
@@ -30,7 +30,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         join()
-    if mode not in ("name", "report", "fetch", "compare"):  # each run of a comparison does this itself
+    if mode not in ("name", "fetch", "compare"):  # each run of a comparison does this itself
         from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(config)
@@ -59,9 +59,10 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
 
         return fetch(config, log)
     if mode == "name":
-        return name(config, workdir)
+        with run_page.after(config, workdir, "name"):
+            return name(config, workdir)
     if mode == "report":
-        return report(config, workdir)
+        return run_page.write(config, workdir, umap=True)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
         from his4mae_jax.data import datasets
 
@@ -77,13 +78,17 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     if mode == "inspect":
         inspect(config, workdir)
     if mode == "probe":
-        probe(config, workdir)
+        with run_page.after(config, workdir, "probe"):
+            probe(config, workdir)
     if mode in ("train", "all"):
-        train(config, workdir, segments=mode == "all")
+        with run_page.after(config, workdir, "train"):
+            train(config, workdir, segments=mode == "all")
     if mode in ("segment", "all"):
-        segment(config, workdir)
+        with run_page.after(config, workdir, "segment"):
+            segment(config, workdir)
     if mode in ("evaluate", "all"):
-        evaluate(config, workdir)
+        with run_page.after(config, workdir, "evaluate"):
+            evaluate(config, workdir)
     if mode == "export":
         export(config, workdir)
 
@@ -216,11 +221,8 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, 
     from his4mae_jax.data import datasets
     from his4mae_jax.evaluation import evaluate as scores
     from his4mae_jax.evaluation import tables
-    from his4mae_jax.output.plan import headline
     from his4mae_jax.report import page
-    from his4mae_jax.report.html import write as html
 
-    html.check_free(pathlib.Path(workdir))
     target = datasets.target(config, workdir, need_labels=False)
     metrics, assignment = None, None
     if target.labels is not None:
@@ -231,18 +233,6 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, 
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir, folder):
         log(f"figure: {path}")
-    html.write(pathlib.Path(workdir), folder, target.output, headline(config), log)
-
-
-def report(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
-    """Write the page of a run anew, from its labels and records."""
-    from his4mae_jax.data import datasets
-    from his4mae_jax.output.plan import headline
-    from his4mae_jax.report.html import write as html
-
-    config, folder = volumes.one(config, workdir)
-    target = datasets.target(config, workdir, need_labels=False, log=log)
-    html.write(pathlib.Path(workdir), folder, target.output, headline(config), log)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

@@ -69,7 +69,7 @@ def method_slices(
     places = [int(fraction * image.shape[across]) for fraction in fractions]
     greys = [slices.read_slice(image, across, i, contrast.apply, average=True) for i in places]
     truths = [slices.read_slice(truth, across, i) for i in places]
-    class_looks = {i: (colour, "") for i, colour in enumerate(style.colours(len(class_names)))}
+    class_looks = {i: (colour, slices.FILLED) for i, colour in enumerate(style.colours(len(class_names)))}
     voxels = sum(np.bincount(t.ravel(), minlength=IGNORE + 1)[:IGNORE] for t in truths)
     faint = class_looks[int(np.argmax(voxels))]
 
@@ -79,7 +79,7 @@ def method_slices(
         labels = [np.where(t == IGNORE, UNLABELLED, c).astype(np.uint8) for t, c in zip(truths, labels, strict=True)]
         looks = slices.looks_by_class(method.assignment, class_names, class_looks)
         seen = set(np.unique(np.concatenate([c.ravel() for c in labels])).tolist())
-        unmatched |= any(hatching and cluster in seen for cluster, (_, hatching) in looks.items())
+        unmatched |= any(way == slices.OUTLINED and cluster in seen for cluster, (_, way) in looks.items())
         name = textwrap.fill(method.name, LABEL) + (f"\n{method.note}" if method.note else "")
         rows.append((name, labels, looks))
 
@@ -112,8 +112,7 @@ def method_slices(
         figure.suptitle(title, fontsize=12)
     key = [Patch(color=class_looks[i][0], label=name) for i, name in enumerate(class_names)]
     if unmatched:
-        hatched = {"facecolor": slices.DARK, "edgecolor": slices.NEUTRAL[0], "hatch": "/////"}
-        key.append(Patch(**hatched, label="cluster of no class"))
+        key.append(slices.key_patch(("#7F7F7F", slices.OUTLINED), "cluster of no class"))
     ncols = legend_columns([patch.get_label() for patch in key], figure.get_figwidth())
     figure.legend(handles=key, loc="outside lower center", ncols=ncols, frameon=False)
     style.save(figure, path)

@@ -29,11 +29,15 @@ MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
 def terminal_table(metrics: dict[str, Any]) -> str:
     """Dice similarity coefficients as plain text, three decimals, "n/a" for an absent class.
 
-    Rows are the methods (this run first, then the baselines), each with both matchings; columns
-    are the classes and their mean. If other numbers of clusters C were scored as well, a second
-    table has a row for every method, matching and C.
+    Rows are the methods (this run first, then the baselines), each with both matchings, many-to-one
+    first where there are more clusters than classes; columns are the classes and their mean. If
+    other numbers of clusters C were scored as well, a second table has a row for every method,
+    matching and C.
     """
     rows = list(_rows(metrics))
+    if more_clusters_than_classes(metrics):
+        order = list(dict.fromkeys(method for method, *_ in rows))
+        rows.sort(key=lambda row: (order.index(row[0]), row[1] == "one_to_one"))  # C stays ascending
     if not rows:
         return "No scores: no ground truth was given."
     classes = list(dict.fromkeys(name for *_, dsc in rows for name in dsc if name != "mean"))
@@ -44,6 +48,12 @@ def terminal_table(metrics: dict[str, Any]) -> str:
     if len(main) < len(rows):
         text += "\n\nBy number of clusters C\n\n" + _table(rows, columns)
     return text
+
+
+def more_clusters_than_classes(metrics: dict[str, Any]) -> bool:
+    """Whether clusters have to be merged, so that all of them count: there are more than classes."""
+    dsc = (metrics.get("dsc") or {}).get("one_to_one") or {}
+    return int(metrics.get("clusters", 0)) > len([name for name in dsc if name != "mean"]) > 0
 
 
 def write_metrics(metrics: dict[str, Any], workdir: str | os.PathLike) -> None:

@@ -1,6 +1,8 @@
 """A bar chart of scores, one bar for each class and method."""
 
 import os
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from his4mae_jax.figures import style
 METHODS = ("#0072B2", "#BDBDBD", "#7F7F7F", "#E69F00", "#CC79A7", "#009E73")  # this run, then the baselines
 
 
-def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike) -> None:
+def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike, names: Mapping[int, str] | None = None) -> None:
     """Draws the DSC of every class and their mean as bars, one for each method.
 
     Bars are one-to-one (the headline); a diamond marks many-to-one, which uses labels to merge
@@ -21,14 +23,16 @@ def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike) -> None:
     Args:
       metrics: content of metrics.json, see `evaluation.tables`.
       path: the PNG.
+      names: of clusters, by id: below each class stand those that were matched to it. None: classes alone.
     """
     blocks = {metrics["method"]: metrics, **(metrics.get("baselines") or {})}
     scores = {name: block["dsc"] for name, block in blocks.items() if block.get("dsc")}
     scored_names = [name for dsc in scores.values() for one in dsc.values() for name in (one or {})]
-    names = [name for name in dict.fromkeys(scored_names) if name != "mean"] + ["mean"]
+    classes = [name for name in dict.fromkeys(scored_names) if name != "mean"] + ["mean"]
     if not scored_names:
         return
-    figure = Figure(figsize=(max(6.0, 1.6 + 0.42 * len(names) * (len(scores) + 1)), 3.8), layout="constrained")
+    ticks = [_tick(name, metrics, names or {}) for name in classes]
+    figure = Figure(figsize=(max(6.0, 1.6 + 0.42 * len(classes) * (len(scores) + 1)), 3.8), layout="constrained")
     ax = figure.subplots()
     width = 0.8 / len(scores)
     diamond = {
@@ -37,7 +41,7 @@ def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike) -> None:
     }  # fmt: skip
     for i, (method, dsc) in enumerate(scores.items()):
         one, many = dsc.get("one_to_one") or {}, dsc.get("many_to_one") or {}
-        for k, name in enumerate(names):
+        for k, name in enumerate(classes):
             centre = k + (i - (len(scores) - 1) / 2) * width
             scored = style.is_number(one.get(name))
             height = one[name] if scored else 0.0
@@ -49,15 +53,15 @@ def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike) -> None:
                     height = max(height, many[name]) + 0.025
             text = f"{one[name]:.2f}" if scored else "n/a"
             ax.text(centre, height + 0.012, text, ha="center", va="bottom", fontsize=8)
-    ax.set_xticks(range(len(names)), names, fontsize=10)
+    ax.set_xticks(range(len(classes)), ticks, fontsize=10, parse_math=False)
     ax.set_ylim(0, 1.08)
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.set_ylabel("Dice similarity coefficient", fontsize=10)
     ax.grid(axis="y", color="#E5E5E5", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
-    if len(names) > 2:  # a line separates the mean
-        ax.axvline(len(names) - 1.5, color="#BDBDBD", linewidth=1, linestyle=":")
+    if len(classes) > 2:  # a line separates the mean
+        ax.axvline(len(classes) - 1.5, color="#BDBDBD", linewidth=1, linestyle=":")
     handles = ax.get_legend_handles_labels()[0]
     if any(dsc.get("many_to_one") for dsc in scores.values()):
         handles.append(Line2D([], [], label="many-to-one", **diamond))
@@ -66,3 +70,11 @@ def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike) -> None:
         fontsize=9,
     )  # fmt: skip
     style.save(figure, path)
+
+
+def _tick(name: str, metrics: dict[str, Any], names: Mapping[int, str]) -> str:
+    """A class, and below it the clusters that stand for it one to one."""
+    matching = (metrics.get("matching") or {}).get("one_to_one") or {}
+    found = [names[int(cluster)] for cluster, klass in matching.items() if klass == name and int(cluster) in names]
+    others = [other for other in dict.fromkeys(found) if other != name]
+    return "\n".join([name, *textwrap.wrap(", ".join(others), 18)])

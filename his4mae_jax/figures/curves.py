@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from matplotlib.figure import Figure
 from his4mae_jax.figures import style
 
 
-def training_curves(train_jsonl: str | os.PathLike, metrics: dict[str, Any] | None, path: str | os.PathLike) -> None:
+def training_curves(
+    train_jsonl: str | os.PathLike,
+    metrics: dict[str, Any] | None,
+    path: str | os.PathLike,
+    colours: Mapping[str, str] | None = None,
+) -> None:
     """Draws the losses, the codebook's health, the learning rate and the DSC over the steps.
 
     The last panel is the paper's Fig. 3: the DSC of each class and their mean, from
@@ -26,6 +32,7 @@ def training_curves(train_jsonl: str | os.PathLike, metrics: dict[str, Any] | No
         entry is used.
       metrics: see evaluation.tables; may be None.
       path: the PNG.
+      colours: "#RRGGBB" by class; None: those of the classes' labels.
     """
     log = read_log(train_jsonl)
     blue, red, green, grey = "#0072B2", "#D55E00", "#009E73", "#595959"
@@ -75,7 +82,8 @@ def training_curves(train_jsonl: str | os.PathLike, metrics: dict[str, Any] | No
     if curve:
         ax = grid[count - 1]
         names = _class_names(metrics)
-        looks = {name: (colour, 1.5) for name, colour in zip(names, style.colours(len(names)), strict=True)}
+        own = dict(zip(names, style.colours(len(names)), strict=True)) | dict(colours or {})
+        looks = {name: (own[name], 1.5) for name in names}
         looks["mean"] = "black", 2.4  # last, drawn on top
         for name, (colour, width) in looks.items():
             if name not in curve:  # absent from the ground truth

@@ -18,14 +18,12 @@ from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.figures import style
 
-NEUTRAL = ("#FFFFFF", "#C0C0C0", "#909090")  # clusters without a class
-DARK = "#404040"  # between their stripes
 MAX_SIDE = 800  # a slice is reduced to at most this many pixels on its longer side
 STRIP = 1 << 26  # voxels read at a time
 PANEL = 3.6  # inches, the width of a slice
+FILLED, OUTLINED = "filled", "outlined"  # how a label is drawn; outlined ones are only tinted within
 
-
-Look = tuple[str, str]  # (colour, hatching: "", "/" or "\\")
+Look = tuple[str, str]  # (colour, FILLED or OUTLINED)
 
 
 def slice_overlays(
@@ -38,6 +36,8 @@ def slice_overlays(
     *,
     contrast: Contrast,
     title: str = "",
+    names: Mapping[int, str] | None = None,
+    colours: Mapping[int, str] | None = None,
 ) -> None:
     """Draws slices with ground truth and prediction laid over them (the paper's Fig. 2).
 
@@ -52,12 +52,15 @@ def slice_overlays(
       truth: label volume with class ids, `IGNORE` where not annotated (no overlay there). None: no
         such column, and each cluster has a colour of its own.
       assignment: for each cluster its class (`dice.Scores.assignment`), or None for clusters of no
-        class, which are hatched in greys.
+        class, which are outlined.
       class_names: one name for each class id.
       path: the PNG.
       contrast: maps raw values to [0, 1].
       title: above the picture.
+      names: of clusters, by id; those with one name are one entry of the key. None: "cluster 1", ...
+      colours: of clusters, by id; used where there is no assignment. None: those of the palette.
     """
+    names, colours = names or {}, colours or {}
     rows = []
     voxels = np.zeros(IGNORE + 1, np.int64)  # of each label id, in the slices shown
     for axis in range(3):
@@ -69,18 +72,21 @@ def slice_overlays(
             rows.append((axis, f"{'zyx'[axis]} = {index}\n{100 * fraction:.0f} %", grey, labels))
     seen = [cluster for cluster in np.flatnonzero(voxels).tolist() if cluster != UNLABELLED]
 
-    class_looks = {i: (colour, "") for i, colour in enumerate(style.colours(len(class_names)))}
+    class_looks = {i: (colour, FILLED) for i, colour in enumerate(style.colours(len(class_names)))}
     if truth is None or assignment is None:
-        looks = {cluster: (palette.colour(cluster), "") for cluster in seen}
-        key = [Patch(color=look[0], label=f"cluster {c}") for c, look in looks.items()]
+        looks = {c: (colours.get(c, palette.colour(c)), FILLED) for c in seen}
+        by_name: dict[str, Look] = {}
+        for cluster, look in looks.items():
+            by_name.setdefault(names.get(cluster, f"cluster {cluster}"), look)
+        key = [key_patch(look, name) for name, look in by_name.items()]
     else:
         looks = looks_by_class(assignment, class_names, class_looks)
-        key = [Patch(color=class_looks[i][0], label=n) for i, n in enumerate(class_names)]
-        for cluster, (colour, hatched) in looks.items():
-            if hatched and cluster in seen:
-                label = f"cluster {cluster}: no class"
-                look = {"facecolor": DARK, "edgecolor": colour, "hatch": 5 * hatched}
-                key.append(Patch(**look, label=label))
+        key = [key_patch(class_looks[i], name) for i, name in enumerate(class_names)]
+        key += [
+            key_patch(look, f"{names.get(cluster, f'cluster {cluster}')}: no class")
+            for cluster, look in looks.items()
+            if look[1] == OUTLINED and cluster in seen
+        ]
     faint = looks.get(1 + int(voxels[1:].argmax()), ("", ""))
     columns = ["image", "prediction"] if truth is None else ["image", "ground truth", "prediction"]
 
@@ -120,16 +126,23 @@ def slice_overlays(
 def looks_by_class(
     assignment: Sequence[int | str | None], class_names: Sequence[str], class_looks: Mapping[int, Look]
 ) -> dict[int, Look]:
-    """The look of each cluster: that of its class, or hatched in a grey of its own where it has none."""
+    """The look of each cluster: that of its class, or outlined in a colour that no class has where it has none."""
     looks, left_over = {}, 0
     for cluster, klass in enumerate(assignment, 1):
         if klass is None:
-            looks[cluster] = NEUTRAL[left_over // 2 % len(NEUTRAL)], "/\\"[left_over % 2]
             left_over += 1
+            looks[cluster] = palette.colour(len(class_names) + left_over), OUTLINED
         else:
             index = list(class_names).index(klass) if isinstance(klass, str) else int(klass)
             looks[cluster] = class_looks[index]
     return looks
+
+
+def key_patch(look: Look, label: str) -> Patch:
+    """The entry of a key for a look."""
+    colour, way = look
+    face = (colour, 0.15) if way == OUTLINED else colour
+    return Patch(facecolor=face, edgecolor=colour, linewidth=1.5, label=label)
 
 
 def read_slice(
@@ -138,6 +151,7 @@ def read_slice(
     index: int,
     apply: Callable[[np.ndarray], np.ndarray] = np.asarray,
     average: bool = False,
+    side: int | None = None,
 ) -> np.ndarray:
     """Reads one slice, reduced to at most MAX_SIDE pixels a side.
 
@@ -147,12 +161,13 @@ def read_slice(
       index: position along that axis.
       apply: maps the values that were read, such as `Contrast.apply`.
       average: reduce by averages (grey values) and not by taking every n-th pixel (labels).
+      side: other than MAX_SIDE.
 
     Returns:
       (rows, columns) in the order of the remaining axes.
     """
     rows, columns = (size for a, size in enumerate(volume.shape) if a != axis)
-    step = max(1, math.ceil(max(rows, columns) / MAX_SIDE))
+    step = max(1, math.ceil(max(rows, columns) / (side or MAX_SIDE)))
     height = max(1, STRIP // (columns * step)) * step
     strips = []
     for top in range(0, rows, height):
@@ -162,17 +177,17 @@ def read_slice(
         if not average:
             strip = strip[::step, ::step]
         elif step > 1:
-            for side in (0, 1):
-                starts = np.arange(0, strip.shape[side], step)
-                counts = np.diff([*starts, strip.shape[side]])
-                sums = np.add.reduceat(strip, starts, axis=side, dtype=np.float32)
-                strip = sums / np.expand_dims(counts, 1 - side)
+            for along in (0, 1):
+                starts = np.arange(0, strip.shape[along], step)
+                counts = np.diff([*starts, strip.shape[along]])
+                sums = np.add.reduceat(strip, starts, axis=along, dtype=np.float32)
+                strip = sums / np.expand_dims(counts, 1 - along)
         strips.append(strip)
     return np.concatenate(strips)
 
 
 def overlay_rgba(labels: np.ndarray, looks: Mapping[int, Look], faint: Look, pixels: Sequence[float]) -> np.ndarray:
-    """The overlay of a slice of labels: a translucent fill with an opaque outline, or hatching.
+    """The overlay of a slice of labels: a translucent fill, or a thin tint, with an opaque outline.
 
     Args:
       labels: (rows, columns) of label ids; ids without a look stay transparent.
@@ -190,18 +205,13 @@ def overlay_rgba(labels: np.ndarray, looks: Mapping[int, Look], faint: Look, pix
         differs = labels[here] != labels[there]
         outline[here] |= differs
         outline[there] |= differs
-    row, column = np.indices(labels.shape, sparse=True)
     rgba = np.zeros((*labels.shape, 4), np.float32)
     for label, look in looks.items():
         inside = labels == label
-        colour, hatched = look
+        colour, way = look
         rgba[inside, :3] = to_rgb(colour)
-        rgba[inside, 3] = 0.16 if look == faint else 0.45
-        if hatched:  # light and dark alternate, visible on bright and dark images alike
-            stripe = (row + (column if hatched == "/" else -column)) % 8 < 2
-            rgba[inside & ~stripe, :3] = to_rgb(DARK)
-            rgba[inside, 3] = 0.38
-        elif look != faint:
+        rgba[inside, 3] = 0.1 if way == OUTLINED else 0.16 if look == faint else 0.45
+        if look != faint:
             rgba[inside & outline, 3] = 0.95
     return rgba
 

@@ -14,7 +14,7 @@ from his4mae_jax.data.volumes.crop import Crop
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.figures import style
-from his4mae_jax.figures.slices import overlay_rgba, read_slice, scale_bar
+from his4mae_jax.figures.slices import FILLED, overlay_rgba, read_slice, scale_bar
 
 SHOWN = 1024  # voxels a side at most of the part shown, so that a plane of terabytes is not read
 ROWS = 8  # volumes a page
@@ -94,7 +94,7 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
     if entry.labels is not None:
         labels = read_slice(Crop(entry.labels, tuple(part)), axis, 0)
         pixels = [style.DPI * _WIDE * high / wide, style.DPI * _WIDE]
-        looks = {row.id: (palette.colour(row.id + 1), "") for row in entry.report.rows if row.id != IGNORE}
+        looks = {row.id: (palette.colour(row.id + 1), FILLED) for row in entry.report.rows if row.id != IGNORE}
         rgba = overlay_rgba(labels, looks, looks.get(_most(entry.report)), pixels)
         ax.imshow(rgba, interpolation="nearest", extent=(0, wide, high, 0), aspect="equal")
     used = "zyx"[axis] in entry.axes

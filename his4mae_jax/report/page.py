@@ -8,10 +8,12 @@ from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.evaluation.tables import more_clusters_than_classes
 from his4mae_jax.figures.bars import dsc_bars
 from his4mae_jax.figures.curves import training_curves
 from his4mae_jax.figures.slices import slice_overlays
 from his4mae_jax.files import writing
+from his4mae_jax.naming.shown import shown
 from his4mae_jax.output.plan import headline, label_path
 
 
@@ -48,14 +50,19 @@ def draw(
             tried.append(training)
         clusters = open_volume(label_path(outputs, headline(config), headline(config)), image=False)
         _, facts = centre_files.load(outputs / "centres.npz")
+        look = shown(outputs, headline(config))
+        merged = metrics and more_clusters_than_classes(metrics) and metrics.get("matching")
+        if merged:  # clusters that share a class have its colour
+            assignment = [merged["many_to_one"].get(str(i)) for i in look.names]
         slice_overlays(
             test.output, clusters, test.output_labels, assignment, test.class_names, slices,
-            contrast=Contrast.from_json(facts["contrast"]),
-            title=f"{pathlib.Path(test.image.name).name}, {config.method}, {headline(config)} labels",
+            contrast=Contrast.from_json(facts["contrast"]), names=look.names, colours=look.colours,
+            title=f"{pathlib.Path(test.image.name).name}, {config.method}, {headline(config)} labels"
+            + (", merged by the class they overlap most" if merged else ""),
         )  # fmt: skip
         tried.append(slices)
         if metrics:
-            dsc_bars(metrics, dsc)
+            dsc_bars(metrics, dsc, look.names)
             tried.append(dsc)
     # Curves and bars write nothing where there is nothing to draw.
     return [path for path in tried if path.exists()]

@@ -38,22 +38,29 @@ def rows_of(text):
 
 
 def test_table_has_a_row_for_each_method_and_matching(metrics):
+    metrics["clusters"] = metrics["baselines"]["intensity"]["clusters"] = 2
     text = tables.terminal_table(metrics)
     assert text.isascii()  # a terminal in any locale can print it
     rows = rows_of(text)
     assert rows[1] == ["method", "matching", "C", "nucleus", "golgi", "mean"]
-    assert rows[3] == ["his4mae", "one-to-one", "4", "0.812", "n/a", "0.812"]
-    assert rows[4] == ["many-to-one", "4", "0.900", "n/a", "0.900"]
-    assert rows[6] == ["intensity", "one-to-one", "4", "0.250", "0.500", "0.250"]
+    assert rows[3] == ["his4mae", "one-to-one", "2", "0.812", "n/a", "0.812"]
+    assert rows[4] == ["many-to-one", "2", "0.900", "n/a", "0.900"]
+    assert rows[6] == ["intensity", "one-to-one", "2", "0.250", "0.500", "0.250"]
     table = text.splitlines()[2:]
     assert len({len(line) for line in table}) == 1  # columns line up
     assert "By number of clusters" not in text
 
 
+def test_merged_scores_come_first_where_there_are_more_clusters_than_classes(metrics):
+    rows = rows_of(tables.terminal_table(metrics))
+    assert [row[0] for row in rows[3:5]] == ["his4mae", "one-to-one"] and rows[3][1] == "many-to-one"
+    assert rows[6][:2] == ["intensity", "many-to-one"]
+
+
 def test_second_table_for_other_numbers_of_clusters(metrics):
     metrics["by_clusters"] = {"10": matchings(0.7, 0.1), "6": matchings(0.6, 0.2)}
     first, second = tables.terminal_table(metrics).split("By number of clusters C")
-    assert ["his4mae", "one-to-one", "4", "0.812", "n/a", "0.812"] in rows_of(first)
+    assert ["one-to-one", "4", "0.812", "n/a", "0.812"] in rows_of(first)
     assert "0.700" not in first
     counts = [row[-4] for row in rows_of(second) if "one-to-one" in row]
     assert counts == ["4", "6", "10", "4"]

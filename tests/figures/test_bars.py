@@ -17,6 +17,13 @@ def test_bars_for_every_class_and_method(tmp_path, drawn, metrics):
     assert imread(path).std() > 0.01
 
 
+def test_below_a_class_stands_the_name_of_its_cluster(tmp_path, drawn, metrics):
+    matching = {"one_to_one": {"1": "nucleus", "2": "golgi", "3": None}}
+    dsc_bars(metrics | {"matching": matching}, tmp_path / "bars.png", {1: "round $x", 2: "golgi", 3: "rest"})
+    ticks = [label.get_text() for label in drawn[0].axes[0].get_xticklabels()]
+    assert ticks == ["nucleus\nround $x", "golgi", "mean"]
+
+
 def test_no_scores_no_picture(tmp_path):
     dsc_bars({"method": "his4mae", "clusters": 4}, tmp_path / "bars.png")
     assert list(tmp_path.iterdir()) == []

@@ -77,11 +77,31 @@ def test_slices_without_truth_give_each_cluster_a_colour(tmp_path, drawn, labell
     assert key == ["cluster 1", "cluster 2", "cluster 3"]
 
 
+def test_a_cluster_of_no_class_is_outlined_and_the_image_stays_visible_within():
+    labels = np.ones((9, 9), np.uint8)
+    labels[2:7, 2:7] = 2
+    looks = {1: ("red", slices.FILLED), 2: ("blue", slices.OUTLINED)}
+    alpha = slices.overlay_rgba(labels, looks, ("", ""), labels.shape)[..., 3]
+    assert alpha[4, 4] < 0.15 < alpha[0, 0] and alpha[2, 4] > 0.9
+
+
+def test_clusters_of_one_name_are_one_entry_of_the_key(tmp_path, drawn, labelled):
+    image, clusters, _ = labelled
+    names, colours = {1: "nucleus", 2: "granules", 3: "nucleus"}, {1: "#112233", 2: "#445566", 3: "#112233"}
+    slices.slice_overlays(
+        image, clusters, None, None, NAMES, tmp_path / "slices.png", contrast=Grey, names=names, colours=colours
+    )  # fmt: skip
+    key = drawn[0].legends[0]
+    assert [text.get_text() for text in key.get_texts()] == ["nucleus", "granules"]
+    assert key.get_patches()[0].get_facecolor()[:3] == pytest.approx(to_rgb("#112233"))
+
+
 def test_assignment_may_name_its_classes(labelled):
-    looks = {0: ("red", ""), 1: ("blue", "")}
+    looks = {0: ("red", slices.FILLED), 1: ("blue", slices.FILLED)}
     by_name = slices.looks_by_class(["b", None, "a"], ["a", "b"], looks)
     assert by_name == slices.looks_by_class([1, None, 0], ["a", "b"], looks)
-    assert by_name[1] == ("blue", "") and by_name[2][1]
+    assert by_name[1] == ("blue", slices.FILLED)
+    assert by_name[2] == (palette.colour(3), slices.OUTLINED)  # a colour that neither class has
 
 
 @pytest.mark.parametrize(

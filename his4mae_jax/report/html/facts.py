@@ -1,19 +1,23 @@
 """What a workdir records of its training, labels and scores."""
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
-import platform
+from collections.abc import Sequence
 from typing import Any
 
-import his4mae_jax
 from his4mae_jax import palette
 from his4mae_jax.config import get_default
 from his4mae_jax.errors import UserError
+from his4mae_jax.evaluation.tables import more_clusters_than_classes
 from his4mae_jax.naming import clusters_file
+from his4mae_jax.naming.shown import Shown, shown
 from his4mae_jax.output import records
+from his4mae_jax.output.outputs import stored_names
+from his4mae_jax.report.html import record
 from his4mae_jax.training.run.checkpoints import read_config
+
+LABELS = "labels.ome.zarr"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,62 +25,86 @@ class Facts:
     """All of a report that is read from records.
 
     Attributes:
-      segmentation: content of segment.json.
+      config: content of config.json.
+      step: of the newest checkpoint; 0: there is none.
+      segmentation: content of segment.json; empty: nothing was segmented.
       labels: how many there are; their ids are 1, 2, ...
-      names: by label.
-      colours: "#RRGGBB" by label.
-      differences: (setting, value, default) of settings that differ from their defaults.
+      look: their names and colours.
       metrics: content of metrics.json if it is of these labels, else None.
+      differences: (setting, value, default) of settings that differ from their defaults.
       stale: what in the workdir is of another checkpoint or other labels, one sentence each.
-      versions: of packages, by name.
+      stages: what each stage ran on, see `record.note_stage`.
     """
 
+    config: dict[str, Any]
+    step: int
     segmentation: dict[str, Any]
     labels: int
-    names: dict[int, str]
-    colours: dict[int, str]
-    differences: list[tuple[str, str, str]]
+    look: Shown
     metrics: dict[str, Any] | None
+    differences: list[tuple[str, str, str]]
     stale: list[str]
-    versions: dict[str, str]
+    stages: dict[str, dict[str, Any]]
+
+    @property
+    def merged(self) -> bool:
+        """Whether clusters are merged by class in the first place: there are more of them than classes."""
+        return self.metrics is not None and more_clusters_than_classes(self.metrics)
+
+    @property
+    def classes(self) -> dict[int, str | None]:
+        """The class that each label stands for, None for those of no class; empty without ground truth."""
+        matching = (self.metrics or {}).get("matching") or {}
+        found = matching.get("many_to_one" if self.merged else "one_to_one") or {}
+        return {int(label): name for label, name in found.items()}
+
+    def described(self, label: int) -> str:
+        """The name of a label, and the class that it stands for where that says more."""
+        name, of = self.look.names[label], self.classes.get(label, "")
+        return f"{name}: no class" if of is None else f"{name} ({of})" if of not in ("", name) else name
+
+    def class_colours(self, names: Sequence[str]) -> list[str]:
+        """Colours of classes: those of the clusters that stand for them one to one, others that no cluster has."""
+        matching = ((self.metrics or {}).get("matching") or {}).get("one_to_one") or {}
+        of = {
+            name: self.look.colours[int(label)]
+            for label, name in matching.items()
+            if name and int(label) in self.look.colours
+        }
+        taken = set(self.look.colours.values())
+        free = iter([colour for colour in palette.COLOURS if colour not in taken] + list(palette.COLOURS) * len(names))
+        return [of.get(name) or next(free) for name in names]
 
 
-def collect(workdir: pathlib.Path, folder: pathlib.Path, labels: int) -> Facts:
+def collect(workdir: pathlib.Path, folder: pathlib.Path) -> Facts:
     """Reads the records of a run.
 
     Args:
-      workdir: of the training.
-      folder: of the labels.
-      labels: number of labels in `labels.ome.zarr`.
+      workdir: with config.json, the checkpoints and the training log.
+      folder: with the labels; there may be none yet.
 
     Raises:
-      UserError: there are no such labels, or a record is damaged.
+      UserError: there was no training in the workdir, or a record is damaged.
     """
-    segmentation = records.segmented(folder, [labels])
-    stale = []
-    trained = max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
-    if trained > segmentation["step"]:
-        stale.append(f"The labels are of step {segmentation['step']:,}; training has gone on to step {trained:,}.")
-    names, colours = _names(folder, labels, stale)
-    metrics = _metrics(folder, segmentation, labels, stale)
-    versions = {"his4mae_jax": his4mae_jax.__version__, "Python": platform.python_version()}
-    versions |= {package: importlib.metadata.version(package) for package in ("jax", "flax", "numpy")}
-    return Facts(
-        segmentation, labels, names, colours, _differences(workdir, segmentation), metrics, stale, versions
-    )  # fmt: skip
-
-
-def _names(folder, labels, stale):
-    ids = range(1, labels + 1)
-    names, colours = {i: f"cluster {i}" for i in ids}, {i: palette.colour(i) for i in ids}
-    if (folder / clusters_file.FILE).exists():
-        named = clusters_file.read(folder / clusters_file.FILE)
-        if named.centres == records.centres_digest(folder, labels):
-            names |= {c.id: c.name for c in named.clusters}
-            colours |= {c.id: c.colour for c in named.clusters}
-        else:
+    config = read_config(workdir)
+    if config is None:
+        raise UserError(f"{workdir / 'config.json'}: missing; train in this folder first")
+    step = max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+    segmentation, stale = records.segmentation(folder), []
+    labels, look, metrics = 0, Shown({}, {}), None
+    if segmentation:
+        labels = len(stored_names(folder / LABELS))
+        records.segmented(folder, [labels])
+        if step > segmentation["step"]:
+            stale.append(f"The labels are of step {segmentation['step']:,}; training has gone on to step {step:,}.")
+        look = shown(folder, labels)
+        if look.stale:
             stale.append(f"{clusters_file.FILE} names clusters of other centres, and is left out.")
-    return names, colours
+        metrics = _metrics(folder, segmentation, labels, stale)
+    return Facts(
+        config, step, segmentation, labels, look, metrics, _differences(config, segmentation), stale,
+        record.stages(workdir),
+    )  # fmt: skip
 
 
 def _metrics(folder, segmentation, labels, stale):
@@ -93,14 +121,11 @@ def _metrics(folder, segmentation, labels, stale):
     return metrics
 
 
-def _differences(workdir, segmentation):
-    config = read_config(workdir)
-    if config is None:
-        raise UserError(f"{workdir / 'config.json'}: missing; train in this folder first")
+def _differences(config, segmentation):
     settings, defaults = _flat(config), _flat(get_default().to_dict())
     settings |= {f"segment.{key}": value for key, value in segmentation.get("what", {}).get("settings", {}).items()}
     return [
-        (key, json.dumps(value), json.dumps(defaults.get(key)))
+        (key, json.dumps(value, ensure_ascii=False), json.dumps(defaults.get(key)))
         for key, value in sorted(settings.items())
         if json.dumps(value) != json.dumps(defaults.get(key))
     ]

@@ -1,96 +1,116 @@
-"""Slices of an image and its labels, reduced and embedded as data URIs, and crops that show a cluster."""
+"""Slices of an image, its labels and its ground truth, reduced to what a page can hold."""
 
-import base64
 import dataclasses
-import io
+import math
 
 import numpy as np
-from PIL import Image
-from scipy import ndimage
 
 from his4mae_jax.data.volumes.contrast import Contrast
-from his4mae_jax.data.volumes.volume import VolumeLike
+from his4mae_jax.data.volumes.crop import Crop, central_box
+from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 from his4mae_jax.figures.slices import read_slice
 from his4mae_jax.progress import Log, progress
+from his4mae_jax.report.html.grids import centres_nm, nearest, read_outer
 
 PER_AXIS = 24
 SIDE = 400  # pixels
-CROP = 64  # pixels
-CROPS = 4
+SHOWN = 2048  # voxels a side of the part shown, in the middle
+BUDGET = 1 << 30  # voxels decoded for the slices across one axis; there are fewer of them where chunks are deep
+WHOLE_PAGES = 256 << 20  # bytes from which a volume in whole planes is read by few planes: others stay in the cache
+PLANES = 96  # of such a volume
 
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """A slice: its axis, its index in the image, its grey values in [0, 1], and labels of the same shape."""
+    """A slice.
+
+    Attributes:
+      axis: that it is perpendicular to, 0 to 2.
+      index: of the image along that axis.
+      grey: values in [0, 1], (rows, columns).
+      labels: uint8 of the same shape.
+      truth: the same of the ground truth; None without it.
+    """
 
     axis: int
     index: int
     grey: np.ndarray
     labels: np.ndarray
+    truth: np.ndarray | None = None
 
 
-def read(image: VolumeLike, labels: VolumeLike, contrast: Contrast, log: Log) -> list[Slice]:
+def shown_box(image: VolumeLike) -> Box:
+    """The part of an image that its slices show: all of it, or the middle of a very large one."""
+    return central_box(image.shape, SHOWN)
+
+
+def read(
+    image: VolumeLike, labels: VolumeLike, truth: VolumeLike | None, contrast: Contrast, log: Log
+) -> list[Slice]:  # fmt: skip
     """Reads up to `PER_AXIS` evenly spaced slices across each axis.
 
-    The labels may have a grid of their own over the same extent.
+    What is decoded is bounded: a volume stored in large compressed planes gives as many planes as `PLANES`, from which
+    slices across y and x are put together.
+
+    Args:
+      image: grey values (z, y, x).
+      labels, truth: on any grid that covers the same space; truth may be None.
+      contrast: of the image.
+      log: prints a line of progress.
     """
-    places = []
-    for axis in range(3):
-        count = min(PER_AXIS, image.shape[axis])
-        places += [(axis, int((i + 0.5) * image.shape[axis] / count)) for i in range(count)]
+    whole = Crop(image, shown_box(image))
+    deep = _in_planes(image)
     slices = []
-    with progress("report: slices", len(places), unit="slices", log=log) as bar:
-        for axis, index in places:
-            grey = read_slice(image, axis, index, contrast.apply, average=True)
-            step = -(-max(grey.shape) // SIDE)
-            grey = grey[::step, ::step]
-            its_index = int((index + 0.5) * labels.shape[axis] / image.shape[axis])
-            its_labels = read_slice(labels, axis, its_index)
-            rows, columns = (
-                ((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(grey.shape, its_labels.shape, strict=True)
-            )
-            slices.append(Slice(axis, index, grey, its_labels[np.ix_(rows, columns)]))
+    with progress("report: slices", 3, unit="axes", log=log) as bar:
+        for axis in range(3):
+            greys = _across_planes(whole, axis, contrast) if deep and axis else _direct(whole, axis, contrast)
+            for index, grey, grid in greys:
+                at = [centres_nm(whole, a, i) for a, i in enumerate(grid)]
+                own = [
+                    None if v is None else np.squeeze(read_outer(v, [nearest(v, a, p) for a, p in enumerate(at)]), axis)
+                    for v in (labels, truth)
+                ]
+                slices.append(Slice(axis, index + whole.box[axis].start, grey, *own))
             bar.advance(1)
     return slices
 
 
-def grey_uri(grey: np.ndarray) -> str:
-    """Embeds grey values in [0, 1] as a JPEG."""
-    pixels = np.round(255 * np.clip(grey, 0, 1)).astype(np.uint8)
-    return _uri(Image.fromarray(pixels), "jpeg", quality=75)
+def _places(n: int, count: int) -> list[int]:
+    count = max(1, min(count, n))
+    return [int((i + 0.5) * n / count) for i in range(count)]
 
 
-def labels_uri(labels: np.ndarray, colours: dict[int, str]) -> str:
-    """Embeds labels as an indexed PNG, transparent where there is none."""
-    picture = Image.frombytes("P", labels.shape[::-1], labels.astype(np.uint8).tobytes())
-    table = bytearray(768)
-    for label, colour in colours.items():
-        table[3 * label : 3 * label + 3] = bytes.fromhex(colour[1:])
-    picture.putpalette(bytes(table))
-    return _uri(picture, "png", transparency=0, optimize=True)
+def _in_planes(volume: VolumeLike) -> bool:
+    """Whether every read of it decodes whole planes across z, which are too many to stay in memory."""
+    chunks, shape = chunks_of(volume), volume.shape
+    planes = tuple(chunks[1:]) == tuple(shape[1:]) and chunks[0] < shape[0]
+    return planes and math.prod(shape) * volume.dtype.itemsize > WHOLE_PAGES
 
 
-def _uri(picture, kind, **options):
-    stream = io.BytesIO()
-    picture.save(stream, kind, **options)
-    return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
+def _direct(volume, axis, contrast):
+    """Yields (index, grey values, the grid (z, y, x) in voxels on which these lie)."""
+    rows, columns = (n for a, n in enumerate(volume.shape) if a != axis)
+    decoded = rows * columns * chunks_of(volume)[axis]
+    step = max(1, math.ceil(max(rows, columns) / SIDE))
+    for index in _places(volume.shape[axis], min(PER_AXIS, max(1, BUDGET // decoded))):
+        grey = read_slice(volume, axis, index, contrast.apply, average=True, side=SIDE)
+        sides = zip(grey.shape, (rows, columns), strict=True)
+        grid = [np.minimum((np.arange(n) + 0.5) * step - 0.5, m - 1) for n, m in sides]
+        grid.insert(axis, np.array([index]))
+        yield index, grey, grid
 
 
-def crops(slices: list[Slice], label: int) -> list[np.ndarray]:
-    """Crops around the deepest pixels of a label, of different slices across the first axis that has some."""
-    deepest = []
-    for each in slices:
-        inside = each.labels == label
-        if each.axis == 0 and inside.any():
-            depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-            row, column = np.unravel_index(depth.argmax(), depth.shape)
-            deepest.append((depth[row, column], each, row, column))
-    deepest.sort(key=lambda found: -found[0])
-    pieces = []
-    for _, each, row, column in deepest[:CROPS]:
-        top, left = (
-            max(0, min(place - CROP // 2, size - CROP))
-            for place, size in zip((row, column), each.grey.shape, strict=True)
-        )
-        pieces.append(each.grey[top : top + CROP, left : left + CROP])
-    return pieces
+def _across_planes(volume, axis, contrast):
+    """The same for y or x from evenly spaced planes, of each of which it keeps a few lines."""
+    depth, other = volume.shape[0], 3 - axis
+    heights, places = _places(depth, min(PLANES, SIDE)), _places(volume.shape[axis], PER_AXIS)
+    columns = np.array(_places(volume.shape[other], SIDE))
+    lines = np.empty((len(places), len(heights), len(columns)), np.float32)
+    for row, z in enumerate(heights):
+        plane = contrast.apply(volume.read((slice(z, z + 1), slice(None), slice(None))))[0]
+        plane = plane if axis == 1 else plane.T
+        lines[:, row] = plane[np.ix_(places, columns)]
+    for index, grey in zip(places, lines, strict=True):
+        grid = [np.array(heights), columns]
+        grid.insert(axis, np.array([index]))
+        yield index, grey, grid

@@ -1,93 +1,132 @@
-"""`his4mae report`: the page of a run, written into its workdir."""
+"""The page of a run, `report/index.html` in its workdir."""
 
 import base64
 import pathlib
-import re
 import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.evaluate import same_volume
 from his4mae_jax.figures.curves import read_log, training_curves
-from his4mae_jax.files import write_json, write_text, writing
 from his4mae_jax.output import records
-from his4mae_jax.output.plan import label_path
 from his4mae_jax.progress import Log
-from his4mae_jax.report.html import sections, slices
-from his4mae_jax.report.html.facts import collect
+from his4mae_jax.report.html import features, gallery, reconstructions, record, sections, slices, viewer
+from his4mae_jax.report.html.facts import LABELS, Facts, collect
+from his4mae_jax.report.html.grids import Segmented, values_at
 from his4mae_jax.report.html.template import page
 
-PAGE, RECORD = "index.html", "report.json"
+Section = tuple[str, str, str]  # anchor, title, HTML
 
 
-def check_free(folder: pathlib.Path) -> None:
-    """Checks that no page but one of ours is in the way.
-
-    Raises:
-      UserError: there is one.
-    """
-    report = folder / "report"
-    record = report / RECORD
-    ours = records.checked(record, records.read(record).get("files"), re.compile(PAGE)) if record.exists() else ()
-    records.check_free(report, [PAGE], ours)
-
-
-def write(workdir: pathlib.Path, folder: pathlib.Path, image: VolumeLike, labels: int, log: Log) -> pathlib.Path:
+def write(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    segmented: Segmented | None,
+    log: Log,
+    *,
+    training: Callable[[], Sequence[VolumeLike]] | None = None,
+    compute: bool = True,
+    umap: bool = False,
+) -> pathlib.Path:
     """Writes `report/index.html`, one file that needs no network and no other file.
 
     Args:
-      workdir: of the training; the page is written there.
-      folder: of the labels.
-      image: what was segmented.
-      labels: number of labels in `labels.ome.zarr`.
-      log: prints one line.
+      workdir: with config.json, the checkpoints and the training log; the page is written into its `report/`.
+      folder: with the labels, centres.npz, segment.json, metrics.json and tables of instances.
+      segmented: the volume that the labels are of; None: there are no labels yet.
+      log: prints one line, and progress.
+      training: opens the volumes that were trained on, for reconstructions; None: those of an earlier page are shown.
+      compute: whether reconstructions and features are computed that an earlier page has not kept.
+      umap: whether features are also shown by UMAP, where umap-learn is installed.
 
     Raises:
-      UserError: there are no such labels, they are of another volume, or a page of the user is in the way.
+      UserError: there was no training, the labels are of another volume, or a page of the user is in the way.
     """
-    check_free(workdir)
-    facts = collect(workdir, folder, labels)
-    if not same_volume(facts.segmentation["volume"], image.name):
+    record.check_free(workdir)
+    facts = collect(workdir, folder)
+    log_entries = read_log(workdir / "train.jsonl")
+    train = next(reversed(log_entries.values()), {})
+    image = segmented.image if facts.segmentation and segmented else None
+    if image is not None and not same_volume(facts.segmentation["volume"], image.name):
         raise UserError(
             f"{folder / records.SEGMENTATION}: the labels are of {facts.segmentation['volume']}, not of {image.name}; "
             "give the config that they were made with"
         )
-    contrast = Contrast.from_json(facts.segmentation["what"]["contrast"])
-    read = slices.read(image, open_volume(label_path(folder, labels, labels), image=False), contrast, log)
-    log_entries = read_log(workdir / "train.jsonl")
-    body = [
-        sections.run(facts, image, next(reversed(log_entries.values()), {})),
-        sections.training(_curves(workdir, facts.metrics)),
-        sections.viewer(facts),
-        sections.gallery(facts, folder, read),
-        sections.scores(facts),
-        sections.instances(folder),
-        sections.further(workdir),
+    rebuilt = reconstructions.find(workdir, training if compute else None, log)
+    body: list[Section] = [
+        ("run", "Run", sections.run(facts, image, train)),
+        ("training", "Training", sections.training(_curves(workdir, facts))),
+        ("reconstructions", "Reconstructions", reconstructions.section(rebuilt, facts.config["method"])),
     ]
-    shown = [[_shown(each, image, facts.colours) for each in read if each.axis == axis] for axis in range(3)]
-    text = page(f"his4mae: {pathlib.Path(image.name).name}", facts.stale, body, shown)
-    report = workdir / "report"
-    with writing(report):
-        report.mkdir(exist_ok=True)
-        write_json(report / RECORD, {"files": [PAGE], "job": facts.segmentation.get("job")})
-        write_text(report / PAGE, text)
-    log(f"report: {report / PAGE}")
-    return report / PAGE
+    data: dict[str, Any] = {"axes": [], "layers": []}
+    if image is not None:
+        shown, data = _volume(workdir, folder, facts, segmented, log, compute=compute, umap=umap)
+        body = [body[0], *shown, ("instances", "Instances", sections.instances(folder)), *body[1:]]
+    body.append(("further", "How to go on", sections.further(workdir, image is not None)))
+    name = "/".join(pathlib.PurePath(image.name).parts[-2:]) if image is not None else workdir.resolve().name
+    text = page(f"his4mae: {name}", _lead(facts, image, train), facts.stale, body, data)
+    path = record.write_page(workdir, text)
+    if image is not None and folder != workdir:  # it stays with the labels when another volume is segmented
+        record.write_page(folder, text)
+    log(f"report: {path}")
+    return path
 
 
-def _curves(folder, metrics):
-    if not (folder / "train.jsonl").exists():
+def _volume(
+    workdir: pathlib.Path,
+    folder: pathlib.Path,
+    facts: Facts,
+    segmented: Segmented,
+    log: Log,
+    *,
+    compute: bool,
+    umap: bool,
+) -> tuple[list[Section], dict[str, Any]]:
+    """The sections that show the volume, the slices first, and the content of the page's JSON."""
+    contrast = Contrast.from_json(facts.segmentation["what"]["contrast"])
+    labels = open_volume(folder / LABELS, image=False)
+    centres = centre_files.load(folder / records.CENTRES)[0].get(facts.labels)
+    read = slices.read(segmented.image, labels, segmented.truth, contrast, log)
+    found = features.find(
+        workdir, facts.segmentation, segmented.encoded, labels, log, compute=compute, umap=umap
+    )  # fmt: skip
+    classes = None
+    if found and segmented.truth is not None:
+        ids = values_at(segmented.truth, segmented.encoded, found.index_Mx3, found.box_M)
+        classes = ids, segmented.class_names, facts.class_colours(segmented.class_names)
+    layers = viewer.layers(facts, segmented, read)
+    look, described = facts.look, {i: facts.described(i) for i in facts.look.names}
+    return [
+        ("slices", "Slices", viewer.section(layers, segmented, read)),
+        ("clusters", "Clusters", gallery.section(facts, segmented, labels, centres, found, read, contrast)),
+        ("scores", "Scores", sections.scores(facts)),
+        ("features", "Features", features.section(found, centres, described, look.colours, classes)),
+    ], viewer.data(layers, segmented, read)  # fmt: skip
+
+
+def _lead(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
+    """One line that says what this is."""
+    step = max(facts.step, int(train.get("step", 0)))
+    parts = [f"method {facts.config['method']}", f"trained to step {step:,}"]
+    if image is not None:
+        parts.append(" x ".join(map(str, image.shape)) + " voxels")
+        parts.append(f"{facts.labels} labels")
+    scored = facts.metrics and facts.metrics["dsc"]["many_to_one" if facts.merged else "one_to_one"].get("mean")
+    if isinstance(scored, float):
+        parts.append(f"mean Dice {scored:.3f} ({'merged clusters' if facts.merged else 'one cluster to one class'})")
+    return ", ".join(parts)
+
+
+def _curves(workdir, facts):
+    if not (workdir / "train.jsonl").exists():
         return None
     with tempfile.TemporaryDirectory() as temporary:
         path = pathlib.Path(temporary) / "training.png"
-        training_curves(folder / "train.jsonl", metrics, path)
+        names = [name for name in (facts.metrics or {}).get("dsc", {}).get("one_to_one", {}) if name != "mean"]
+        colours = dict(zip(names, facts.class_colours(names), strict=True))
+        training_curves(workdir / "train.jsonl", facts.metrics, path, colours)
         return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
-
-
-def _shown(each, image, colours):
-    high, wide = (image.shape[a] * image.voxel_size_nm[a] for a in range(3) if a != each.axis)
-    return {
-        "index": each.index, "aspect": wide / high,
-        "grey": slices.grey_uri(each.grey), "labels": slices.labels_uri(each.labels, colours),
-    }  # fmt: skip

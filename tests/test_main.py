@@ -371,7 +371,7 @@ def test_each_stage_says_what_it_needs(files):
     (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
     refused(config, tmp_path, "segment stage", mode="evaluate")
     config.data.test_labels = ""
-    refused(config, tmp_path, "data.test_labels", mode="evaluate")
+    refused(config, tmp_path, "segment stage", mode="evaluate")
 
 
 def test_a_workdir_belongs_to_one_config(files):

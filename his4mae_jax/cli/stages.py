@@ -221,6 +221,7 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, 
     from his4mae_jax.data import datasets
     from his4mae_jax.evaluation import evaluate as scores
     from his4mae_jax.evaluation import tables
+    from his4mae_jax.output import plan, records
     from his4mae_jax.report import page
 
     target = datasets.target(config, workdir, need_labels=False)
@@ -230,6 +231,7 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, 
         tables.write_metrics(metrics, folder)
         print(tables.terminal_table(metrics), flush=True)
     else:
+        records.segmented(folder, plan.label_sizes(config))
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir, folder):
         log(f"figure: {path}")

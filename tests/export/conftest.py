@@ -13,6 +13,7 @@ from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.training.run.checkpoints import Checkpoints, write_config
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.settings import StepSettings
+from his4mae_jax.workdir import volume_folder
 
 WINDOW = {"low": 40.0, "high": 200.0, "invert": True}
 
@@ -56,7 +57,7 @@ def cluster():
             3: centre_files.Centres(points, projection, variance=0.5),
         }
         digest = digest or encoder_digest(params)
-        path = workdir / "centres.npz"
+        path = volume_folder(workdir, workdir.parent / "cell.zarr", create=True) / "centres.npz"
         centre_files.save(path, centres, contrast=WINDOW, encoder_digest=digest, volume="/home/me/secret/cell.zarr")
         return centres
 

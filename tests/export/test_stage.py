@@ -22,6 +22,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.export import graph, stage
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.workdir import volume_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 WINDOW = {"low": 40.0, "high": 200.0, "invert": True}  # of the centres
@@ -232,7 +233,8 @@ def test_classes_of_a_probe_have_their_names(config, train):
     hidden = np.float32(rng.normal(size=(8, 6))), np.zeros(6, np.float32)
     classes = Classes(("rest", "nucleus"), np.float32(rng.normal(size=(2, 6))), np.zeros(2, np.float32), hidden)
     facts = {"contrast": WINDOW, "encoder_digest": encoder_digest(params), "volume": "cell.zarr"}
-    centre_files.save(workdir / "centres.npz", {2: classes}, **facts)
+    folder = volume_folder(workdir, config.data.test, create=True)
+    centre_files.save(folder / "centres.npz", {2: classes}, **facts)
     export(config, workdir)
     described = yaml.safe_load((workdir / "export" / "bioimageio.yaml").read_text())
     labels, scores, _ = described["outputs"]

@@ -56,7 +56,7 @@ def fit_forest(features_MxF: np.ndarray, class_M: np.ndarray, seed: int) -> Rand
 def _derivative(image: np.ndarray, sigma: float, axes: tuple[int, ...], *along: int) -> np.ndarray:
     """The image smoothed along `axes`, and derived once along each axis of `along`."""
     order = [along.count(axis) for axis in range(3)]
-    return gaussian_filter(image, [sigma if axis in axes else 0 for axis in range(3)], order, truncate=3.0)
+    return gaussian_filter(image, [sigma if axis in axes else 0 for axis in range(3)], order, truncate=4.0)
 
 
 def _symmetric(parts: dict[tuple[int, int], np.ndarray], axes: tuple[int, ...]) -> np.ndarray:

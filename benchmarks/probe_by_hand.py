@@ -10,6 +10,7 @@ from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from his4mae_jax.probe import cuts
 from his4mae_jax.probe.folds import scorable_folds, spatial_folds
@@ -48,25 +49,21 @@ def fit_by_hand(
         best = min(best, (loss, strength, held_out), key=lambda entry: entry[0])
     _, strength, held_out = best
     model = _fit(z, classes, weights, strength)
-    offset = 0.0
-    if as_probe and held_out is not None:
-        known = ~np.isnan(held_out[:, 0])
-        fractions = cuts.class_fractions(_logits(model, unlabelled), classes)
-        offset = cuts.calibrate(held_out[known], classes[known], fractions)
+    offset = cuts.cut(_logits(model, unlabelled), classes, held_out).offset_K if as_probe else 0.0
     return lambda features: (_logits(model, features) + offset).argmax(axis=1)
 
 
 def fit_mlp(z: np.ndarray, classes: np.ndarray, seed: int) -> Predict:
     """scikit-learn's network of 64 hidden units with its defaults, on standardised features."""
     model = make_pipeline(StandardScaler(), MLPClassifier(64, max_iter=500, random_state=seed))
-    with warnings.catch_warnings():
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(z, classes).predict
 
 
 def _fit(z, classes, weights, strength):
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000))
-    with warnings.catch_warnings():
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(z, classes, logisticregression__sample_weight=weights)
 

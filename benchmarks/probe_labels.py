@@ -5,7 +5,8 @@ r"""Dice of the probe (`his4mae probe`) against the number of labels, beside wha
 Takes the encoder of a training, and the volume and ground truth that its config names (data.test, data.test_labels).
 Labels lie left of the middle in x, Dice is that of the right part, at voxels drawn at random. Labels are a share of the
 left part's voxels at random, or clicks: one of each class, then at random ("random"); or half of them so, and the other
-half where the rule of suggest.csv places them, in five rounds ("suggested"). The rows:
+half where the rule of suggest.csv places them, in five rounds ("suggested"); or as many in each class ("by class").
+The columns:
 
 - linear, hidden 64: `probe.classifier.fit_classifier`, applied to the token lattice as `his4mae segment` applies it.
 - by hand: scikit-learn's LogisticRegression on standardised features, its C chosen by the same folds; with the weights
@@ -141,6 +142,14 @@ def suggested(scene: Scene, count: int, seed: int) -> np.ndarray:
     return labelled
 
 
+def by_class(scene: Scene, count: int, seed: int) -> np.ndarray:
+    """Clicks at random within each class, as many in each."""
+    rng, classes = np.random.default_rng([seed, 4]), scene.truth.ravel()[scene.left]
+    present = np.unique(classes)
+    parts = zip(present, np.array_split(np.arange(count), len(present)), strict=True)
+    return scene.index(np.concatenate([rng.choice(scene.left[classes == k], len(p), replace=False) for k, p in parts]))
+
+
 def _fit(scene, labelled, hidden, seed):
     """The probe on the classes that have labels, and their numbers."""
     truth = scene.truth[tuple(labelled.T)]
@@ -155,7 +164,7 @@ def label_sets(scene: Scene, shares: list[float], counts: list[int], draws: int)
     """Labelled voxels of each draw, by how they were placed."""
     sets = {f"{100 * part:g} % at random": [share(scene, part, seed) for seed in range(draws)] for part in shares}
     for count in counts:
-        for name, place in (("random", clicks), ("suggested", suggested)):
+        for name, place in (("random", clicks), ("suggested", suggested), ("by class", by_class)):
             sets[f"{count} clicks, {name}"] = [place(scene, count, seed) for seed in range(draws)]
     return sets
 

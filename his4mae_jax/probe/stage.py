@@ -94,6 +94,10 @@ def report(labelled: Labelled, fitted: Probe, fewest: int) -> list[str]:
     few = [name for name, count in zip(labelled.names, labelled.counts, strict=True) if count < fewest]
     if few:
         lines.append(f"probe: fewer than {fewest} labels of {', '.join(few)}: label more of them first")
+    if len(labelled.class_M) >= 50 and classifier.hard > 0.5:
+        lines.append(
+            "probe: labels are hard cases, as suggestions are: Dice of the whole volume will be higher than this"
+        )
     if fitted.kept:
         lines.append(f"probe: hardly labelled, so kept as they are: clusters {', '.join(map(str, fitted.kept))}")
     return lines

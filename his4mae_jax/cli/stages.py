@@ -155,9 +155,9 @@ def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
     from his4mae_jax.data import datasets
     from his4mae_jax.probe import stage
 
-    config, _ = volumes.one(config, workdir)
+    config, folder = volumes.one(config, workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
-    stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log)
+    stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log, folder)
 
 
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

@@ -6,6 +6,7 @@ import difflib
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -20,9 +21,12 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.inference import trained as trained_encoders
 from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.library.failures import one_family
+from his4mae_jax.library.probing import Labels, ProbeClasses, as_labels
 from his4mae_jax.library.segmentation import ClusterCentres, LazyLabels, Segmentation
 from his4mae_jax.library.volumes import Input, VoxelSize, is_path, to_image
 from his4mae_jax.output.plan import bind_to, need_checkpoint
+from his4mae_jax.probe.fit import fit_probe
+from his4mae_jax.probe.labels import read_labels
 from his4mae_jax.progress import Log, progress, say
 from his4mae_jax.training.run.checkpoints import ENCODERS, Checkpoints, read_config
 
@@ -170,11 +174,62 @@ class Encoder:
                 config, encoder, image, [size], config.segment.fraction, None, self._codes(config), inside, log or say
             )
             given, encoded = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded
+        names = getattr(given.centres, "names", ())
         scores = centre_files.linear_scores({size: given.centres})
         output = image if config.segment.grid == "model" else stored
-        labels = LazyLabels(image, encoder, scores, inside, config.segment, encoded, Grid.of(output))
+        labels = LazyLabels(image, encoder, scores, inside, config.segment, encoded, Grid.of(output), names)
         in_memory = not is_path(volume) and not hasattr(volume, "read")
         return Segmentation(labels.read((slice(None),) * 3) if in_memory else labels, given)
+
+    @one_family
+    def probe(
+        self,
+        volume: Input,
+        labels: Labels,
+        *,
+        hidden: int = 0,
+        names: Sequence[str] = (),
+        clusters: ClusterCentres | None = None,
+        seed: int | None = None,
+        voxel_size_nm: VoxelSize | None = None,
+        log: Log | None = None,
+    ) -> ProbeClasses:
+        """Fits a classifier of a few labelled voxels, as `his4mae probe` does.
+
+        Args:
+          volume: a path, an open volume or an array (z, y, x); resampled where the training resampled.
+          labels: voxels by the name of their class, `{"mitochondria": [(z, y, x), ...], ...}`; or an array of ids of
+            the volume's shape, 0 where there is no label; or the path of a table of points or of a label volume.
+          hidden: units of a hidden layer; 0: a linear classifier.
+          names: of the ids 1, 2, ...; empty: those in the metadata, or "class 1" and so on.
+          clusters: of a segmentation with this encoder: those with hardly any labels stay beside the classes.
+          seed: of all draws; None: that of the training.
+          voxel_size_nm: of a path or an array, one number or (z, y, x). None: that of the file; for an array, that of
+            the training's volumes.
+          log: called with each line of progress; None: they go to standard error.
+
+        Returns:
+          Classes, which `segment` takes as `centres`.
+
+        Raises:
+          his4mae_jax.Error: the labels or the volume cannot be used.
+        """
+        config = self._segment_config(None, None, seed, {})
+        if config.method in SUPERVISED:
+            raise UserError(f"config key method is {config.method!r}: its labels are classes already")
+        if clusters is not None:
+            self._given(clusters, config, None)
+        image, own = self._images(volume, voxel_size_nm)
+        encoder, inside = bind_to(self._trained, image, config.segment, config.seed)
+        labelled = read_labels(
+            as_labels(labels, own), own, image, inside, encoder.padding, names=names,
+            fewest_classes=2 if clusters is None else 1, seed=config.seed,
+        )  # fmt: skip
+        fitted = fit_probe(
+            encoder, image, inside, labelled, hidden=hidden, clusters=clusters and clusters.centres,
+            fit_tiles=config.segment.fit_tiles, seed=config.seed, log=log or say,
+        )  # fmt: skip
+        return ProbeClasses.of(fitted, self.digest, own, image)
 
     def _images(self, volume: Input, voxel_size_nm: VoxelSize | None) -> tuple[VolumeLike, VolumeLike]:
         if voxel_size_nm is None and not is_path(volume) and not hasattr(volume, "read"):
@@ -207,8 +262,8 @@ class Encoder:
         if is_path(centres):
             size = config.segment.clusters
             if clusters is None:
-                sizes = sorted(centre_files.load(centres)[0])
-                size = size if size in sizes else sizes[0]
+                sizes, classes = sorted(centre_files.load(centres)[0]), len(centre_files.class_names(centres))
+                size = classes or (size if size in sizes else sizes[0])
             return ClusterCentres(size, centre_files.load_for(centres, [size], self.digest)[size], self.digest)
         if not isinstance(centres, ClusterCentres):
             raise UserError("centres: give the centres of a segmentation, or the path of a centres.npz")

@@ -5,12 +5,13 @@ import dataclasses
 import os
 import pathlib
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
-from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.labels import UNLABELLED
@@ -33,12 +34,12 @@ class ClusterCentres:
 
     Attributes:
       clusters: number of labels.
-      centres: the centres themselves, with the linear map of features before distances are taken.
+      centres: the centres themselves, with the linear map of features before distances are taken; or classes.
       encoder_digest: a hash of the encoder whose features they divide.
     """
 
     clusters: int
-    centres: Centres
+    centres: Centres | Classes
     encoder_digest: str
 
     def save(self, path: str | os.PathLike) -> None:
@@ -83,6 +84,7 @@ class LazyLabels:
         segment: Any,
         encoded: EncodedTile | None,
         output: Grid,
+        names: Sequence[str] = (),
     ) -> None:
         """Plans the tiles.
 
@@ -94,12 +96,14 @@ class LazyLabels:
           segment: settings with the keys of `config.segment`.
           encoded: the tile that the fit has encoded, or None.
           output: the grid of the labels.
+          names: of the labels 1, 2, ...; empty: "cluster 1" and so on.
         """
         self.name, self.shape, self.voxel_size_nm = image.name, output.shape, output.voxel_size_nm
         self.origin_nm = output.origin_nm
         self._image, self._encoder, self._scores, self._encoded = image, encoder, scores, encoded
         self._segment = segment
-        (only,) = scores.values()
+        ((size, only),) = scores.items()
+        self._names = dict(enumerate(names or [f"cluster {i + 1}" for i in range(size)], 1))
         self._tiling: Tiling = encoder.coverage.label_tiles(
             image.shape, 1, only.maps, inside=inside, block=tuple(segment.block), onto=output.among(Grid.of(image))
         )
@@ -162,8 +166,7 @@ class LazyLabels:
         ((clusters, _),) = self._scores.items()
         array = ome_zarr.create(
             part, self.shape, np.uint8, self.voxel_size_nm, origin_nm=self.origin_nm, chunks=self._segment.block,
-            fill_value=UNLABELLED, label_values={i: f"cluster {i}" for i in range(1, clusters + 1)}, version=version,
-            overwrite=True,
+            fill_value=UNLABELLED, label_values=self._names, version=version, overwrite=True,
         )  # fmt: skip
         voxels = int(np.prod(self.shape))
         with writing(folder):

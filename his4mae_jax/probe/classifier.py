@@ -1,4 +1,4 @@
-"""The classifier of a few labels: strength by cross-validation over space, cuts calibrated for Dice."""
+"""The classifier of a few labels: strength by cross-validation over space, and the cuts of its classes."""
 
 import dataclasses
 
@@ -9,8 +9,6 @@ from his4mae_jax.probe import cuts
 from his4mae_jax.probe.folds import scorable_folds, spatial_folds
 from his4mae_jax.probe.heads import Fit, Head, fitting, sample_weights
 from his4mae_jax.progress import Log, progress, say
-
-MOST_CALIBRATED = 10_000  # labelled voxels that the cuts are calibrated on, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +21,14 @@ class Classifier:
       fraction_K: estimated fraction of the volume that each class takes.
       dice_FxK: Dice of each class in each fold that was tested, NaN where the fold has no label of the class; no rows
         where labels do not lie in two places.
+      hard: 0 to 1, how far labels are hard cases: Dice of the whole volume is then higher than over the folds.
     """
 
     head: Head
     strength: float
     fraction_K: np.ndarray
     dice_FxK: np.ndarray
+    hard: float
 
     def dice(self) -> list[tuple[float, float] | None]:
         """(mean, standard deviation) of Dice over the folds for each class; None where no fold tests it."""
@@ -73,17 +73,12 @@ def fit_classifier(
             if loss < best:
                 best, strength, logits_MxK = loss, candidate, logits
     head = fit(features_MxD, class_M, strength)
-    fraction_K = cuts.class_fractions(head.logits(unlabelled_UxD), class_M)
-    if logits_MxK is None:
-        return Classifier(head, strength, fraction_K, np.zeros((0, classes)))
-    known = np.flatnonzero(~np.isnan(logits_MxK[:, 0]))
-    dice_FxK = _nested_dice(logits_MxK[known], class_M[known], fold_M[known], fraction_K)
-    if len(known) > MOST_CALIBRATED:
-        known = np.random.default_rng(seed).choice(known, MOST_CALIBRATED, replace=False)
-    offset_K = cuts.calibrate(logits_MxK[known], class_M[known], fraction_K)
-    return Classifier(
-        dataclasses.replace(head, offset_K=np.float32(head.offset_K + offset_K)), strength, fraction_K, dice_FxK
-    )
+    cut = cuts.cut(head.logits(unlabelled_UxD), class_M, logits_MxK)
+    dice_FxK = np.zeros((0, classes))
+    if logits_MxK is not None:
+        dice_FxK = _dice_of_folds(logits_MxK + cut.offset_K, class_M, fold_M, tested, cut.fraction_K)
+    head = dataclasses.replace(head, offset_K=np.float32(head.offset_K + cut.offset_K))
+    return Classifier(head, strength, cut.fraction_K, dice_FxK, cut.hard)
 
 
 def _out_of_fold(fit: Fit, strength, features_MxD, class_M, fold_M, tested, bar) -> np.ndarray:
@@ -103,14 +98,11 @@ def _loss(logits_MxK: np.ndarray, class_M: np.ndarray) -> float:
     return float(-np.average(log_p, weights=sample_weights(class_M)[known]))
 
 
-def _nested_dice(logits_MxK, class_M, fold_M, fraction_K) -> np.ndarray:
-    """Dice in each fold with cuts calibrated on the others, `(folds, K)`."""
+def _dice_of_folds(logits_MxK, class_M, fold_M, tested, fraction_K) -> np.ndarray:
+    """Dice in each tested fold, `(folds, K)`; NaN where the fold has no label of the class."""
     rows = []
-    for fold in np.unique(fold_M):
+    for fold in tested:
         out = fold_M == fold
-        offset_K = cuts.calibrate(logits_MxK[~out][:MOST_CALIBRATED], class_M[~out][:MOST_CALIBRATED], fraction_K)
-        counts = np.bincount(class_M[out], minlength=len(fraction_K))
-        weight = cuts.label_weights(class_M[out], fraction_K)
-        row = cuts.hard_dice(logits_MxK[out] + offset_K, class_M[out], weight)
-        rows.append(np.where(counts > 0, row, np.nan))
+        row = cuts.dice(logits_MxK[out], class_M[out], cuts.label_weights(class_M[out], fraction_K))
+        rows.append(np.where(np.bincount(class_M[out], minlength=len(fraction_K)) > 0, row, np.nan))
     return np.array(rows)

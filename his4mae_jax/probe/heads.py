@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of LogisticRegression's C
 DECAYS = (0.3, 3.0, 10.0)  # weight decay of the hidden layer
@@ -63,7 +64,9 @@ def fit_linear(features_MxD: np.ndarray, class_M: np.ndarray, strength: float) -
     """
     mean, scale = _standard(features_MxD)
     model = LogisticRegression(C=strength, max_iter=1000)
-    with warnings.catch_warnings():  # weakly regularised and separable: near the end is as good
+    # Products are small: threads of BLAS that wait for each other made a fit a hundred times slower on a busy machine.
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        # Weakly regularised and separable: near the end is as good.
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit((features_MxD - mean) / scale, class_M, sample_weight=sample_weights(class_M))
     weights, offset = model.coef_, model.intercept_

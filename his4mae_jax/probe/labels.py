@@ -10,9 +10,9 @@ from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.blocks import slabs
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
-from his4mae_jax.data.volumes.volume import Box, VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.probe.points import is_points, read_points
+from his4mae_jax.probe.points import Points, is_points, read_points
 
 MOST_CLASSES = 254  # ids that fit uint8 beside IGNORE
 
@@ -38,7 +38,7 @@ class Labelled:
 
 
 def read_labels(
-    path: str | os.PathLike,
+    path: str | os.PathLike | Points | VolumeLike,
     own: VolumeLike,
     image: VolumeLike,
     inside: Box,
@@ -47,12 +47,14 @@ def read_labels(
     names: Sequence[str] = (),
     class_names: Sequence[str] = (),
     most: int = 20_000,
+    fewest_classes: int = 2,
     seed: int = 0,
 ) -> Labelled:
     """Reads labels and finds their voxels in the image that the encoder sees.
 
     Args:
-      path: a CSV file (`points.read_points`), or a label volume of any format: 0 (and 255) is not labelled.
+      path: a CSV file (`points.read_points`), or a label volume of any format: 0 (and 255) is not labelled; or points
+        or a volume that are read already.
       own: the image as it is stored: points count its voxels.
       image: the same space as the encoder sees it, at whatever voxel size.
       inside: the box of `image` that is not padding.
@@ -60,36 +62,41 @@ def read_labels(
       names: of the ids 1, 2, ... of a label volume; empty: those in its metadata, else `class_names`.
       class_names: of the data: they decide the order of the classes.
       most: labelled voxels of each class; of more, so many are drawn at random.
+      fewest_classes: that are needed.
       seed: of that draw.
 
     Raises:
-      UserError: the file cannot be used, a point lies outside the image or in padding, or there is one class only.
+      UserError: the file cannot be used, a point lies outside the image or in padding, or there are too few classes.
     """
-    if is_points(path):
+    points = path if isinstance(path, Points) else None
+    if points is None and not hasattr(path, "read") and is_points(path):
         points = read_points(path, own.voxel_size_nm, getattr(own, "origin_nm", (0.0, 0.0, 0.0)))
-        voxel_Mx3, class_M, where = points.voxel_Mx3, list(points.class_M), [f", line {n}" for n in points.line_M]
+    if points is not None:
+        voxel_Mx3, class_M, where = points.voxel_Mx3, list(points.class_M), [f", {at}" for at in points.where_M]
+        path = points.name
         outside = ((voxel_Mx3 < -0.5) | (voxel_Mx3 >= np.array(own.shape) - 0.5)).any(axis=1)
         _refuse(path, outside, voxel_Mx3, where, f"outside the image of {_by(own.shape)} voxels (z, y, x)")
         size = own.voxel_size_nm
     else:
-        volume = _open_labels(path, own, image)
+        volume, size = _open_labels(path, own, image)
+        path = volume.name if hasattr(path, "read") else path
         voxel_Mx3, id_M = _labelled_voxels(volume, most, seed)
         if not len(id_M):
             raise UserError(f"{path}: no labelled voxel; 0 stands for voxels without a label")
         of_id = _names_of_ids(path, id_M, names, class_names)
-        class_M, where, size = [of_id[i] for i in id_M.tolist()], [""] * len(id_M), volume.voxel_size_nm
+        class_M, where = [of_id[i] for i in id_M.tolist()], [""] * len(id_M)
     scale = np.array(size) / image.voxel_size_nm
     index_Mx3 = np.floor((np.round(voxel_Mx3, 6) + 0.5) * scale).astype(int)
     index_Mx3 = np.clip(index_Mx3, 0, np.array(image.shape) - 1)
     padded = _in_padding(index_Mx3, image, inside, padding)
-    if is_points(path):
+    if points is not None:
         _refuse(path, padded, voxel_Mx3, where, "in the padding around the tissue, which is not labelled")
     elif padded.all():
         raise UserError(f"{path}: all labelled voxels lie in the padding around the tissue")
     kept = np.flatnonzero(~padded)
     index_Mx3, class_M = index_Mx3[kept], [class_M[i] for i in kept]
     order = _order(class_M, class_names)
-    if len(order) < 2:
+    if len(order) < fewest_classes:
         raise UserError(f"{path}: all labels are {order[0]!r}; label a second class, such as 'background'")
     if len(order) > MOST_CLASSES:
         raise UserError(f"{path}: {len(order)} classes, but at most {MOST_CLASSES} fit a label volume")
@@ -112,25 +119,25 @@ def _refuse(path, bad_M: np.ndarray, voxel_Mx3: np.ndarray, where: Sequence[str]
         )
 
 
-def _open_labels(path, own: VolumeLike, image: VolumeLike) -> VolumeLike:
-    """The label volume: on one of the two grids, or at another voxel size over the same space."""
+def _open_labels(path, own: VolumeLike, image: VolumeLike) -> tuple[VolumeLike, Triple]:
+    """The label volume and its voxel size: on one of the two grids, or at another size over the same space."""
     try:
-        volume = open_volume(path, image=False)
+        volume = path if hasattr(path, "read") else open_volume(path, image=False)
         stored = volume.voxel_size_nm
     except UserError:
         volume = open_volume(path, own.voxel_size_nm, image=False)  # raises again where it is no volume
         stored = None
     for like in (own, image):
         if volume.shape == tuple(like.shape):
-            return open_volume(path, like.voxel_size_nm, image=False)
+            return volume, like.voxel_size_nm
     extents = [np.array(v.shape) * v.voxel_size_nm for v in (volume, own)]
     slack = np.maximum(volume.voxel_size_nm, own.voxel_size_nm)
     if stored is None or (np.abs(extents[0] - extents[1]) > slack).any():
         raise UserError(
-            f"{path}: labels of {_by(volume.shape)} voxels (z, y, x) do not fit the image {own.name} of "
+            f"{volume.name}: labels of {_by(volume.shape)} voxels (z, y, x) do not fit the image {own.name} of "
             f"{_by(own.shape)}; give labels of the same space, with their voxel size if it differs"
         )
-    return volume
+    return volume, volume.voxel_size_nm
 
 
 def _labelled_voxels(volume: VolumeLike, most: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,12 +26,14 @@ class Points:
     Attributes:
       voxel_Mx3: (z, y, x) in voxels of the image, whole numbers at the centres of voxels (float).
       class_M: the name of each.
-      line_M: where in the file each stands; for messages.
+      where_M: "line 3" of the file, for messages.
+      name: of the file, for messages.
     """
 
     voxel_Mx3: np.ndarray
     class_M: tuple[str, ...]
-    line_M: tuple[int, ...]
+    where_M: tuple[str, ...]
+    name: str
 
 
 def is_points(path: str | os.PathLike) -> bool:
@@ -76,10 +78,10 @@ def read_points(path: str | os.PathLike, voxel_size_nm: Triple, origin_nm: Tripl
             point = [(its_scale * p - origin) / size for p, origin, size in sizes]
         voxels.append(point)
         classes.append(row[named].strip())
-        lines.append(line)
+        lines.append(f"line {line}")
     if not voxels:
         raise UserError(f"{path}: no labelled point; fill in the column {columns[named]!r}")
-    return Points(np.array(voxels, float), tuple(classes), tuple(lines))
+    return Points(np.array(voxels, float), tuple(classes), tuple(lines), str(path))
 
 
 def _delimiter(text: str) -> str:

@@ -3,13 +3,14 @@
 import contextlib
 import os
 import pathlib
+from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
 from his4mae_jax import files
 from his4mae_jax.clustering import centres as centre_files
-from his4mae_jax.clustering.centres import Classes
+from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
@@ -18,19 +19,23 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.inference.trained import load
 from his4mae_jax.output import records
 from his4mae_jax.output.plan import bind_to, need_checkpoint
-from his4mae_jax.probe.classifier import Classifier, fit_classifier
-from his4mae_jax.probe.features import features_at, random_voxels
+from his4mae_jax.probe.classifier import Classifier
+from his4mae_jax.probe.fit import Probe, fit_probe
 from his4mae_jax.probe.labels import Labelled, read_labels
-from his4mae_jax.probe.suggest import least_sure, write_suggestions
+from his4mae_jax.probe.suggest import write_suggestions
 from his4mae_jax.progress import Log
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
 PROBE, SUGGEST = "probe.npz", "suggest.csv"
-SAMPLE = 10_000  # voxels at random, which say how common classes are and from which suggestions are chosen
 
 
 def probe(
-    config: ml_collections.ConfigDict, target: Target, own: VolumeLike, workdir: str | os.PathLike, log: Log
+    config: ml_collections.ConfigDict,
+    target: Target,
+    own: VolumeLike,
+    workdir: str | os.PathLike,
+    log: Log,
+    folder: str | os.PathLike | None = None,
 ) -> Classifier:
     """Fits a classifier on `probe.labels`; writes `probe.npz` and `suggest.csv`.
 
@@ -40,11 +45,12 @@ def probe(
       own: that volume at the voxel size of its file: points count its voxels.
       workdir: folder of a training.
       log: prints one line.
+      folder: of the volume's labels and centres, where it was segmented; None: the workdir.
 
     Raises:
       UserError: the labels cannot be used, or something of the user is in the way.
     """
-    settings, workdir = config.probe, pathlib.Path(workdir)
+    settings, workdir, folder = config.probe, pathlib.Path(workdir), pathlib.Path(folder or workdir)
     if config.method in SUPERVISED:
         raise UserError(f"config key method is {config.method!r}: its labels are classes already; it needs no probe")
     if not settings.labels:
@@ -56,61 +62,74 @@ def probe(
         step = checkpoints.steps()[-1]
         trained = load(checkpoints, step, config.segment.encoder)
     encoder, inside = bind_to(trained, image, config.segment, config.seed)
+    digest = encoder_digest(encoder.params)
+    clusters = _kept_clusters(folder, digest, settings.keep_clusters)
     labelled = read_labels(
         settings.labels, own, image, inside, encoder.padding, names=settings.names, class_names=target.class_names,
-        most=settings.voxels, seed=config.seed,
+        most=settings.voxels, fewest_classes=1 if clusters else 2, seed=config.seed,
     )  # fmt: skip
     log(f"probe: {', '.join(f'{n:,} of {name}' for name, n in zip(labelled.names, labelled.counts, strict=True))}")
-    random = random_voxels(encoder, image, inside, SAMPLE, config.segment.fit_tiles, config.seed)
-    if len(encoder.coverage.fit_tiles(image.shape, inside=inside)) <= config.segment.fit_tiles:
-        features = features_at(encoder, image, inside, np.concatenate([labelled.index_Mx3, random]), log=log)
-        features, unlabelled = np.split(features, [len(labelled.index_Mx3)])
-    else:  # clicks need smaller tiles than the sample
-        features = features_at(encoder, image, inside, labelled.index_Mx3, log=log)
-        unlabelled = features_at(encoder, image, inside, random, log=log)
-    classifier = fit_classifier(
-        features, labelled.class_M, labelled.index_Mx3, unlabelled, hidden=settings.hidden, block=settings.block,
-        folds=settings.folds, seed=config.seed, log=log,
+    fitted = fit_probe(
+        encoder, image, inside, labelled, hidden=settings.hidden, block=settings.block, folds=settings.folds,
+        suggestions=settings.suggestions, clusters=clusters, fit_tiles=config.segment.fit_tiles, seed=config.seed,
+        log=log,
     )  # fmt: skip
-    for line in report(labelled, classifier, settings.fewest):
+    classifier, names = fitted.classifier, fitted.labelled.names
+    for line in report(labelled, fitted, settings.fewest):
         log(line)
-    digest, head = encoder_digest(encoder.params), classifier.head
-    kept = _label_free(workdir, digest)
-    classes = Classes(labelled.names, head.weights_KxH, head.offset_K, head.hidden)
+    centres = {**_label_free((workdir / PROBE, folder / records.CENTRES), digest), len(names): fitted.classes}
     with files.writing(workdir):
         centre_files.save(
-            workdir / PROBE, {**kept, len(labelled.names): classes}, encoder=config.segment.encoder, step=step,
-            volume=str(image.name), encoder_digest=digest, contrast=encoder.contrast.to_json(), probe=True,
-            labels=labelled.counts.tolist(), strength=classifier.strength, fractions=classifier.fraction_K.tolist(),
+            workdir / PROBE, centres,
+            encoder=config.segment.encoder, step=step, volume=str(image.name), encoder_digest=digest,
+            contrast=encoder.contrast.to_json(), probe=True, labels=fitted.labelled.counts.tolist(),
+            strength=classifier.strength, fractions=classifier.fraction_K.tolist(),
         )  # fmt: skip
-    logits = head.logits(unlabelled)
-    rows = least_sure(logits, random, labelled.index_Mx3, settings.suggestions)
     scale = tuple(np.array(image.voxel_size_nm) / own.voxel_size_nm)
-    write_suggestions(workdir / SUGGEST, random[rows], logits[rows], labelled.names, scale)
+    write_suggestions(workdir / SUGGEST, fitted.suggested_Sx3, fitted.suggested_SxK, names, scale)
     log(f"probe: {workdir / PROBE}; apply it with `his4mae segment` and --config.segment.centres=probe")
-    log(f"probe: {workdir / SUGGEST}: {len(rows)} places to label next")
+    log(f"probe: {workdir / SUGGEST}: {len(fitted.suggested_Sx3)} places to label next")
     return classifier
 
 
-def report(labelled: Labelled, classifier: Classifier, fewest: int) -> list[str]:
-    """Lines that say how well each class is told apart, and which lack labels."""
-    width = max(map(len, labelled.names))
+def report(labelled: Labelled, fitted: Probe, fewest: int) -> list[str]:
+    """Lines that say how well each class is told apart, which lack labels, and which clusters stay."""
+    width, classifier = max(map(len, labelled.names)), fitted.classifier
     lines = [f"probe: {'class'.ljust(width)}  labels  of the volume  Dice over folds"]
-    rows = zip(labelled.names, labelled.counts, classifier.fraction_K, classifier.dice(), strict=True)
+    rows = zip(labelled.names, labelled.counts, classifier.fraction_K, classifier.dice(), strict=False)
     for name, count, fraction, dice in rows:
         score = f"{dice[0]:.3f} ± {dice[1]:.3f}" if dice else "not tested: labels lie in too few places"
         lines.append(f"probe: {name.ljust(width)}  {count:>6,}  {100 * fraction:>11.1f} %  {score}")
     few = [name for name, count in zip(labelled.names, labelled.counts, strict=True) if count < fewest]
     if few:
         lines.append(f"probe: fewer than {fewest} labels of {', '.join(few)}: label more of them first")
+    if len(labelled.class_M) >= 50 and classifier.hard > 0.5:
+        lines.append(
+            "probe: labels are hard cases, as suggestions are: Dice of the whole volume will be higher than this"
+        )
+    if fitted.kept:
+        lines.append(f"probe: hardly labelled, so kept as they are: clusters {', '.join(map(str, fitted.kept))}")
     return lines
 
 
-def _label_free(workdir: pathlib.Path, digest: str) -> dict[int, centre_files.Centres]:
-    """Cluster centres of this encoder that the workdir has: they go along in the file."""
-    for name in (PROBE, records.CENTRES):
-        if (workdir / name).exists():
-            centres, facts = centre_files.load(workdir / name)
+def _kept_clusters(folder: pathlib.Path, digest: str, size: int) -> Centres | None:
+    """The clusters of the volume's segmentation that `probe.keep_clusters` asks for."""
+    if not size:
+        return None
+    path = folder / records.CENTRES
+    if not path.exists():
+        raise UserError(f"{path}: not there, and probe.keep_clusters is {size}; segment into {size} clusters first")
+    centres = centre_files.load_for(path, [size], digest)[size]
+    if isinstance(centres, Classes):
+        raise UserError(f"{path}: its {size} labels are classes, not clusters; segment without a probe first")
+    return centres
+
+
+def _label_free(paths: Sequence[pathlib.Path], digest: str) -> dict[int, centre_files.Centres]:
+    """Cluster centres of this encoder in the first of these files that has some: they go along in the file."""
+    for path in paths:
+        if path.exists():
+            centres, facts = centre_files.load(path)
             kept = {size: c for size, c in centres.items() if not isinstance(c, Classes)}
             if facts.get("encoder_digest") == digest and kept:
                 return kept

@@ -97,6 +97,8 @@ SETTINGS = (
             "Names of the ids 1, 2, ... of such a volume; empty: those in its metadata, or data.class_names.", PROBE),
     Setting("probe.hidden", 0, Whole(1, 4096, "units", special=0, meaning="a linear classifier"),
             "Units of a hidden layer of the classifier.", PROBE),
+    Setting("probe.keep_clusters", 0, Whole(2, 254, "clusters", special=0, meaning="classes alone"),
+            "Clusters of WORKDIR/centres.npz beside the classes: those with hardly any labels stay clusters.", PROBE),
     Setting("probe.folds", 5, Whole(2, 100), "Folds of its cross-validation, at most.", PROBE),
     Setting("probe.block", 64, Whole(1, 1_000_000, "voxels"),
             "Side of the blocks of space that cross-validation leaves out as a whole.", PROBE),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
 from sklearn.preprocessing import StandardScaler
 
 from his4mae_jax.clustering import centres as centre_files
@@ -58,29 +59,54 @@ def test_folds_keep_neighbours_together():
     assert scorable_folds(one, np.array([0, 0, 1, 1])) == []  # a single place: nothing can be tested
 
 
-def test_a_rare_class_is_cut_for_dice_and_not_for_even_odds():
-    rng = np.random.default_rng(0)
-    y = np.repeat([0, 1], [1900, 100])
-    margin = np.where(y == 1, 1.0, -1.0) + rng.normal(size=2000)
-    logits = np.stack([-margin / 2, margin / 2], axis=1)
-    fractions = np.array([0.95, 0.05])
-    weights = cuts.label_weights(y, fractions)
-    before = cuts.hard_dice(logits, y, weights)
-    offset = cuts.calibrate(logits, y, fractions)
-    after = cuts.hard_dice(logits + offset, y, weights)
-    assert offset[0] > offset[1] and after.mean() > before.mean() + 0.05
-    # Few labels move the cut less: at 10 of the rarest a quarter of the way.
-    few = np.concatenate([np.arange(190), np.arange(1900, 1910)])
-    assert abs(cuts.calibrate(logits[few], y[few], fractions)).max() < abs(offset).max()
+def cells(seed=0, size=20_000):
+    """Margins of a volume, 6 % of which is an organelle, and its truth."""
+    rng = np.random.default_rng(seed)
+    truth = (rng.random(size) < 0.06).astype(int)
+    return np.where(truth == 1, 1.2, -2.0) + rng.normal(size=size), truth
 
 
-def test_fractions_of_classes_do_not_follow_where_labels_were_placed():
-    z, y = mixture((950, 50), dim=4)
-    volume, _ = mixture((9500, 500), seed=1, dim=4)
-    few = np.r_[0:50, 950:1000]  # as many of both, as clicks are
-    estimated = cuts.class_fractions(fit_linear(z[few], y[few], 1.0).logits(volume), y[few])
-    assert 0.05 < estimated[1] < 0.3  # between what posteriors and what labels say
-    assert abs(cuts.class_fractions(fit_linear(z, y, 1.0).logits(volume), y)[1] - 0.05) < 0.01
+def logits_of(margin):
+    return np.stack([-margin / 2, margin / 2], axis=1)
+
+
+@pytest.mark.parametrize("placed", ["at random", "by class", "where the classifier is unsure"])
+def test_a_class_takes_its_part_of_the_volume_however_labels_were_placed(placed):
+    margin, truth = cells()
+    rng = np.random.default_rng(1)
+    if placed == "at random":
+        rows = rng.choice(len(truth), 400, replace=False)
+    elif placed == "by class":
+        rows = np.concatenate([rng.choice(np.flatnonzero(truth == k), 200, replace=False) for k in (0, 1)])
+    else:
+        unsure = np.argsort(abs(margin))[: len(truth) // 10]
+        rows = np.concatenate([rng.choice(len(truth), 100, replace=False), rng.choice(unsure, 300, replace=False)])
+    # As a head says it that counts classes by the root of their number of labels.
+    share = np.bincount(truth[rows]) / len(rows)
+    model = LogisticRegression(C=10).fit(margin[rows, None], truth[rows], sample_weight=sample_weights(truth[rows]))
+    logits = logits_of(model.decision_function(margin[:, None]))
+    cut = cuts.cut(logits, truth[rows], logits[rows])
+    assert (cut.hard > 0.5) == placed.startswith("where") and (cut.by_class > 0.5) == (placed == "by class")
+    chosen = (logits + cut.offset_K).argmax(axis=1)
+    assert 0.04 < chosen.mean() < 0.09 and 0.04 < cut.fraction_K[1] < 0.09
+    best = max(f1_score(truth, margin > m) for m in np.linspace(-2, 2, 41))
+    assert f1_score(truth, chosen) > best - 0.03, share
+
+
+def test_few_labels_at_random_move_the_cut_less():
+    margin, truth = cells()
+    logits = logits_of(margin)
+    few = np.concatenate([np.flatnonzero(truth == 0)[:94], np.flatnonzero(truth == 1)[:6]])
+    many = np.concatenate([np.flatnonzero(truth == 0)[:9400], np.flatnonzero(truth == 1)[:600]])
+    moved = [abs(cuts.cut(logits, truth[rows], logits[rows]).offset_K).max() for rows in (few, many)]
+    assert moved[0] < 0.5 * moved[1]
+
+
+def test_offsets_give_each_of_several_classes_its_part():
+    logits = np.random.default_rng(0).normal(size=(5000, 4)) * 3
+    wanted = np.array([0.7, 0.2, 0.09, 0.01])
+    taken = np.bincount((logits + cuts.taking(logits, wanted)).argmax(axis=1), minlength=4) / 5000
+    np.testing.assert_allclose(taken, wanted, atol=0.005)
 
 
 @pytest.mark.parametrize("hidden", [0, 8])

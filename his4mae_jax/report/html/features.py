@@ -29,6 +29,7 @@ COVER_VOXELS = 400  # where every voxel has fields of view of its own
 _SETTINGS = (
     "encoder", "stride", "edge_weight", "smooth", "overhang", "inference", "expansion", "symmetries", "shifts", "axes",
 )  # fmt: skip
+TYPICAL = 0.25  # of the voxels of a cluster, those nearest to its centre, are shown
 PANEL = 440  # pixels
 
 
@@ -187,6 +188,7 @@ def typical(found: Features, centres: Any, label: int, count: int, apart: int) -
     own = isinstance(centres, centre_files.Centres) and centres.group_C is None
     centre = centres.centres_CxM[label - 1] if own else z_MxF.mean(axis=0)
     nearest_first = found.index_Mx3[rows[np.argsort(((z_MxF - centre) ** 2).sum(axis=1), kind="stable")]]
+    nearest_first = nearest_first[: max(count, int(TYPICAL * len(rows)))]
     taken: list[np.ndarray] = []
     for gap in (apart, apart // 4):
         for at in nearest_first:

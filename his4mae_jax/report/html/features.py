@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.compare.features_umap import FEWEST, embed
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.inference.tiling import Tile
 from his4mae_jax.inference.trained import load
@@ -92,9 +93,7 @@ def find(
         if arrays is None:
             return None
         record.keep(workdir, FILE, of, **arrays)
-    if umap and "plane_Mx2" not in arrays and importlib.util.find_spec("umap") is not None:
-        from his4mae_jax.compare.features_umap import embed
-
+    if umap and "plane_Mx2" not in arrays and _umap_installed() and len(arrays["box_M"]) >= FEWEST:
         with progress("report: UMAP", log=log):
             arrays["plane_Mx2"] = embed(arrays["features_MxD"].astype(np.float32), what.get("seed", 0))
         record.keep(workdir, FILE, of, **arrays)
@@ -104,6 +103,10 @@ def find(
         index_Mx3, box_M, label_M, arrays["features_MxD"].astype(np.float32), arrays.get("plane_Mx2")
     )  # fmt: skip
     return found if label_M.any() else None
+
+
+def _umap_installed() -> bool:
+    return importlib.util.find_spec("umap") is not None
 
 
 def _encode(workdir, segmentation, volume, labels, log):

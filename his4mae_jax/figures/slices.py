@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib import patheffects
@@ -38,6 +38,7 @@ def slice_overlays(
     title: str = "",
     names: Mapping[int, str] | None = None,
     colours: Mapping[int, str] | None = None,
+    hidden: Collection[int] = (),
 ) -> None:
     """Draws slices with ground truth and prediction laid over them (the paper's Fig. 2).
 
@@ -59,6 +60,7 @@ def slice_overlays(
       title: above the picture.
       names: of clusters, by id; those with one name are one entry of the key. None: "cluster 1", ...
       colours: of clusters, by id; used where there is no assignment. None: those of the palette.
+      hidden: clusters that are not drawn where there is no assignment.
     """
     names, colours = names or {}, colours or {}
     rows = []
@@ -74,7 +76,7 @@ def slice_overlays(
 
     class_looks = {i: (colour, FILLED) for i, colour in enumerate(style.colours(len(class_names)))}
     if truth is None or assignment is None:
-        looks = {c: (colours.get(c, palette.colour(c)), FILLED) for c in seen}
+        looks = {c: (colours.get(c, palette.colour(c)), FILLED) for c in seen if c not in hidden}
         by_name: dict[str, Look] = {}
         for cluster, look in looks.items():
             by_name.setdefault(names.get(cluster, f"cluster {cluster}"), look)

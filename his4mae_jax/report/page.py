@@ -57,12 +57,13 @@ def draw(
         slice_overlays(
             test.output, clusters, test.output_labels, assignment, test.class_names, slices,
             contrast=Contrast.from_json(facts["contrast"]), names=look.names, colours=look.colours,
+            hidden=look.ignored,
             title=f"{pathlib.Path(test.image.name).name}, {config.method}, {headline(config)} labels"
             + (", merged by the class they overlap most" if merged else ""),
         )  # fmt: skip
         tried.append(slices)
         if metrics:
-            dsc_bars(metrics, dsc, look.names)
+            dsc_bars(metrics, dsc, {i: name for i, name in look.names.items() if i not in look.ignored})
             tried.append(dsc)
     # Curves and bars write nothing where there is nothing to draw.
     return [path for path in tried if path.exists()]

@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from his4mae_jax.cli import run_page, stages
-from his4mae_jax.report.html import record
+from his4mae_jax.report.html import features, record
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def config(tiny, tmp_path):
     return tiny
 
 
-def test_pages_grow_with_the_stages(config, tmp_path):
+def test_pages_grow_with_the_stages(config, tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     page = workdir / "report" / "index.html"
     stages.run(config, workdir, "train")
@@ -41,7 +41,13 @@ def test_pages_grow_with_the_stages(config, tmp_path):
     kept = (workdir / "report" / "features.npz").read_bytes()
     stages.run(config, workdir, "evaluate")
     assert "one-to-one" in page.read_text() and (workdir / "report" / "features.npz").read_bytes() == kept
-    assert set(record.stages(workdir)) == {"train", "segment", "evaluate"}
+    monkeypatch.setattr(features, "_umap_installed", lambda: True)
+    monkeypatch.setattr(features, "embed", lambda z_MxD, seed: z_MxD[:, :2])
+    stages.run(config, workdir, "report")
+    assert "UMAP" in page.read_text()
+    stages.run(config, workdir, "name")  # shows what was kept
+    assert "UMAP" in page.read_text()
+    assert set(record.stages(workdir)) == {"train", "segment", "evaluate", "name"}
 
 
 def test_a_page_that_cannot_be_written_is_a_warning(config, tmp_path, monkeypatch):

@@ -87,12 +87,13 @@ def test_a_cluster_of_no_class_is_outlined_and_the_image_stays_visible_within():
 
 def test_clusters_of_one_name_are_one_entry_of_the_key(tmp_path, drawn, labelled):
     image, clusters, _ = labelled
-    names, colours = {1: "nucleus", 2: "granules", 3: "nucleus"}, {1: "#112233", 2: "#445566", 3: "#112233"}
+    names, colours = {1: "nucleus", 2: "ignore", 3: "nucleus"}, {1: "#112233", 2: "#445566", 3: "#112233"}
     slices.slice_overlays(
-        image, clusters, None, None, NAMES, tmp_path / "slices.png", contrast=Grey, names=names, colours=colours
+        image, clusters, None, None, NAMES, tmp_path / "slices.png", contrast=Grey, names=names, colours=colours,
+        hidden={2},
     )  # fmt: skip
     key = drawn[0].legends[0]
-    assert [text.get_text() for text in key.get_texts()] == ["nucleus", "granules"]
+    assert [text.get_text() for text in key.get_texts()] == ["nucleus"]
     assert key.get_patches()[0].get_facecolor()[:3] == pytest.approx(to_rgb("#112233"))
 
 

@@ -59,12 +59,15 @@ def sample():
     return Features(index, np.zeros(10, int), label, z)
 
 
-def test_typical_voxels_are_nearest_to_the_centre_and_apart():
+def test_typical_voxels_are_nearest_to_the_centre_and_apart(monkeypatch):
+    monkeypatch.setattr(features, "TYPICAL", 1.0)
     centres = Centres(np.array([[1.0, 0.0], [9.0, 0.0]], np.float32), np.eye(2, dtype=np.float32))
     found = features.typical(sample(), centres, 1, 2, 16)
     assert found[:, 0].tolist() == [8, 24]  # the centre, and the next that is not beside it
     assert len(features.typical(sample(), centres, 2, 9, 16)) == 5  # closer ones where there are no others
     assert not len(features.typical(sample(), centres, 3, 2, 16))
+    monkeypatch.setattr(features, "TYPICAL", 0.4)
+    assert features.typical(sample(), centres, 1, 2, 16)[:, 0].tolist() == [8, 0]  # far ones are not typical
 
 
 def test_the_plane_is_that_of_most_variance():

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.compare.features_umap import FEWEST, embed
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.inference.tiling import Tile
 from his4mae_jax.inference.trained import load
@@ -29,6 +30,7 @@ COVER_VOXELS = 400  # where every voxel has fields of view of its own
 _SETTINGS = (
     "encoder", "stride", "edge_weight", "smooth", "overhang", "inference", "expansion", "symmetries", "shifts", "axes",
 )  # fmt: skip
+TYPICAL = 0.25  # of the voxels of a cluster, those nearest to its centre, are shown
 PANEL = 440  # pixels
 
 
@@ -91,9 +93,7 @@ def find(
         if arrays is None:
             return None
         record.keep(workdir, FILE, of, **arrays)
-    if umap and "plane_Mx2" not in arrays and importlib.util.find_spec("umap") is not None:
-        from his4mae_jax.compare.features_umap import embed
-
+    if umap and "plane_Mx2" not in arrays and _umap_installed() and len(arrays["box_M"]) >= FEWEST:
         with progress("report: UMAP", log=log):
             arrays["plane_Mx2"] = embed(arrays["features_MxD"].astype(np.float32), what.get("seed", 0))
         record.keep(workdir, FILE, of, **arrays)
@@ -103,6 +103,10 @@ def find(
         index_Mx3, box_M, label_M, arrays["features_MxD"].astype(np.float32), arrays.get("plane_Mx2")
     )  # fmt: skip
     return found if label_M.any() else None
+
+
+def _umap_installed() -> bool:
+    return importlib.util.find_spec("umap") is not None
 
 
 def _encode(workdir, segmentation, volume, labels, log):
@@ -187,6 +191,7 @@ def typical(found: Features, centres: Any, label: int, count: int, apart: int) -
     own = isinstance(centres, centre_files.Centres) and centres.group_C is None
     centre = centres.centres_CxM[label - 1] if own else z_MxF.mean(axis=0)
     nearest_first = found.index_Mx3[rows[np.argsort(((z_MxF - centre) ** 2).sum(axis=1), kind="stable")]]
+    nearest_first = nearest_first[: max(count, int(TYPICAL * len(rows)))]
     taken: list[np.ndarray] = []
     for gap in (apart, apart // 4):
         for at in nearest_first:

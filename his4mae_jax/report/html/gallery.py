@@ -135,7 +135,7 @@ def _nearest(centres, facts) -> dict[int, str]:
     distances = np.linalg.norm(centres.centres_CxM[:, None] - centres.centres_CxM[None], axis=-1)
     np.fill_diagonal(distances, np.inf)
     spread = max(float(centres.variance * centres.centres_CxM.shape[1]) ** 0.5, 1e-9)
-    names = facts.look.names
+    names = {i: f"cluster {i}" if i in facts.look.ignored else name for i, name in facts.look.names.items()}
     return {i: f"{names[int(r.argmin()) + 1]}, at {r.min() / spread:.1f} σ" for i, r in enumerate(distances, 1)}
 
 

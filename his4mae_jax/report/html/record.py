@@ -20,7 +20,7 @@ from his4mae_jax.output import records
 
 FOLDER, PAGE, RECORD = "report", "index.html", "report.json"
 PACKAGES = ("jax", "flax", "numpy", "tensorstore")
-_OURS = re.compile(r"index\.html|reconstructions\.npz|features\.npz")
+_OURS = re.compile(r"index\.html|(curves|features|reconstructions)\.npz")
 
 
 def check_free(workdir: pathlib.Path) -> None:

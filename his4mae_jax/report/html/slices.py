@@ -16,6 +16,7 @@ PER_AXIS = 24
 SIDE = 400  # pixels
 SHOWN = 2048  # voxels a side of the part shown, in the middle
 BUDGET = 1 << 30  # voxels decoded for the slices across one axis; there are fewer of them where chunks are deep
+REMOTE = 8  # times fewer of a volume on another machine
 WHOLE_PAGES = 256 << 20  # bytes from which a volume in whole planes is read by few planes: others stay in the cache
 PLANES = 96  # of such a volume
 
@@ -87,12 +88,19 @@ def _in_planes(volume: VolumeLike) -> bool:
     return planes and math.prod(shape) * volume.dtype.itemsize > WHOLE_PAGES
 
 
+def _remote(volume: VolumeLike) -> bool:
+    while hasattr(volume, "source"):
+        volume = volume.source
+    return getattr(volume, "remote", False)
+
+
 def _direct(volume, axis, contrast):
     """Yields (index, grey values, the grid (z, y, x) in voxels on which these lie)."""
     rows, columns = (n for a, n in enumerate(volume.shape) if a != axis)
     decoded = rows * columns * chunks_of(volume)[axis]
     step = max(1, math.ceil(max(rows, columns) / SIDE))
-    for index in _places(volume.shape[axis], min(PER_AXIS, max(1, BUDGET // decoded))):
+    budget = BUDGET // REMOTE if _remote(volume) else BUDGET
+    for index in _places(volume.shape[axis], min(PER_AXIS, max(1, budget // decoded))):
         grey = read_slice(volume, axis, index, contrast.apply, average=True, side=SIDE)
         sides = zip(grey.shape, (rows, columns), strict=True)
         grid = [np.minimum((np.arange(n) + 0.5) * step - 0.5, m - 1) for n, m in sides]

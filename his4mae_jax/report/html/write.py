@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
@@ -19,6 +21,7 @@ from his4mae_jax.report.html.facts import LABELS, Facts, collect
 from his4mae_jax.report.html.grids import Segmented, values_at
 from his4mae_jax.report.html.template import page
 
+CURVES = "curves.npz"
 Section = tuple[str, str, str]  # anchor, title, HTML
 
 
@@ -122,11 +125,29 @@ def _lead(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
 
 
 def _curves(workdir, facts):
-    if not (workdir / "train.jsonl").exists():
+    """The training curves as a data URI, those of an earlier page where nothing was logged or scored since."""
+    log = workdir / "train.jsonl"
+    if not log.exists():
         return None
+    names = [name for name in (facts.metrics or {}).get("dsc", {}).get("one_to_one", {}) if name != "mean"]
+    colours = dict(zip(names, facts.class_colours(names), strict=True))
+    of = {
+        "log": [log.stat().st_size, log.stat().st_mtime_ns],
+        "curve": (facts.metrics or {}).get("curve"),
+        "of": colours,
+    }
+    arrays = record.kept(workdir, CURVES, of)
+    if arrays is not None:
+        return _png_uri(arrays["png"].tobytes())
     with tempfile.TemporaryDirectory() as temporary:
         path = pathlib.Path(temporary) / "training.png"
-        names = [name for name in (facts.metrics or {}).get("dsc", {}).get("one_to_one", {}) if name != "mean"]
-        colours = dict(zip(names, facts.class_colours(names), strict=True))
-        training_curves(workdir / "train.jsonl", facts.metrics, path, colours)
-        return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.exists() else None
+        training_curves(log, facts.metrics, path, colours)
+        if not path.exists():
+            return None
+        png = path.read_bytes()
+    record.keep(workdir, CURVES, of, png=np.frombuffer(png, np.uint8))
+    return _png_uri(png)
+
+
+def _png_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

@@ -78,10 +78,11 @@ def section(
             rows.append(f"{p.count:,} pieces; half of it in pieces of {_size(p.half_nm3)} or more, largest "
                         f"{_size(p.largest_nm3)}")  # fmt: skip
         rows += [f"nearest other cluster: {near[label]}"] if label in near else []
-        button = f' <button data-only="{label}">show in slices</button>' * (label not in facts.look.ignored)
-        title = name if name == f"cluster {label}" else f"{name} (cluster {label})"
+        button = f' <button data-only="{label}">show</button>' * (label not in facts.look.ignored)
+        number = "" if name == f"cluster {label}" else f' <span class="number">cluster {label}</span>'
         cards.append(
-            f'<div class="card" style="border-color:{escape(colour)}"><h3>{escape(title)}{button}</h3>'
+            f'<div class="card" style="border-color:{escape(colour)}">'
+            f"<h3><span>{escape(name)}{number}</span>{button}</h3>"
             f'<div class="crops">{crops or "In no place shown."}</div>{_histogram(grey, colour)}'
             f"<ul>{''.join(f'<li>{escape(row)}</li>' for row in rows)}</ul></div>"
         )

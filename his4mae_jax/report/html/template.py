@@ -32,7 +32,8 @@ border-radius:3px}
 .card{border-left:6px solid;border-radius:4px;padding:.5em .9em .6em;background:var(--soft)}
 .card h3{margin:.1em 0 .4em;display:flex;justify-content:space-between;align-items:center;gap:.6em;min-height:1.9em}
 button{font:inherit;font-size:.85em;color:var(--accent);background:#fff;border:1px solid var(--line);
-border-radius:4px;padding:.1em .6em;cursor:pointer}button{flex:none}
+border-radius:4px;padding:.1em .6em;cursor:pointer;flex:none}
+.number{color:var(--dim);font-weight:400;font-size:.9em}
 .card ul{margin:.4em 0 0;padding-left:1.1em;font-size:.92em}
 .crops{display:grid;grid-template-columns:repeat(3,1fr);gap:4px}.crops img{width:100%;display:block}
 .histogram{width:100%;height:42px;display:block;margin-top:.5em}

@@ -26,6 +26,7 @@ FLOORS = (
     ("figures",),
     ("compare",),
     ("report",),
+    ("view",),
     ("library",),
     ("cli", "main", "__main__"),
 )

@@ -114,6 +114,17 @@ SUBCOMMANDS = {
         "too, but for the features by UMAP. Without --config the settings are those of the training.",
         ("his4mae report --workdir=runs/demo",),
     ),
+    "view": Subcommand(
+        "show the volume with its labels, names, instances and probabilities in neuroglancer or napari",
+        "Needs a segmented workdir and no model. Serves what the workdir holds to neuroglancer, prints the link, and "
+        "ends with Ctrl-C; --napari opens a window of napari in its place. Without --config the settings are those of "
+        "the training. Needs `pip install his4mae_jax[view]`, or his4mae_jax[napari].",
+        (
+            "his4mae view --workdir=runs/demo",
+            "his4mae view --workdir=runs/demo --port=8080",
+            "his4mae view --workdir=runs/demo --napari",
+        ),
+    ),
     "compare": Subcommand(
         "train and score every row of a comparison, several seeds each",
         "Runs the rows of compare.rows and writes their table as Markdown, CSV, JSON and LaTeX.",
@@ -158,6 +169,10 @@ def make_parser() -> Parser:
     probe.add_argument("--labels", metavar="FILE", help="points as CSV (z, y, x, class), or a volume of sparse labels")
     probe.add_argument("--hidden", metavar="UNITS", help="units of a hidden layer (default: a linear classifier)")
     probe.add_argument("--names", metavar="A,B,...", help="names of the ids 1, 2, ... of such a volume")
+    view = added.choices["view"]
+    view.add_argument("--napari", action="store_true", help="open napari (short for --config.view.viewer=napari)")
+    view.add_argument("--port", metavar="PORT", help="of neuroglancer (default: one that is free)")
+    view.add_argument("--address", metavar="ADDRESS", help="to serve at (default: 127.0.0.1, this machine alone)")
     init = added.choices["init"]
     init.add_argument("volumes", nargs="+", metavar="VOLUME", help="path or URL, with a box as in cell.tif[0:99, :, :]")
     init.add_argument("--output", metavar="FILE.py", help="the config (default: named after the first volume)")
@@ -202,6 +217,9 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
         overrides = [*overrides, "--config.name.from_truth=many_to_one"]
     if arguments.command == "probe":
         overrides = [*overrides, *_probe_overrides(arguments)]
+    if arguments.command == "view":
+        flags = {"viewer": arguments.napari and "napari", "port": arguments.port, "address": arguments.address}
+        overrides = [*overrides, *(f"--config.view.{key}={value}" for key, value in flags.items() if value)]
     if arguments.command in MODES:
         return run_command(
             arguments.command, arguments.config, arguments.workdir, overrides, f"his4mae {arguments.command} --help"

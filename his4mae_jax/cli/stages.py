@@ -15,9 +15,22 @@ from his4mae_jax.errors import UserError
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
-MODES = ("train", "segment", "evaluate", "name", "all", "probe", "export", "compare", "fetch", "inspect", "report")
-ALONE = ("name", "report", "probe", "export", "compare", "fetch", "inspect")  # modes of a single process
-SAVED = ("name", "export", "report")  # modes that take the settings of the training where no config is given
+MODES = (
+    "train",
+    "segment",
+    "evaluate",
+    "name",
+    "all",
+    "probe",
+    "export",
+    "compare",
+    "fetch",
+    "inspect",
+    "report",
+    "view",
+)
+ALONE = ("name", "report", "view", "probe", "export", "compare", "fetch", "inspect")  # modes of a single process
+SAVED = ("name", "export", "report", "view")  # modes that take the settings of the training where no config is given
 
 
 def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode: str) -> None:
@@ -30,7 +43,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         join()
-    if mode not in ("name", "fetch", "compare"):  # each run of a comparison does this itself
+    if mode not in ("name", "view", "fetch", "compare"):  # each run of a comparison does this itself
         from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(config)
@@ -63,6 +76,8 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
             return name(config, workdir)
     if mode == "report":
         return run_page.write(config, workdir, umap=True)
+    if mode == "view":
+        return view(config, workdir)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
         from his4mae_jax.data import datasets
 
@@ -235,6 +250,16 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, 
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir, folder):
         log(f"figure: {path}")
+
+
+def view(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+    """Show the volume, labels, names, instances and probabilities in a viewer until the user ends it."""
+    from his4mae_jax.data import datasets
+    from his4mae_jax.view import stage
+
+    folder = pathlib.Path(workdir)
+    stage.check(config, folder)
+    stage.view(config, folder, datasets.target(config, workdir, need_labels=False).image, log)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

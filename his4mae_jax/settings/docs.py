@@ -26,6 +26,7 @@ SECTIONS = {
     "name": "Naming",
     "probe": "Few labels",
     "evaluate": "Evaluation",
+    "view": "Viewers",
     "export": "Export",
     "compare": "Comparison of methods",
 }
@@ -42,7 +43,7 @@ together with the others, ends the run with one line before anything is written.
 
 The last column says when a setting may change. A workdir belongs to one training: what is *fixed by the training*
 cannot change in it. All other settings can, also when a training goes on: those of *one stage*, segmentation,
-naming, evaluation, export or comparison, act when that stage runs next.
+naming, evaluation, viewing, export or comparison, act when that stage runs next.
 """
 
 

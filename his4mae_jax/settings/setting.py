@@ -21,6 +21,7 @@ class Scope(enum.Enum):
     PROBE = "few labels"
     COMPARE = "comparison"
     NAME = "naming"
+    VIEW = "viewing"
 
 
 @dataclasses.dataclass(frozen=True)

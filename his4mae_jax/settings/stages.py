@@ -1,11 +1,11 @@
-"""The settings of the stages after training: `segment`, `probe`, `evaluate`, `export`, `compare`."""
+"""The settings of the stages after training: `segment`, `probe`, `evaluate`, `view`, `export`, `compare`."""
 
 from his4mae_jax.settings.data import AXES, LARGEST_SEED, PATHS, VOXEL_SIZES
 from his4mae_jax.settings.kinds import Choice, Either, Flag, Number, Row, Several, Text, Whole
 from his4mae_jax.settings.setting import Scope, Setting
 
-SEGMENT, NAME, PROBE, EVALUATE, EXPORT, COMPARE = (
-    Scope.SEGMENT, Scope.NAME, Scope.PROBE, Scope.EVALUATE, Scope.EXPORT, Scope.COMPARE,
+SEGMENT, NAME, PROBE, EVALUATE, VIEW, EXPORT, COMPARE = (
+    Scope.SEGMENT, Scope.NAME, Scope.PROBE, Scope.EVALUATE, Scope.VIEW, Scope.EXPORT, Scope.COMPARE,
 )  # fmt: skip
 CLUSTERS = Whole(2, 254)  # labels are uint8, and 255 is no label
 
@@ -114,6 +114,11 @@ SETTINGS = (
             "Label-free classical baselines to score beside the method.", EVALUATE),
     Setting("evaluate.curve_box", 256, Whole(1, 1_000_000, "voxels", special=0, meaning="no curve"),
             "Side of the box that is scored at each kept checkpoint, for the curve of DSC over training.", EVALUATE),
+    Setting("view.viewer", "neuroglancer", Choice("neuroglancer", "napari"), "The viewer to show a run in.", VIEW),
+    Setting("view.address", "127.0.0.1", Text("the name or IP address of a network interface of this machine"),
+            'Where neuroglancer is served: "127.0.0.1" is seen from this machine alone, "0.0.0.0" from all.', VIEW),
+    Setting("view.port", 0, Whole(1, 65_535, special=0, meaning="one that is free"),
+            "Port at which neuroglancer is served.", VIEW),
     Setting("export.name", "", Text("a name", "one after the workdir"), "Name of the model for bioimage.io.", EXPORT),
     Setting("export.authors", ("The his4mae_jax contributors",), Several("a tuple of names", Text("a name")),
             "Authors of the exported model.", EXPORT),

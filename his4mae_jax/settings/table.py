@@ -25,7 +25,7 @@ def fixed_by_training(key: str, method: str) -> bool:
 
 def affects_scores(key: str) -> bool:
     """Whether the scores of a run depend on the setting; those of a comparison as a whole are no run's."""
-    return TABLE[key].scope not in (Scope.FREE, Scope.NAME, Scope.PROBE, Scope.EXPORT, Scope.COMPARE)
+    return TABLE[key].scope not in (Scope.FREE, Scope.NAME, Scope.PROBE, Scope.VIEW, Scope.EXPORT, Scope.COMPARE)
 
 
 def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[str]:

@@ -39,6 +39,8 @@ def test_stages_are_free_of_the_training_and_affect_scores():
             assert setting.scope is Scope.COMPARE and not settings.affects_scores(key), key
         if setting.section == "name":
             assert setting.scope is Scope.NAME and not settings.affects_scores(key), key
+        if setting.section == "view":
+            assert setting.scope is Scope.VIEW and not settings.affects_scores(key), key
         if setting.section == "export":
             assert setting.scope is Scope.EXPORT and not settings.affects_scores(key), key
 

@@ -99,6 +99,10 @@ class Lazy:
             return np.zeros([b.stop - b.start for b in box], self.dtype)[inner]
         return self._levels.read(box, self._factor)[inner]
 
+    def transpose(self) -> np.ndarray:
+        """Reads the whole grid; (x, y, z)."""
+        return np.asarray(self).T
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[...], dtype)
 

@@ -7,6 +7,7 @@ no other server than this one.
 import contextlib
 import errno
 import json
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -84,8 +85,7 @@ def serving(
             states.fill(state, layers, shown, image.shape)
         yield viewer
     finally:
-        neuroglancer.server.global_server.executor.shutdown(wait=False, cancel_futures=True)
-        neuroglancer.stop()
+        _stop()
 
 
 def _start(address: str, port: int) -> None:
@@ -95,6 +95,18 @@ def _start(address: str, port: int) -> None:
     except OSError as error:
         reason = _REASONS.get(error.errno, f"{error.strerror or error}; choose an address of this machine")
         raise UserError(f"config keys view.address and view.port: {address}:{port}: {reason}") from error
+
+
+def _stop() -> None:
+    """Stops the server. What the browser is still waiting for is given up, without a word."""
+    logger = logging.getLogger("tornado")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        neuroglancer.server.global_server.executor.shutdown(wait=False, cancel_futures=True)
+        neuroglancer.stop()
+    finally:
+        logger.setLevel(level)
 
 
 def directions(url: str, address: str, host: str) -> str:

@@ -16,7 +16,7 @@ from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.errors import UserError
 from his4mae_jax.progress import Log
 from his4mae_jax.view.layers import IMAGE, INSTANCES, LABELS, PROBABILITY, Layer
-from his4mae_jax.view.levels import Lazy, Levels
+from his4mae_jax.view.levels import Factor, Lazy, Levels
 
 MESH_VOXELS = 1 << 24  # of the level from which surfaces are made: it is held in memory
 BLOCK = 64  # voxels of level 0, or of the coarsest stored level, that one voxel may be made of
@@ -68,6 +68,22 @@ class Served(neuroglancer.LocalVolume):
         return encode_npz(block), "application/octet-stream"
 
 
+class Surfaces(neuroglancer.LocalVolume):
+    """The surfaces of the labels of one level, which is read as a whole when the first of them is shown."""
+
+    def __init__(self, levels: Levels, factor: Factor, dimensions: Any, log: Log, name: str) -> None:
+        super().__init__(Lazy(levels, factor), dimensions, volume_type="segmentation")
+        self._log, self._name = log, name
+
+    def get_object_mesh(self, object_id: int) -> bytes:
+        """Returns the surface of a label. Raises `ValueError` where the volume cannot be read."""
+        try:
+            return super().get_object_mesh(object_id)
+        except UserError as error:
+            self._log(f"view: {self._name}: {error}")
+            raise ValueError("cannot be read") from error
+
+
 def dimensions(size_nm: Triple) -> Any:
     """Neuroglancer's description of the axes z, y, x with voxels of this size."""
     return neuroglancer.CoordinateSpace(names=list("zyx"), units="nm", scales=list(size_nm))
@@ -105,7 +121,7 @@ def sources(layer: Layer, levels: Levels, log: Log) -> list[Any]:
         return [volume]
     factor = min(small, key=math.prod)
     coarse = tuple(s * f for s, f in zip(size, factor, strict=True))
-    surfaces = neuroglancer.LocalVolume(Lazy(levels, factor), dimensions(coarse), volume_type="segmentation")
+    surfaces = Surfaces(levels, factor, dimensions(coarse), log, layer.name)
     # The package puts the surface of a voxel i around i, and draws the voxel itself around i + 0.5.
     source = placed(surfaces, coarse, begin, shift=0.5)
     source.enable_default_subsources = False
@@ -150,13 +166,12 @@ def fill(state: Any, layers: Sequence[Layer], shown: Sequence[Any], shape: Seque
     scales = list(image.voxel_size_nm[::-1])
     state.dimensions = neuroglancer.CoordinateSpace(names=list("xyz"), units="nm", scales=scales)
     middle = [
-        o / s + (n - 1) // 2 + 0.5 for o, s, n in zip(image.origin_nm, image.voxel_size_nm, shape, strict=True)
+        o / s + (n - 1) // 2 for o, s, n in zip(image.origin_nm, image.voxel_size_nm, shape, strict=True)
     ]  # fmt: skip
     state.position = middle[::-1]
     for layer, each in zip(layers, shown, strict=True):
         state.layers.append(name=layer.name, layer=each, visible=layer.visible)
     state.layout = "4panel"
-    state.show_slices = False
     top = [layer.name for layer in layers if layer.visible and layer.names]
     if top:
         state.selected_layer.layer, state.selected_layer.visible = top[-1], True

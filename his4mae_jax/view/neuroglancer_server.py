@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from his4mae_jax.view.layers import Layer
 from his4mae_jax.view.levels import open_levels
 from his4mae_jax.view.table import segment_properties
 
-EVERYWHERE = ("0.0.0.0", "::")
+EVERYWHERE = "0.0.0.0"
 _REASONS = {
     errno.EADDRINUSE: "the port is taken; choose another, or 0 for one that is free",
     errno.EACCES: "no right to use the port; choose one above 1023",
@@ -89,8 +90,14 @@ def serving(
 
 
 def _start(address: str, port: int) -> None:
-    neuroglancer.set_server_bind_address(address, port)
+    if ":" in address:
+        raise UserError(
+            f"config key view.address is {address!r}: neuroglancer makes no links of IPv6; give IPv4 or a name"
+        )
     try:
+        with socket.create_server((address, port)):  # the packages leave sockets behind where this fails
+            pass
+        neuroglancer.set_server_bind_address(address, port)
         neuroglancer.server.start()
     except OSError as error:
         reason = _REASONS.get(error.errno, f"{error.strerror or error}; choose an address of this machine")
@@ -119,7 +126,7 @@ def directions(url: str, address: str, host: str) -> str:
     """
     port = re.search(r":(\d+)/", url)[1]
     lines = [f"neuroglancer: {url}"]
-    if address in EVERYWHERE:
+    if address == EVERYWHERE:
         lines.append("  Served to every machine that reaches this one: who has the link sees the data.")
     else:
         lines.append(f"  From another machine: ssh -L {port}:{address}:{port} {host}, then open the link there.")

@@ -49,7 +49,9 @@ def test_every_layer_lies_where_its_voxels_are(shown):
     assert (layers["image"].voxel_size_nm, layers["image"].origin_nm) == (run.size, run.origin)
     for name, layer in layers.items():
         if name != "image":
-            assert layer.voxel_size_nm == (10, 8, 10) and layer.origin_nm == coarser(run.origin, run.size, (1, 2, 2)), name
+            assert layer.voxel_size_nm == (10, 8, 10) and layer.origin_nm == coarser(run.origin, run.size, (1, 2, 2)), (
+                name
+            )
 
 
 def test_clusters_are_visible_before_they_have_names(shown):

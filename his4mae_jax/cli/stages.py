@@ -16,19 +16,8 @@ from his4mae_jax.errors import UserError
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
 MODES = (
-    "train",
-    "segment",
-    "evaluate",
-    "name",
-    "all",
-    "probe",
-    "export",
-    "compare",
-    "fetch",
-    "inspect",
-    "report",
-    "view",
-)
+    "train", "segment", "evaluate", "name", "all", "probe", "export", "compare", "fetch", "inspect", "report", "view",
+)  # fmt: skip
 ALONE = ("name", "report", "view", "probe", "export", "compare", "fetch", "inspect")  # modes of a single process
 SAVED = ("name", "export", "report", "view")  # modes that take the settings of the training where no config is given
 

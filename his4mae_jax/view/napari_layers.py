@@ -67,7 +67,8 @@ def show(layers: Sequence[Layer], image: VolumeLike, title: str) -> None:
     viewer = napari.Viewer(title=title)
     for arrays, keywords, kind in data:
         viewer.add_layer(napari.layers.Layer.create(arrays, keywords, kind))
-    viewer.scale_bar.visible = True
+    overlays = getattr(getattr(viewer, "canvas", None), "overlays", viewer)  # napari 0.9 moved them
+    overlays.scale_bar.visible = True
     napari.run()
 
 

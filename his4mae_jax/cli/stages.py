@@ -246,9 +246,9 @@ def view(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     from his4mae_jax.data import datasets
     from his4mae_jax.view import stage
 
-    folder = pathlib.Path(workdir)
+    config, folder = volumes.one(config, workdir)
     stage.check(config, folder)
-    stage.view(config, folder, datasets.target(config, workdir, need_labels=False).image, log)
+    stage.view(config, folder, datasets.stored_image(config, workdir), log)
 
 
 def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:

@@ -14,6 +14,7 @@ from his4mae_jax.output import records
 from his4mae_jax.progress import Log
 from his4mae_jax.view import layers as plans
 from his4mae_jax.view import napari_layers
+from his4mae_jax.workdir import VOLUMES
 
 
 def check(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
@@ -23,7 +24,12 @@ def check(config: ml_collections.ConfigDict, folder: pathlib.Path) -> None:
       UserError: nothing has been segmented, or the viewer is not installed.
     """
     if not records.segmentation(folder):
-        raise UserError(f"{folder / records.SEGMENTATION}: nothing to show, no segmentation is there; segment first")
+        others = [
+            records.segmentation(path) for path in sorted(folder.parent.glob("*")) if folder.parent.name == VOLUMES
+        ]
+        named = ", ".join(str(facts["volume"]) for facts in others if facts)
+        remedy = f"name one that is as config key segment.volume: {named}" if named else "segment first"
+        raise UserError(f"{folder / records.SEGMENTATION}: nothing to show, no segmentation is there; {remedy}")
     if config.view.viewer == "napari":
         napari_layers.module()
     else:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -52,6 +53,16 @@ def test_nothing_segmented_yet(shown, config, tmp_path, said):
         stage.view(config, tmp_path, shown().image, said.append)
 
 
+def test_another_volume_of_the_workdir_is_segmented(shown, config, tmp_path):
+    run = shown()
+    shutil.move(run.folder, tmp_path / "volumes" / "cell")
+    with pytest.raises(
+        UserError, match=r"other/segment\.json: .*; name one that is as .* segment.volume: .*/cell.ome.zarr"
+    ):
+        stage.check(config, tmp_path / "volumes" / "other")
+    stage.check(config, tmp_path / "volumes" / "cell")
+
+
 def test_labels_of_another_volume(shown, config, said):
     run = shown()
     facts = json.loads((run.folder / "segment.json").read_text())
@@ -69,7 +80,7 @@ def test_without_neuroglancer(shown, config, said, monkeypatch):
 
 def test_a_workdir_without_labels_is_reported_before_a_volume_is_opened(tmp_path, config):
     config.data.test = str(tmp_path / "no.tif")
-    with pytest.raises(UserError, match="nothing to show"):
+    with pytest.raises(UserError, match="volumes/no/segment.json: nothing to show"):
         main.run(config, tmp_path, "view")
 
 

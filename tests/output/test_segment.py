@@ -252,6 +252,38 @@ def test_centres_of_one_volume_are_applied_to_another(trained, undisturbed, tmp_
     assert wrong.returncode == 2 and "another checkpoint or encoder" in wrong.stderr.splitlines()[-1]
 
 
+def test_several_volumes_are_segmented_one_after_the_other(trained, tmp_path):
+    paths = [tmp_path / f"cell_{i}.zarr" for i in (4, 5)]
+    for i, path in enumerate(paths):
+        ome_zarr.create(path, (24, 40, 44 + i), np.uint8, 8.0).write(textured((24, 40, 44 + i), i)).result()
+    workdir = workdir_of(trained, tmp_path)
+    flag = f"--config.segment.volume={tuple(map(str, paths))}"
+    segment(trained, workdir, flag)
+    shapes = [open_volume(workdir / f"volumes/cell_{i}/labels.ome.zarr", image=False).shape for i in (4, 5)]
+    assert shapes == [(24, 40, 44), (24, 40, 45)]
+    assert (workdir / "volumes/cell_4/report/index.html").exists()
+    named = command(trained, workdir, "--mode=name", flag)
+    assert named.returncode == 0, named.stderr
+    assert all((workdir / f"volumes/cell_{i}/organelles.ome.zarr").exists() for i in (4, 5))
+    refused = command(trained, workdir, "--mode=probe", flag, "--config.probe.labels=points.csv")
+    assert refused.returncode == 2 and "names 2 volumes" in refused.stderr.splitlines()[-1]
+
+
+def test_taking_ground_truth_away_keeps_the_labels(trained, tmp_path):
+    truth = np.where(textured(SHAPE) > 127, 1, 0).astype(np.uint8)
+    truth[:20] = 255  # outside the cell: no centre is fitted there
+    ome_zarr.create(tmp_path / "truth.zarr", SHAPE, np.uint8, 8.0).write(truth).result()
+    workdir = workdir_of(trained, tmp_path)
+    names = "--config.data.class_names=('dark', 'bright')"
+    segment(trained, workdir, f"--config.data.test_labels={tmp_path / 'truth.zarr'}", names)
+    before = json.loads((workdir / OUT / "segment.json").read_text())
+    assert before["what"]["mask"]
+    assert "is there" in segment(trained, workdir)
+    assert json.loads((workdir / OUT / "segment.json").read_text())["job"] == before["job"]
+    centres = segment(trained, workdir, f"--config.data.test_labels={tmp_path / 'truth.zarr'}", names)
+    assert "is there" in centres  # and given again
+
+
 def test_padding_is_neither_sampled_nor_labelled(trained, tmp_path):
     """Constant planes at a face, and the constant corner of a volume that was rotated into its box."""
     array = textured(SHAPE)

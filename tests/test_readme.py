@@ -20,6 +20,7 @@ GUIDE = (
     "library",
     "formats",
     "segmenting",
+    "viewing",
     "export",
     "datasets",
     "comparing",

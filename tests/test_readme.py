@@ -22,6 +22,7 @@ GUIDE = (
     "segmenting",
     "viewing",
     "export",
+    "encoders",
     "datasets",
     "comparing",
     "launching",

@@ -33,9 +33,8 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     if mode not in ALONE:
         join()
     own_threads = config.segment.encoder_file and mode != "train"  # onnxruntime shares out the cores by itself
-    if (
-        mode not in ("name", "view", "fetch", "compare") and not own_threads
-    ):  # each run of a comparison does this itself
+    # Each run of a comparison does this itself.
+    if mode not in ("name", "view", "fetch", "compare") and not own_threads:
         from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(config)

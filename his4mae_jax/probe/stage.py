@@ -81,7 +81,8 @@ def probe(
             workdir / PROBE, centres,
             encoder=config.segment.encoder_file or config.segment.encoder, step=trained.step, volume=str(image.name),
             encoder_digest=digest, contrast=encoder.contrast.to_json(), probe=True,
-            labels=fitted.labelled.counts.tolist(), strength=classifier.strength, fractions=classifier.fraction_K.tolist(),
+            labels=fitted.labelled.counts.tolist(), strength=classifier.strength,
+            fractions=classifier.fraction_K.tolist(),
         )  # fmt: skip
     scale = tuple(np.array(image.voxel_size_nm) / own.voxel_size_nm)
     write_suggestions(workdir / SUGGEST, fitted.suggested_Sx3, fitted.suggested_SxK, names, scale)

@@ -7,6 +7,7 @@ import tiny_onnx
 
 from his4mae_jax.compare import rows, run, tables
 from his4mae_jax.errors import UserError
+from his4mae_jax.workdir import volume_folder
 
 
 @pytest.fixture
@@ -38,7 +39,8 @@ def test_it_takes_no_training_and_says_so_in_the_table(config, tmp_path, monkeyp
 
     def execute(command, log):
         for name, content in (("metrics", metrics), ("segment", {"fovs": 12})):
-            (frozen.folder / f"{name}.json").write_text(json.dumps(content))
+            outputs = volume_folder(frozen.folder, "cell.zarr", create=True)
+            (outputs / f"{name}.json").write_text(json.dumps(content))
         return run.process.Usage(0, 1.0, 1.0, False)
 
     monkeypatch.setattr(run.process, "execute", execute)

@@ -1,4 +1,4 @@
-"""Atomic JSON and text files, names made safe for files, and a one-line error when a disk refuses a write."""
+"""Atomic JSON and text files, YAML of users, names for files, and one-line errors of disks that refuse a write."""
 
 import contextlib
 import errno
@@ -9,6 +9,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import yaml
 
 from his4mae_jax.errors import UserError
 
@@ -81,6 +83,41 @@ def write_bytes(file: pathlib.Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without tags of Python, in which a key that stands twice in an entry is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [key.value for key, _ in node.value]
+        for i, (key, _) in enumerate(node.value):
+            if key.value in keys[:i]:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: pathlib.Path, *, missing: str, remedy: str) -> Any:
+    """Reads a YAML file that a user writes; a key that stands twice in an entry is an error.
+
+    Args:
+      path: of the file.
+      missing: what to do where there is none, to follow "not there; ".
+      remedy: what to do where it is no YAML.
+
+    Raises:
+      UserError: one line that names the file, and the line of it where there is one.
+    """
+    try:
+        return yaml.load(path.read_text("utf-8"), _Loader)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not there; {missing}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); make it a readable UTF-8 text file") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = " ".join(str(getattr(error, "problem", None) or type(error).__name__).split())
+        raise UserError(f"{path}: {where}not YAML ({problem}); {remedy}") from error
 
 
 def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserError | None:

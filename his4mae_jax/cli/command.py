@@ -58,8 +58,9 @@ SUBCOMMANDS = {
     ),
     "segment": Subcommand(
         "cluster the features of a volume and label every voxel",
-        "Needs a trained workdir. Fits the cluster centres on a sample of the voxels of data.test (or of "
-        "segment.volume), and writes WORKDIR/volumes/NAME/labels.ome.zarr.",
+        "Needs a trained workdir, or a frozen encoder (segment.encoder_file). Fits the cluster centres on a sample of "
+        "the voxels of data.test (or of segment.volume), and writes "
+        "WORKDIR/volumes/NAME/labels.ome.zarr.",
         (
             "his4mae segment --config=demo --workdir=runs/demo --config.segment.clusters=8",
             "his4mae segment --config=demo --workdir=runs/demo --config.segment.volume=cell_4.tif",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.cli import run_page, volumes
+from his4mae_jax.cli import frozen, run_page, volumes
 from his4mae_jax.cli.memory import return_freed_memory
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
@@ -32,7 +32,9 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         join()
-    if mode not in ("name", "view", "fetch", "compare"):  # each run of a comparison does this itself
+    own_threads = config.segment.encoder_file and mode != "train"  # onnxruntime shares out the cores by itself
+    # Each run of a comparison does this itself.
+    if mode not in ("name", "view", "fetch", "compare") and not own_threads:
         from his4mae_jax.training.devices.cpu_devices import share_cores
 
         share_cores(config)
@@ -76,6 +78,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     from his4mae_jax.training.run.checkpoints import check_workdir
 
     check_workdir(workdir, config)
+    frozen.check(config, mode)
     make_phantoms(config, workdir)
     if config.segment.centres == "probe" and not config.segment.centres_file and mode in ("segment", "evaluate"):
         config.segment.centres_file = _probe_file(workdir)
@@ -84,7 +87,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     if mode == "probe":
         with run_page.after(config, workdir, "probe"):
             probe(config, workdir)
-    if mode in ("train", "all"):
+    if mode == "train" or (mode == "all" and not config.segment.encoder_file):
         with run_page.after(config, workdir, "train"):
             train(config, workdir, segments=mode == "all")
     if mode in ("segment", "all"):
@@ -162,15 +165,17 @@ def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
     config, folder = volumes.one(config, workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
     stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log, folder)
+    frozen.keep_config(config, workdir)
 
 
 def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     """Fit the cluster centres and label every voxel of each volume to segment."""
     from his4mae_jax.output import plan
 
-    plan.need_checkpoint(workdir)
+    plan.need_encoder(config, workdir)
     for own, folder in volumes.to_segment(config, workdir):
         segment_one(own, workdir, folder)
+    frozen.keep_config(config, workdir)
 
 
 def segment_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, folder: pathlib.Path) -> None:

@@ -22,15 +22,16 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice
 from his4mae_jax.figures import curves, style
 from his4mae_jax.files import writing
-from his4mae_jax.inference.trained import volume_encoder
-from his4mae_jax.output.plan import label_path, need_checkpoint
+from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
+from his4mae_jax.output.plan import label_path, need_encoder
 from his4mae_jax.output.records import segmented
-from his4mae_jax.training.run.checkpoints import Checkpoints
 
 # Settings that say which voxels are scored; runs that share them can be shown side by side.
 TEST = ("source", "test", "test_labels", "binary_labels", "file_voxel_size_nm", "voxel_size_nm", "phantom")
 # Settings of `segment` that features depend on, beside the training.
-FEATURES = ("encoder", "inference", "expansion", "stride", "axes", "smooth", "overhang", "edge_weight")
+FEATURES = (
+    "encoder_file", "encoder", "inference", "expansion", "stride", "axes", "smooth", "overhang", "edge_weight",
+)  # fmt: skip
 
 
 Log = Callable[[str], None]
@@ -169,7 +170,7 @@ def draw_curves(
     """Fig. 3, curves.png, and codebook_health.png, for the rows with a curve and with a codebook."""
     drawn, trainings = [], {}
     for row in rows:
-        training = json.dumps(row.first.run.training)
+        training = json.dumps([row.first.run.training, row.first.config.segment.get("encoder_file", "")])
         if training in trainings:
             log(f"without the losses and codebook of {row.name}: its training is that of {trainings[training]}")
         seeds = () if training in trainings else row.seeds
@@ -263,16 +264,13 @@ def draw_umap(
 def _features(finished):
     """The test data of a run, features of its voxels and their classes."""
     config, folder = finished.config, finished.run.folder
-    need_checkpoint(folder)
+    need_encoder(config, folder)
     step = segmented(finished.run.outputs, [finished.metrics["clusters"]])["step"]
     test = datasets.target(config, folder, need_labels=True)
-    checkpoints = Checkpoints(folder, config)
-    try:
-        encoder = volume_encoder(config, checkpoints, step, test.image)
+    with checkpoints_of(config, folder) as checkpoints:
+        encoder = open_encoder(config, checkpoints, step).bind(test.image, config.segment, seed=config.seed)
         # The voxels are the same for all rows and seeds.
         features_MxD, class_M = features_umap.annotated_features(
             encoder, test.image, test.labels, max_tiles=config.segment.fit_tiles, seed=0
         )
-    finally:
-        checkpoints.close()
     return test, features_MxD, class_M

@@ -14,6 +14,8 @@ from his4mae_jax import config as configs
 from his4mae_jax.data import entries
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
+from his4mae_jax.inference.encoders import description
+from his4mae_jax.inference.encoders.opening import check_settings
 from his4mae_jax.output.records import check_free
 from his4mae_jax.settings import stages
 from his4mae_jax.settings.table import affects_scores, fixed_by_training, unknown_key
@@ -199,6 +201,8 @@ def _row_config(config, name, changes, workdir, baselines):
         row.data.root = row.data.root or str(shared)
     try:
         configs.validate(row)
+        if row.segment.encoder_file:  # before another row is trained
+            check_settings(row.segment, description.read(row.segment.encoder_file))
     except UserError as error:
         raise UserError(f"compare row {name!r}: {error}") from error
     if row.segment.volume or (row.data.source == "files" and not row.data.test_labels):

@@ -103,7 +103,7 @@ def perform(run: Run, others: Iterable[Run], device: str | None) -> str | None:
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.outputs / "metrics.json").unlink(missing_ok=True)  # scores of other segmentation settings
     write_text(run.folder / "row.json", json.dumps(run.settings, indent=2) + "\n")
-    donor = share_training(run, others)
+    donor = None if run.settings["segment"].get("encoder_file") else share_training(run, others)
     log_path = run.folder / "log.txt"
     offset = log_path.stat().st_size if log_path.exists() else 0
     usage = process.execute(process.command(run), log_path)

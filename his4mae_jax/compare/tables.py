@@ -19,6 +19,7 @@ from his4mae_jax import config as configs
 from his4mae_jax.compare.rows import outputs_of, read_json, run_folder
 from his4mae_jax.compare.text import comma_separated, latex, markdown, notes
 from his4mae_jax.files import slug, write_text
+from his4mae_jax.settings.derived import encoder_name
 
 BASELINES = {"intensity": "Intensity, k-means", "filters": "Filter features, k-means"}
 MATCHINGS = ("one_to_one", "many_to_one")
@@ -91,8 +92,8 @@ def _row(name, method, runs, names):
     """A row's dict; `method` is its own override, used before its first run; `names` maps slugs to names."""
     settings = next((run["settings"] for run in runs if run["settings"]), None)
     config = ml_collections.ConfigDict(settings) if settings else None
-    method = config.method if config else method
-    steps = configs.total_steps(config) if config else None
+    method = encoder_name(config) if config else method
+    steps = configs.total_steps(config) if config and not config.segment.get("encoder_file") else None
     scored = [run for run in runs if run["metrics"]]
     metrics = [run["metrics"] for run in scored]
     facts = [run["run"] or {} for run in scored]
@@ -107,7 +108,7 @@ def _row(name, method, runs, names):
         "planned": len(runs),
         "clusters": metrics[0]["clusters"] if metrics else None,
         "steps": steps,
-        "epochs": steps * config.train.batch_size / config.train.samples_per_epoch if config else None,
+        "epochs": steps * config.train.batch_size / config.train.samples_per_epoch if steps else None,
         "fovs": next((run["segment"]["fovs"] for run in scored if run["segment"]), None),
         "same_training_as": names.get(shared, shared),
         "devices": sorted({f"{fact['device']} with {fact['cpus']} CPUs" for fact in facts if "device" in fact}),

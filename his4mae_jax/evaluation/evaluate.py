@@ -16,8 +16,8 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice, scores
 from his4mae_jax.evaluation.baseline import score_baseline
 from his4mae_jax.evaluation.curve import dsc_curve
-from his4mae_jax.output.plan import headline, label_path, label_sizes, need_checkpoint
-from his4mae_jax.output.records import SEGMENTATION, centres_digest, segmented
+from his4mae_jax.output.plan import headline, label_path, label_sizes, labelled_by, need_checkpoint
+from his4mae_jax.output.records import SEGMENTATION, centres_digest, segmentation, segmented
 from his4mae_jax.progress import Log
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
@@ -44,17 +44,22 @@ def evaluate(
     Raises:
       UserError: there is no such segmentation, it is of another volume, or it does not fit the ground truth.
     """
-    need_checkpoint(workdir)
     folder = workdir if folder is None else folder
+    frozen = "encoder_file" in segmentation(folder)
+    if not frozen:
+        need_checkpoint(workdir)
     facts = segmented(folder, label_sizes(config))
     _check_volume(facts, test, folder)
     probed, clusters = class_names(config.segment.centres_file), headline(config)
     supervised = config.method in SUPERVISED or probed == tuple(test.class_names)
     confusions = _confusions(config, test, folder)
-    seconds = {"train": _training_seconds(config, workdir, facts["step"]), "segment": facts["seconds"]}
+    trained = 0.0 if frozen else _training_seconds(config, workdir, facts["step"])
+    seconds = {"train": trained, "segment": facts["seconds"]}
     own = scores.of_method(confusions, clusters, test.class_names, seconds, supervised=supervised)
-    metrics = {"method": config.method, "volume": test.image.name, **own, "baselines": _baselines(config, test, log)}
-    if config.evaluate.curve_box and not probed:  # those classes belong to one checkpoint
+    baselines = _baselines(config, test, log)
+    metrics = {"method": labelled_by(config, facts), "volume": test.image.name, **own, "baselines": baselines}
+    # Classes of a probe belong to one checkpoint, and a frozen encoder has none.
+    if config.evaluate.curve_box and not probed and not frozen:
         metrics["curve"] = dsc_curve(config, test, workdir, log, (facts["step"], metrics["dsc"]))
     one, many = (dice.direct,) * 2 if supervised else (dice.one_to_one, dice.many_to_one)
     one_to_one = one(confusions[clusters], test.class_names).assignment

@@ -1,4 +1,4 @@
-"""A trained encoder from a checkpoint, and its binding to a volume."""
+"""A trained encoder, of a checkpoint or frozen (`inference.encoders`), and its binding to a volume."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -20,21 +20,25 @@ from his4mae_jax.training.run.checkpoints import Checkpoints
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainedEncoder:
-    """The encoder of one checkpoint.
+    """The encoder of one checkpoint, or a frozen one of another kind.
 
     Attributes:
       models: of the pretext method it was trained by.
       params: of the encoder.
-      step: of the checkpoint.
-      voxel_size_nm: voxel edge, within slices, that it was trained at.
-      config: the settings of the training.
+      step: of the checkpoint; 0 for a frozen one.
+      voxel_size_nm: voxel edge, within slices, that it was trained at; None: it takes any.
+      config: the settings of the training, or of the run that names a frozen encoder.
+      fov_flop: FLOP of encoding one field of view; None: as `config` says.
+      batch: fields of view that are best encoded at once; 0: as the kind of device says.
     """
 
     models: Any
     params: Any
     step: int
-    voxel_size_nm: float
+    voxel_size_nm: float | None
     config: ml_collections.ConfigDict
+    fov_flop: float | None = None
+    batch: int = 0
 
     def bind(
         self,
@@ -64,9 +68,9 @@ class TrainedEncoder:
             self.models, segment, slice_axes(volume, segment["axes"], "segment.axes"),
             spacing=(1.0,) * 3 if isotropic else tuple(size / finest for size in volume.voxel_size_nm),
         )  # fmt: skip
+        flop = flop_per_image(self.config)["encode"] if self.fov_flop is None else self.fov_flop
         return VolumeEncoder(
-            self.models, self.params, contrast, coverage, segment["batch_fovs"], padding,
-            flop_per_image(self.config)["encode"],
+            self.models, self.params, contrast, coverage, segment["batch_fovs"] or self.batch, padding, flop
         )  # fmt: skip
 
 

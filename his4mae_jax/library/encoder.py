@@ -86,6 +86,7 @@ class Encoder:
         if saved is None:
             raise UserError(f"{workdir}: no config.json, so no workdir of a training; name another")
         config = _config(saved)
+        config.segment.encoder_file = ""  # this is the encoder that was trained
         with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
             steps = checkpoints.steps()
             if step is not None and step not in steps:

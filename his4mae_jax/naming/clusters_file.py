@@ -12,7 +12,7 @@ import yaml
 
 from his4mae_jax import palette
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import write_text
+from his4mae_jax.files import read_yaml, write_text
 
 FILE = "clusters.yaml"
 IGNORE = "ignore"  # the name, in any case, of clusters whose voxels get no label
@@ -28,17 +28,6 @@ HEADER = """\
 """
 _COLOUR = re.compile(r"#[0-9a-fA-F]{6}")
 _ENTRY = ("id", "name", "colour", "fraction", "mean_grey")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without tags of Python, in which a key that stands twice in an entry is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for i, (key, _) in enumerate(node.value):
-            if key.value in keys[:i]:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is given twice", problem_mark=key.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +121,7 @@ def read(path: pathlib.Path, ids: Sequence[int] | None = None) -> Clusters:
     Raises:
       UserError: one line that says what is wrong where.
     """
-    try:
-        content = yaml.load(path.read_text("utf-8"), _Loader)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not there; `his4mae segment` with this workdir writes it anew") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); make it a readable UTF-8 text file") from error
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{path}: {_where(error)}not YAML ({_problem(error)}); {_REMEDY}") from error
+    content = read_yaml(path, missing="`his4mae segment` with this workdir writes it anew", remedy=_REMEDY)
     entries = content.get("clusters") if isinstance(content, dict) else None
     centres = content.get("centres") if isinstance(content, dict) else None
     if not isinstance(centres, str) or not isinstance(entries, list):
@@ -188,15 +170,6 @@ def _cluster(path: pathlib.Path, number: int, entry: Any) -> Cluster:
         if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
             raise UserError(f"{where}: {key} is {value!r}, not a number; remove the line")
     return Cluster(entry["id"], name.strip(), colour, entry.get("fraction"), entry.get("mean_grey"))
-
-
-def _where(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    return f"line {mark.line + 1}: " if mark else ""
-
-
-def _problem(error: Exception) -> str:
-    return " ".join(str(getattr(error, "problem", None) or type(error).__name__).split())
 
 
 def _listed(ids: Sequence[int]) -> str:

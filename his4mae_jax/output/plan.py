@@ -11,6 +11,7 @@ import ml_collections
 
 from his4mae_jax.clustering.centres import class_names as classes_in
 from his4mae_jax.clustering.centres import load
+from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
@@ -76,17 +77,38 @@ def volume_paths(
     return labels, pathlib.Path(workdir) / PROBABILITIES if config.segment.probabilities else None
 
 
+def labelled_by(config: ml_collections.ConfigDict, segmentation: Mapping[str, Any]) -> str:
+    """What made the labels that segment.json describes: the name of a frozen encoder's file, or the method."""
+    return pathlib.PurePath(segmentation.get("encoder_file", "")).stem or config.method
+
+
+def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+    """Whether a workdir holds a checkpoint of a training."""
+    folder = pathlib.Path(workdir) / "checkpoints"
+    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+
+
 def need_checkpoint(workdir: str | pathlib.Path) -> None:
     """Checks that the workdir holds a trained run.
 
     Raises:
       UserError: there is no checkpoint.
     """
-    folder = pathlib.Path(workdir) / "checkpoints"
-    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+    if not has_checkpoint(workdir):
+        folder = pathlib.Path(workdir) / "checkpoints"
         raise UserError(
             f"{folder}: no checkpoint; train in this workdir first (`his4mae train`, or his4mae_jax.train in Python)"
         )
+
+
+def need_encoder(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
+    """Checks that there is an encoder to segment with: a frozen one (`segment.encoder_file`), or one of the workdir.
+
+    Raises:
+      UserError: no frozen one is named, and there is no checkpoint.
+    """
+    if not config.segment.encoder_file:
+        need_checkpoint(workdir)
 
 
 def check_voxel_size(volume: VolumeLike, trained_nm: float) -> None:
@@ -135,7 +157,8 @@ def bind_to(
     Raises:
       UserError: the volume has another voxel size than the training's, or is too small.
     """
-    check_voxel_size(volume, trained.voxel_size_nm)
+    if trained.voxel_size_nm is not None:
+        check_voxel_size(volume, trained.voxel_size_nm)
     encoder = trained.bind(volume, segment, seed=seed)
     inside = content_box(volume)
     check_size(encoder, volume, inside)
@@ -155,6 +178,9 @@ def labels_depend_on(
     settings = {k: v for k, v in config.segment.to_dict().items() if k not in OUTPUT_SETTINGS}
     if settings["centres_file"]:
         settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
+    frozen = settings.pop("encoder_file")
+    if frozen:  # not its name, but what is in its files; records of trained encoders are what they were
+        settings["encoder_file"] = encoder_digest(encoder.params)
     values = {
         "first_label": 1, "step": step, "volume": str(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
         "voxel_size_nm": volume.voxel_size_nm, "contrast": encoder.contrast.to_json(),

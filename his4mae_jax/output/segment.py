@@ -25,8 +25,8 @@ from his4mae_jax.data.volumes.anisotropy import size_text
 from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.tiling import Tiling
-from his4mae_jax.inference.trained import load
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Claims, Job
@@ -35,7 +35,7 @@ from his4mae_jax.output.plan import (
     headline,
     label_names,
     labels_depend_on,
-    need_checkpoint,
+    need_encoder,
     same_labels,
     volume_paths,
 )
@@ -59,7 +59,7 @@ class _Task:
     volume: VolumeLike
     output: Grid
     class_names: Sequence[str]
-    checkpoints: Checkpoints
+    checkpoints: Checkpoints | None
     step: int
     encoder: VolumeEncoder
     inside: Box
@@ -110,11 +110,10 @@ def segment(
     Raises:
       UserError: the volume does not fit the model, something is in the way in the workdir, or a disk refuses a write.
     """
-    need_checkpoint(workdir)
+    need_encoder(config, workdir)
     folder = pathlib.Path(folder or workdir)
     check_free(config, folder, test.class_names)
-    checkpoints = Checkpoints(workdir, config)
-    with contextlib.closing(checkpoints):
+    with checkpoints_of(config, workdir) as checkpoints:
         task = _prepare(config, test, folder, checkpoints, log)
         values = labels_depend_on(config, task.encoder, task.volume, task.inside, task.mask, task.step, task.output)
         facts = records.segmentation(folder)
@@ -136,11 +135,11 @@ def segment(
 
 def _prepare(config, test, folder, checkpoints, log) -> _Task:
     """Opens the encoder and measures the volume; raises UserError where they do not fit each other."""
-    step, volume = checkpoints.steps()[-1], test.image
-    encoder, inside = bind_to(load(checkpoints, step, config.segment.encoder), volume, config.segment, config.seed)
+    trained, volume = open_encoder(config, checkpoints), test.image
+    encoder, inside = bind_to(trained, volume, config.segment, config.seed)
     labels, probabilities = volume_paths(config, folder)
     return _Task(
-        config, folder, volume, Grid.of(test.output), test.class_names, checkpoints, step, encoder, inside,
+        config, folder, volume, Grid.of(test.output), test.class_names, checkpoints, trained.step, encoder, inside,
         fit_mask(config, test.labels), labels, probabilities, log,
     )  # fmt: skip
 
@@ -152,7 +151,8 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
     spacing = f"at stride {s.stride} across" if s.inference == "expand" else "at every pixel across"
     log(
         f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {size_text(volume)}, "
-        f"{fovs:,} fields of view {spacing} {encoder.coverage.axes}; {s.encoder} of step {task.step}"
+        f"{fovs:,} fields of view {spacing} {encoder.coverage.axes}; "
+        + (f"the frozen encoder {s.encoder_file}" if s.encoder_file else f"{s.encoder} of step {task.step}")
     )
     if task.output != Grid.of(volume):
         shape = "x".join(map(str, task.output.shape))
@@ -186,6 +186,8 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
                 "seconds": job.seconds() + _fit_seconds(job), "fovs": fovs, "step": task.step,
                 "clusters": task.sizes, "volume": str(volume.name), "job": job.id, "what": values,
             }  # fmt: skip
+            if s.encoder_file:
+                facts["encoder_file"] = os.path.abspath(s.encoder_file)
             publish(job, names, task.folder, facts)
             speed = rate(fovs / max(facts["seconds"], 1e-9), "fields of view")
             log(f"segment: labels in {task.paths[0]} after {facts['seconds']:.1f} s, {speed} with the fit of centres")
@@ -214,8 +216,8 @@ def _fit(task: _Task, job: Job) -> Fit:
             else f"segment: centres of {sizes} clusters from {fit.voxels:,} voxels"
         )  # fmt: skip
     centre_files.save(
-        path, fit.centres, encoder=s.encoder, step=task.step, volume=str(task.volume.name), seed=task.config.seed,
-        voxels=fit.voxels, contrast=task.encoder.contrast.to_json(), encoder_digest=digest,
+        path, fit.centres, encoder=s.encoder_file or s.encoder, step=task.step, volume=str(task.volume.name),
+        seed=task.config.seed, voxels=fit.voxels, contrast=task.encoder.contrast.to_json(), encoder_digest=digest,
         seconds=time.perf_counter() - began,
     )  # fmt: skip
     return fit

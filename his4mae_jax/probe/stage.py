@@ -1,6 +1,5 @@
 """The probe stage: labels in, a centres file with named classes and places to label next out."""
 
-import contextlib
 import os
 import pathlib
 from collections.abc import Sequence
@@ -16,15 +15,14 @@ from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
-from his4mae_jax.inference.trained import load
+from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.output import records
-from his4mae_jax.output.plan import bind_to, need_checkpoint
+from his4mae_jax.output.plan import bind_to, need_encoder
 from his4mae_jax.probe.classifier import Classifier
 from his4mae_jax.probe.fit import Probe, fit_probe
 from his4mae_jax.probe.labels import Labelled, read_labels
 from his4mae_jax.probe.suggest import write_suggestions
 from his4mae_jax.progress import Log
-from his4mae_jax.training.run.checkpoints import Checkpoints
 
 PROBE, SUGGEST = "probe.npz", "suggest.csv"
 
@@ -55,12 +53,11 @@ def probe(
         raise UserError(f"config key method is {config.method!r}: its labels are classes already; it needs no probe")
     if not settings.labels:
         raise UserError("config key probe.labels is empty: give a CSV file of points, or a volume of sparse labels")
-    need_checkpoint(workdir)
+    need_encoder(config, workdir)
     _check_free(workdir)
     image = target.image
-    with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
-        step = checkpoints.steps()[-1]
-        trained = load(checkpoints, step, config.segment.encoder)
+    with checkpoints_of(config, workdir) as checkpoints:
+        trained = open_encoder(config, checkpoints)
     encoder, inside = bind_to(trained, image, config.segment, config.seed)
     digest = encoder_digest(encoder.params)
     clusters = _kept_clusters(folder, digest, settings.keep_clusters)
@@ -79,11 +76,13 @@ def probe(
         log(line)
     centres = {**_label_free((workdir / PROBE, folder / records.CENTRES), digest), len(names): fitted.classes}
     with files.writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
         centre_files.save(
             workdir / PROBE, centres,
-            encoder=config.segment.encoder, step=step, volume=str(image.name), encoder_digest=digest,
-            contrast=encoder.contrast.to_json(), probe=True, labels=fitted.labelled.counts.tolist(),
-            strength=classifier.strength, fractions=classifier.fraction_K.tolist(),
+            encoder=config.segment.encoder_file or config.segment.encoder, step=trained.step, volume=str(image.name),
+            encoder_digest=digest, contrast=encoder.contrast.to_json(), probe=True,
+            labels=fitted.labelled.counts.tolist(), strength=classifier.strength,
+            fractions=classifier.fraction_K.tolist(),
         )  # fmt: skip
     scale = tuple(np.array(image.voxel_size_nm) / own.voxel_size_nm)
     write_suggestions(workdir / SUGGEST, fitted.suggested_Sx3, fitted.suggested_SxK, names, scale)

@@ -19,6 +19,7 @@ from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.encode import make_encode
+from his4mae_jax.inference.encoders.opening import frozen
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import plan
 from his4mae_jax.pretext.methods import METHODS
@@ -116,14 +117,18 @@ def segmentation(
     `memory_bytes` (`VolumeEncoder.memory_bytes`) and `label_bytes` (of all label volumes and
     probabilities before compression, which often leaves a twentieth of labels).
     """
-    s, method = config.segment, METHODS[config.method]
-    models = method.build(config)
-    params = jax.jit(lambda: method.init_params(jax.random.key(0), models)["encoder"])()
+    s, method, batch = config.segment, METHODS[config.method], 0
+    if s.encoder_file:
+        trained = frozen(config)
+        models, params, batch = trained.models, trained.params, trained.batch
+    else:
+        models = method.build(config)
+        params = jax.jit(lambda: method.init_params(jax.random.key(0), models)["encoder"])()
     coverage = Coverage.from_settings(models, s, axes)
-    encoder = VolumeEncoder(models, params, Contrast(0, 1), coverage, s.batch_fovs)
+    encoder = VolumeEncoder(models, params, Contrast(0, 1), coverage, s.batch_fovs or batch)
     images = encoder.batch
 
-    noise = jnp.zeros((images, config.model.fov, config.model.fov), jnp.float32)
+    noise = jnp.zeros((images, coverage.fov, coverage.fov), jnp.float32)
     encode = jax.jit(make_encode(models)).lower(params, noise).compile()
     seconds, _ = _measure(encode, lambda: encode(params, noise))
     sizes, grid = plan.label_sizes(config), Grid.of(volume if output is None else output)

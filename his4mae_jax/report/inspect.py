@@ -201,7 +201,7 @@ def _estimates(
     """Yields `(name, estimate)` as each is measured: training on all volumes to train on, segmenting one volume."""
     device = jax.devices()[0].device_kind
     training = [entry.volume for entry, role in zip(entries, roles, strict=True) if "train" in role]
-    if training:
+    if training and not config.segment.encoder_file:  # a frozen encoder: nothing is trained
         with progress(f"inspect: measuring a training step on {device}", log=log):
             t = estimate.training(config, training)
         log(

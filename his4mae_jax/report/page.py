@@ -14,7 +14,8 @@ from his4mae_jax.figures.curves import training_curves
 from his4mae_jax.figures.slices import slice_overlays
 from his4mae_jax.files import writing
 from his4mae_jax.naming.shown import shown
-from his4mae_jax.output.plan import headline, label_path
+from his4mae_jax.output import records
+from his4mae_jax.output.plan import headline, label_path, labelled_by
 
 
 def draw(
@@ -50,7 +51,7 @@ def draw(
             tried.append(training)
         clusters = open_volume(label_path(outputs, headline(config), headline(config)), image=False)
         _, facts = centre_files.load(outputs / "centres.npz")
-        look = shown(outputs, headline(config))
+        look, by = shown(outputs, headline(config)), labelled_by(config, records.segmentation(outputs))
         merged = metrics and more_clusters_than_classes(metrics) and metrics.get("matching")
         if merged:  # clusters that share a class have its colour
             assignment = [merged["many_to_one"].get(str(i)) for i in look.names]
@@ -58,7 +59,7 @@ def draw(
             test.output, clusters, test.output_labels, assignment, test.class_names, slices,
             contrast=Contrast.from_json(facts["contrast"]), names=look.names, colours=look.colours,
             hidden=look.ignored,
-            title=f"{pathlib.Path(test.image.name).name}, {config.method}, {headline(config)} labels"
+            title=f"{pathlib.Path(test.image.name).name}, {by}, {headline(config)} labels"
             + (", merged by the class they overlap most" if merged else ""),
         )  # fmt: skip
         tried.append(slices)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import ml_collections
 
 from his4mae_jax.settings.derived import num_tokens, num_visible, total_steps
-from his4mae_jax.settings.methods import EQUAL_FOLDS, MASKED
+from his4mae_jax.settings.methods import EQUAL_FOLDS, MASKED, SUPERVISED
 from his4mae_jax.settings.training import MOST_STEPS
 
 LARGEST_CHUNK = 2**30  # voxels; compressors count a chunk's bytes in 32 bits
@@ -75,13 +75,11 @@ def _data(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
 
 
 def _segment(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
-    m, s = config.model, config.segment
-    if s.stride > m.fov or s.stride % m.patch_size:
-        yield "segment.stride", f"a multiple of model.patch_size, {m.patch_size}, and at most model.fov, {m.fov}"
-    if s.shifts > m.patch_size:
-        yield "segment.shifts", f"at most model.patch_size, {m.patch_size}"
-    if s.overhang >= m.fov:
-        yield "segment.overhang", f"below model.fov, {m.fov}"
+    s = config.segment
+    if s.encoder_file:  # its own patches and fields of view are looked at when it is opened
+        yield from _frozen(config)
+    else:
+        yield from _fields_of_view(config)
     if s.tile < s.stride:
         yield "segment.tile", f"at least segment.stride, {s.stride}"
     if math.prod(s.block) > LARGEST_CHUNK:
@@ -93,3 +91,23 @@ def _segment(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
                 yield f"segment.{key}", f'{value!r} when segment.inference is "cover"'
     if s.centres == "codebook" and not (config.method == "his4mae" and config.codebook.enabled):
         yield "segment.centres", '"kmeans" unless method is "his4mae" with codebook.enabled'
+
+
+def _fields_of_view(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
+    m, s = config.model, config.segment
+    if s.stride > m.fov or s.stride % m.patch_size:
+        yield "segment.stride", f"a multiple of model.patch_size, {m.patch_size}, and at most model.fov, {m.fov}"
+    if s.shifts > m.patch_size:
+        yield "segment.shifts", f"at most model.patch_size, {m.patch_size}"
+    if s.overhang >= m.fov:
+        yield "segment.overhang", f"below model.fov, {m.fov}"
+
+
+def _frozen(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
+    """What a frozen encoder, which no training of ours made, has none of."""
+    if config.method in SUPERVISED:
+        yield "segment.encoder_file", f'empty: the labels of method "{config.method}" are classes of its own encoder'
+    if config.segment.encoder != "student":
+        yield "segment.encoder", "'student', the default, when segment.encoder_file names a frozen encoder"
+    if config.segment.centres == "codebook":
+        yield "segment.centres", "'kmeans' or 'probe' when segment.encoder_file is given: that encoder has no codebook"

@@ -24,6 +24,8 @@ SETTINGS = (
             'Grid of the labels: "image", that of the image level that was named: score maps are expanded to its '
             'voxels; "model", the voxels that are encoded (data.voxel_size_nm).', SEGMENT),
     Setting("segment.encoder", "student", Choice("student", "teacher"), "The encoder to segment with.", SEGMENT),
+    Setting("segment.encoder_file", "", Text("the path of a YAML file", "the encoder of the workdir's training"),
+            "A frozen encoder to segment with: a YAML file that describes an ONNX file (docs/encoders.md).", SEGMENT),
     Setting("segment.inference", "expand", Choice("expand", "cover"),
             'How a volume is covered: "expand", the paper\'s expand-stride, or "cover", MAESTER\'s cover-stride, which '
             "encodes the volume at every shift of a pixel.", SEGMENT),

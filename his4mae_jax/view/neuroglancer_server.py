@@ -128,6 +128,9 @@ def directions(url: str, address: str, host: str) -> str:
     lines = [f"neuroglancer: {url}"]
     if address == EVERYWHERE:
         lines.append("  Served to every machine that reaches this one: who has the link sees the data.")
+        lines.append(
+            "  Names load from this host name alone; where it is unknown, give this machine's IP as the address."
+        )
     else:
         lines.append(f"  From another machine: ssh -L {port}:{address}:{port} {host}, then open the link there.")
     lines.append("  Ctrl-C ends it.")

@@ -1,5 +1,6 @@
 """A cube at a known physical place lies there in every file that a segmentation writes, read by other readers."""
 
+import contextlib
 import csv
 import json
 import types
@@ -46,11 +47,12 @@ def run(tiny, tmp_path, monkeypatch):
         models = types.SimpleNamespace(encoder=Grey(), patch_size=1)
         coverage = Coverage.of_models(models, axes=axes, stride=8, tile=40, inference=inference)
         encoder = VolumeEncoder(models, {}, Contrast(0, 255), coverage, batch_fovs=512)
-        trained = types.SimpleNamespace(voxel_size_nm=in_plane_nm(target.image), bind=lambda *args, **kwargs: encoder)
+        trained = types.SimpleNamespace(
+            voxel_size_nm=in_plane_nm(target.image), step=1, bind=lambda *args, **kwargs: encoder
+        )
         (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
-        checkpoints = types.SimpleNamespace(steps=lambda: [1], close=lambda: None)
-        monkeypatch.setattr(segment, "Checkpoints", lambda *args: checkpoints)
-        monkeypatch.setattr(segment, "load", lambda *args: trained)
+        monkeypatch.setattr(segment, "checkpoints_of", lambda *args: contextlib.nullcontext())
+        monkeypatch.setattr(segment, "open_encoder", lambda *args: trained)
         darker = LinearScores(np.float32([[1], [-1]]), np.float32([0, 2 * 140 / 255]))  # the cube: 140 of 255 and more
         monkeypatch.setattr(segment, "_fit", lambda *args: segment.Fit({2: darker}))
         monkeypatch.setattr(segment.centre_files, "linear_scores", lambda centres: centres)

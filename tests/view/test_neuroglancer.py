@@ -234,7 +234,7 @@ def test_directions():
     assert text.splitlines()[0] == "neuroglancer: http://127.0.0.1:8080/v/abc/"
     assert "ssh -L 8080:127.0.0.1:8080 gpu7" in text
     text = directions("http://gpu7:8080/v/abc/", "0.0.0.0", "gpu7")
-    assert "ssh" not in text and "who has the link sees the data" in text
+    assert "ssh" not in text and "who has the link sees the data" in text and "give this machine's IP" in text
 
 
 def test_the_server_is_gone_afterwards(shown, serve):

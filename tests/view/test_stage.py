@@ -27,14 +27,19 @@ def test_it_prints_the_link_and_ends_with_ctrl_c(shown, config, said, capsys, mo
     run, pages = shown(), []
 
     def wait():
-        pages.append(urllib.request.urlopen(re.search(r"http://\S+", capsys.readouterr().out)[0]).status)
+        link = re.search(r"http://\S+", capsys.readouterr().out)[0]
+        pages.append(urllib.request.urlopen(link))
+        # An open page waits for events without end.
+        pages.append(urllib.request.urlopen(link.replace("/v/", "/events/").rstrip("/") + "?c=1&gc=0&gs=0"))
         threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         really_wait()
 
     really_wait = stage.wait
     monkeypatch.setattr(stage, "wait", wait)
     stage.view(config, run.folder, run.image, said.append)
-    assert pages == [200]
+    assert [page.status for page in pages] == [200, 200]
+    for page in pages:
+        page.close()
     assert said[0].startswith("view: layers\n  image\n") and said[-1] == "view: ended"
 
 

@@ -47,6 +47,11 @@ class Facts:
     stages: dict[str, dict[str, Any]]
 
     @property
+    def trained(self) -> bool:
+        """Whether there was a training in the workdir; a frozen encoder needs none."""
+        return self.step > 0 or "encoder_file" not in self.segmentation
+
+    @property
     def merged(self) -> bool:
         """Whether clusters are merged by class in the first place: there are more of them than classes."""
         return self.metrics is not None and more_clusters_than_classes(self.metrics)
@@ -95,7 +100,7 @@ def collect(workdir: pathlib.Path, folder: pathlib.Path) -> Facts:
     if segmentation:
         labels = len(stored_names(folder / LABELS))
         records.segmented(folder, [labels])
-        if step > segmentation["step"]:
+        if step > segmentation["step"] and "encoder_file" not in segmentation:
             stale.append(f"The labels are of step {segmentation['step']:,}; training has gone on to step {step:,}.")
         look = shown(folder, labels)
         if look.stale:

@@ -12,10 +12,13 @@ import ml_collections
 import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.compare.features_umap import FEWEST, embed
 from his4mae_jax.data.volumes.volume import VolumeLike
+from his4mae_jax.errors import UserError
+from his4mae_jax.inference.encoders.opening import frozen
 from his4mae_jax.inference.tiling import Tile
-from his4mae_jax.inference.trained import load
+from his4mae_jax.inference.trained import TrainedEncoder, load
 from his4mae_jax.progress import Log, progress
 from his4mae_jax.report.html import markup, record
 from his4mae_jax.report.html.grids import centres_nm, nearest, read_outer, values_at
@@ -28,7 +31,8 @@ VOXELS = 4000  # in all of them
 COVER_VOXELS = 400  # where every voxel has fields of view of its own
 # What of segment.json features depend on; clusters can change without them.
 _SETTINGS = (
-    "encoder", "stride", "edge_weight", "smooth", "overhang", "inference", "expansion", "symmetries", "shifts", "axes",
+    "encoder_file", "encoder", "stride", "edge_weight", "smooth", "overhang", "inference", "expansion", "symmetries",
+    "shifts", "axes",
 )  # fmt: skip
 TYPICAL = 0.25  # of the voxels of a cluster, those nearest to its centre, are shown
 PANEL = 440  # pixels
@@ -80,7 +84,7 @@ def find(
       umap: whether UMAP is computed where umap-learn is installed, which takes as long.
 
     Returns:
-      None where there are none: nothing is kept and nothing is to be computed, or the checkpoint is gone.
+      None where there are none: nothing is kept and nothing is to be computed, or the encoder is gone.
     """
     what = segmentation.get("what", {})
     if "settings" not in what or "inside" not in what:  # of an earlier version
@@ -109,14 +113,28 @@ def _umap_installed() -> bool:
     return importlib.util.find_spec("umap") is not None
 
 
+def _encoder(workdir: pathlib.Path, segmentation: Mapping[str, Any]) -> TrainedEncoder | None:
+    """The encoder that the labels were made with; None where it is gone."""
+    config, settings = ml_collections.ConfigDict(read_config(workdir)), segmentation["what"]["settings"]
+    if "encoder_file" not in settings:
+        with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
+            if segmentation["step"] not in checkpoints.steps():
+                return None
+            return load(checkpoints, segmentation["step"], settings["encoder"])
+    config.segment = {**settings, "encoder_file": segmentation["encoder_file"]}
+    try:
+        trained = frozen(config)
+    except UserError:  # moved
+        return None
+    return trained if encoder_digest(trained.params) == settings["encoder_file"] else None
+
+
 def _encode(workdir, segmentation, volume, labels, log):
-    """Arrays of a sample; None where the checkpoint is gone."""
+    """Arrays of a sample; None where the encoder is gone."""
     what, settings = segmentation["what"], segmentation["what"]["settings"]
-    config = ml_collections.ConfigDict(read_config(workdir))
-    with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
-        if segmentation["step"] not in checkpoints.steps():
-            return None
-        trained = load(checkpoints, segmentation["step"], settings["encoder"])
+    trained = _encoder(workdir, segmentation)
+    if trained is None:
+        return None
     encoder = trained.bind(volume, settings, seed=what.get("seed", 0))
     inside = tuple(slice(*bounds) for bounds in what["inside"])
     tiling = encoder.coverage.feature_tiles(volume.shape, SIDE, inside=inside)

@@ -35,6 +35,8 @@ def run(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
         ("trained on", ", ".join(trained)),
         ("trained to", f"step {max(facts.step, int(train.get('step', 0))):,}"),
     ]
+    if not facts.trained:
+        rows = [("seed", str(config["seed"]))]
     if image is not None:
         window = s.get("what", {}).get("contrast", {})
         low, high = (f"{window[k]:.6g}" if k in window else "?" for k in ("low", "high"))
@@ -43,12 +45,18 @@ def run(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
             ("shape (z, y, x)", " x ".join(map(str, image.shape))),
             ("voxel size (z, y, x)", " x ".join(f"{size:g}" for size in image.voxel_size_nm) + " nm"),
             ("contrast window", f"{low} to {high}" + ", inverted" * bool(window.get("invert"))),
-            ("labels", f"{facts.labels}, by the checkpoint of step {s['step']:,}, job {s.get('job', 'unknown')}"),
+            ("labels", f"{facts.labels}, by {_encoder(s)}, job {s.get('job', 'unknown')}"),
         ]
     changed = table(("setting", "value", "default"), facts.differences) if facts.differences else "<p>None.</p>"
     body = table(("", ""), rows) + "<h3>Stages</h3>" + _stages(facts, train)
     body += f"<details><summary>Settings that differ from their defaults ({len(facts.differences)})</summary>{changed}"
     return section("run", "What was run", body + "</details>")
+
+
+def _encoder(segmentation):
+    if "encoder_file" in segmentation:
+        return f"the frozen encoder {segmentation['encoder_file']}"
+    return f"the checkpoint of step {segmentation['step']:,}"
 
 
 def _stages(facts, train):

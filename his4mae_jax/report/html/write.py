@@ -115,6 +115,8 @@ def _lead(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
     """One line that says what this is."""
     step = max(facts.step, int(train.get("step", 0)))
     parts = [f"method {facts.config['method']}", f"trained to step {step:,}"]
+    if "encoder_file" in facts.segmentation:
+        parts = [f"frozen encoder {pathlib.PurePath(facts.segmentation['encoder_file']).stem}"]
     if image is not None:
         parts.append(" x ".join(map(str, image.shape)) + " voxels")
         parts.append(f"{facts.labels} labels")

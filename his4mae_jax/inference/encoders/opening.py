@@ -1,0 +1,79 @@
+"""The encoder that a config names: of a checkpoint of the workdir, or frozen in an ONNX file."""
+
+import contextlib
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from his4mae_jax.errors import UserError
+from his4mae_jax.inference.encoders.description import Description, read
+from his4mae_jax.inference.encoders.network import frozen_models
+from his4mae_jax.inference.trained import TrainedEncoder, load
+from his4mae_jax.training.run.checkpoints import Checkpoints
+
+
+@contextlib.contextmanager
+def checkpoints_of(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Iterator[Checkpoints | None]:
+    """The checkpoints of a workdir, or None, and nothing opened, where `segment.encoder_file` names an encoder."""
+    if config.segment.encoder_file:
+        yield None
+        return
+    with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
+        yield checkpoints
+
+
+def open_encoder(
+    config: ml_collections.ConfigDict, checkpoints: Checkpoints | None, step: int | None = None
+) -> TrainedEncoder:
+    """The encoder to segment with.
+
+    Args:
+      config: of the run; `segment.encoder_file` and `segment.encoder` choose the encoder.
+      checkpoints: of `checkpoints_of`.
+      step: of the checkpoint; None: the last.
+
+    Raises:
+      UserError: it cannot be opened, or the settings `segment` do not go with it.
+    """
+    if checkpoints is None:
+        return frozen(config)
+    return load(checkpoints, checkpoints.steps()[-1] if step is None else step, config.segment.encoder)
+
+
+def frozen(config: ml_collections.ConfigDict) -> TrainedEncoder:
+    """The frozen encoder that `segment.encoder_file` names: no step, and no weights among its parameters.
+
+    Raises:
+      UserError: the file or its description cannot be used, or the settings `segment` do not go with it.
+    """
+    about = read(config.segment.encoder_file)
+    check_settings(config.segment, about)
+    models = frozen_models(about)
+    # A hash in the place of parameters: centres and labels belong to the encoder with the same one.
+    params = {"sha256": np.frombuffer(bytes.fromhex(about.digest), np.uint8)}
+    return TrainedEncoder(
+        models, params, 0, about.voxel_size_nm, config, fov_flop=models.encoder.fov_flop, batch=models.encoder.batch
+    )  # fmt: skip
+
+
+def check_settings(segment: Mapping[str, Any], about: Description) -> None:
+    """Checks what the constraints between settings say of `model.fov` and `model.patch_size`, for a frozen encoder.
+
+    Raises:
+      UserError: a setting does not go with its field of view or its patches.
+    """
+    fov, patch = about.fov, about.voxels_per_patch
+    rules = (
+        ("stride", segment["stride"] > fov or segment["stride"] % patch, f"a multiple of {patch}, at most {fov}"),
+        ("shifts", segment["shifts"] > patch, f"at most {patch}"),
+        ("overhang", segment["overhang"] >= fov, f"below {fov}"),
+    )
+    for key, broken, rule in rules:
+        if broken:
+            raise UserError(
+                f"config key segment.{key} is {segment[key]}, but must be {rule}: the encoder {about.path} has a field "
+                f"of view of {fov} voxels and patches of {patch}"
+            )

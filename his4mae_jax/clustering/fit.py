@@ -16,7 +16,8 @@ from his4mae_jax.clustering.whitening import noise_whitening
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.volumes.labels import Inside
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.volume_encoder import EncodedTile, VolumeEncoder
+from his4mae_jax.inference.tiling import EncodedTile
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.models.codebook import nearest_code
 from his4mae_jax.progress import Log, say
 from his4mae_jax.training.devices import mesh as meshes

@@ -9,8 +9,8 @@ import numpy as np
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.tiling import Tile
-from his4mae_jax.inference.volume_encoder import EncodedTile, VolumeEncoder, advance_to
+from his4mae_jax.inference.tiling import EncodedTile, Tile
+from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
 NOISE_POINTS = 30_000  # points at most where noise is measured: covariances need no more

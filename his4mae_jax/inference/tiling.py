@@ -7,6 +7,7 @@ to one chunk.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -150,3 +151,34 @@ def _longest(plans: Sequence[Plan]) -> dict[str, int]:
         for key, value in plan.arrays(0).items():
             sizes[key] = max(sizes.get(key, 0), len(value))
     return sizes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EncodedTile:
+    """Lattices of features that were computed for the fit, so that the same tile need not be encoded again.
+
+    Attributes:
+      volume: the volume object.
+      extent: `Tile.lattices` of the tile.
+      lattices: for each shift, the mean over axes before smoothing, `(z, y, x, D)`.
+    """
+
+    volume: VolumeLike
+    extent: tuple
+    lattices: Sequence[np.ndarray]
+
+    def holds(self, volume: VolumeLike, tile: Tile) -> bool:
+        """Whether these are the lattices of `tile` of `volume`."""
+        return self.volume is volume and self.extent == tile.lattices
+
+    def of(self, tile: Tile) -> Sequence[np.ndarray]:
+        """The lattices of that tile."""
+        return self.lattices
+
+
+class Encoded(Protocol):
+    """Lattices that were computed before: an `EncodedTile`, or `kept_features.KeptFeatures`."""
+
+    def holds(self, volume: VolumeLike, tile: Tile) -> bool: ...
+
+    def of(self, tile: Tile) -> Sequence[np.ndarray]: ...

@@ -19,30 +19,11 @@ from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.lattice import at_voxels, smooth, smoothing_matrix
 from his4mae_jax.inference.score_maps import LinearScores, StackedScores
 from his4mae_jax.inference.tile_computation import Done, TileComputation
-from his4mae_jax.inference.tiling import Plan, Tile
+from his4mae_jax.inference.tiling import Encoded, Plan, Tile
 from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.progress import Progress
 
 COVER_FOVS = 32  # fields of view of a dispatch on a device where cover-stride encodes single voxels, or one batch
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class EncodedTile:
-    """Lattices of features that were computed for the fit, so that the same tile need not be encoded again.
-
-    Attributes:
-      volume: the volume object.
-      extent: `Tile.lattices` of the tile.
-      lattices: for each shift, the mean over axes before smoothing, `(z, y, x, D)`.
-    """
-
-    volume: VolumeLike
-    extent: tuple
-    lattices: Sequence[np.ndarray]
-
-    def holds(self, volume: VolumeLike, tile: Tile) -> bool:
-        """Whether these are the lattices of `tile` of `volume`."""
-        return self.volume is volume and self.extent == tile.lattices
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -112,8 +93,12 @@ class VolumeEncoder:
             for by_axis, grid in zip(filled, tile.grids, strict=True)
         ]
 
-    def features_at(self, volume: VolumeLike, tile: Tile, index_Mx3: np.ndarray) -> np.ndarray:
+    def features_at(
+        self, volume: VolumeLike, tile: Tile, index_Mx3: np.ndarray, encoded: Encoded | None = None
+    ) -> np.ndarray:
         """Features, as they are clustered, at M voxels relative to the first that a tile writes: `(M, D)`."""
+        if encoded is not None and encoded.holds(volume, tile):
+            return self.expand_at(encoded.of(tile), tile, index_Mx3)
         if self.coverage.cover:
             return np.mean(self.cover_features(volume.read(tile.read), tile, index_Mx3), axis=0)
         means = [np.mean(by_axis, axis=0) for by_axis in self.lattices(volume, tile)]
@@ -174,12 +159,12 @@ class VolumeEncoder:
           voxels (float). The last point may lie up to half a patch beyond the volume's border.
         """
         tiling = self.coverage.feature_tiles(volume.shape)
-        shape = [plan.first + _needed(plan).stop for plan in tiling[len(tiling) - 1].grids[0]]
+        shape = [plan.first + needed_points(plan).stop for plan in tiling[len(tiling) - 1].grids[0]]
         out, positions = np.empty((*shape, self.coverage.dim), np.float32), [np.empty(n) for n in shape]
         for tile in tiling:
             grid, done = tile.grids[0], advance_to(bar, math.prod(tile.shape))
             mean = self._smoothed(np.mean(self.lattices(volume, tile, done)[0], axis=0), grid)
-            needed = [_needed(plan) for plan in grid]
+            needed = [needed_points(plan) for plan in grid]
             at = [slice(plan.first + s.start, plan.first + s.stop) for plan, s in zip(grid, needed, strict=True)]
             out[tuple(at)] = mean[tuple(needed)]
             for axis, plan in enumerate(grid):
@@ -199,7 +184,7 @@ class VolumeEncoder:
         clusterings: Mapping[int, LinearScores],
         *,
         onto: VoxelMap | None = None,
-        encoded: EncodedTile | None = None,
+        encoded: Encoded | None = None,
         bar: Progress | None = None,
     ) -> dict[int, np.ndarray]:
         """Labels of a whole volume that fits in memory, uint8 `(z, y, x)` by number of labels; see `label`."""
@@ -218,7 +203,7 @@ class VolumeEncoder:
         *,
         onto: VoxelMap | None = None,
         probabilities_of: int | None = None,
-        encoded: EncodedTile | None = None,
+        encoded: Encoded | None = None,
         bar: Progress | None = None,
     ) -> Iterator[tuple[Tile, dict[int, np.ndarray], np.ndarray | None]]:
         """Labels a volume tile by tile.
@@ -229,7 +214,7 @@ class VolumeEncoder:
           tiles: of `coverage.label_tiles` (or an iterator over some of them); None: all.
           onto: the grid to label all of, where `tiles` is None; None: that of the volume.
           probabilities_of: the clustering (number of labels) whose probabilities are wanted.
-          encoded: a tile that has been encoded before.
+          encoded: what has been encoded before.
           bar: advanced by the voxels that are labelled, also within a tile.
 
         Yields:
@@ -246,11 +231,13 @@ class VolumeEncoder:
 
         def read(tile):
             empty = tile.padding(volume, self.padding)
-            if (empty is not None and empty.all()) or (encoded is not None and encoded.holds(volume, tile)):
-                return tile, empty, None, tile.arrays()
-            return tile, empty, tile.box(volume), tile.arrays()
+            if empty is not None and empty.all():
+                return tile, empty, None, None, tile.arrays()
+            if encoded is not None and encoded.holds(volume, tile):
+                return tile, empty, None, encoded.of(tile), tile.arrays()
+            return tile, empty, tile.box(volume), None, tile.arrays()
 
-        for tile, empty, box, arrays in in_order(read, tiles, workers=1):
+        for tile, empty, box, kept, arrays in in_order(read, tiles, workers=1):
             done = advance_to(bar, math.prod(tile.shape))
             if empty is not None and empty.all():
                 nothing = np.full(tile.shape, UNLABELLED, np.uint8)
@@ -258,7 +245,7 @@ class VolumeEncoder:
                 posterior = probabilities_of and np.zeros((probabilities_of, *tile.shape), np.uint8)
             else:
                 if box is None:
-                    lattices = [_filled(x, sizes) for x, sizes in zip(encoded.lattices, tile.sizes, strict=True)]
+                    lattices = [_filled(x, sizes) for x, sizes in zip(kept, tile.sizes, strict=True)]
                     filled = self._computation.labels_of_features(lattices, arrays, stacked)
                 else:
                     filled = self._computation.labels(self.params, box, arrays, self.contrast, stacked, done)
@@ -271,8 +258,8 @@ class VolumeEncoder:
             yield tile, dict(zip(clusterings, labels, strict=True)), posterior
 
 
-def _needed(plan: Plan) -> slice:
-    """The lattice points that the written voxels of a tile lie between: not those of the halo."""
+def needed_points(plan: Plan) -> slice:
+    """The lattice points that the written voxels of one axis of a tile lie between: not those of the halo."""
     return slice(int(plan.lower[0]), min(int(plan.lower[-1]) + 2, plan.points))
 
 

@@ -19,8 +19,8 @@ from his4mae_jax.data.volumes.volume import Box, Triple, Volume, VolumeLike, box
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import writing
 from his4mae_jax.inference.score_maps import LinearScores
-from his4mae_jax.inference.tiling import Tile, Tiling
-from his4mae_jax.inference.volume_encoder import EncodedTile, VolumeEncoder
+from his4mae_jax.inference.tiling import EncodedTile, Tile, Tiling
+from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.library.failures import one_family
 from his4mae_jax.output.outputs import add_pyramid
 from his4mae_jax.progress import Log, progress, say

@@ -176,6 +176,8 @@ def labels_depend_on(
 ) -> dict[str, Any]:
     """All that the labels depend on, as JSON: two segmentations with equal values have equal labels."""
     settings = {k: v for k, v in config.segment.to_dict().items() if k not in OUTPUT_SETTINGS}
+    if not settings["keep_features"]:  # with it labels are those of float16; without, records stay what they were
+        del settings["keep_features"]
     if settings["centres_file"]:
         settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
     frozen = settings.pop("encoder_file")

@@ -8,7 +8,7 @@ import numpy as np
 
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.tiling import Tiling
+from his4mae_jax.inference.tiling import Encoded, Tiling
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
@@ -50,7 +50,13 @@ def random_voxels(
 
 
 def features_at(
-    encoder: VolumeEncoder, volume: VolumeLike, inside: Box, index_Mx3: np.ndarray, *, log: Log = say
+    encoder: VolumeEncoder,
+    volume: VolumeLike,
+    inside: Box,
+    index_Mx3: np.ndarray,
+    *,
+    encoded: Encoded | None = None,
+    log: Log = say,
 ) -> np.ndarray:
     """Features, as they are clustered, at M voxels of a volume: `(M, D)` float32.
 
@@ -59,6 +65,7 @@ def features_at(
       volume: to read.
       inside: the box that is not padding: slices are mirrored at its border, as when the volume is labelled.
       index_Mx3: voxels inside that box.
+      encoded: what has been encoded before.
       log: prints a line of progress.
     """
     tiling, by_tile = cheapest_tiles(encoder, volume.shape, inside, index_Mx3)
@@ -67,7 +74,7 @@ def features_at(
         bar.note("compiling")
         for number, rows in by_tile.items():
             tile, done = tiling[number], advance_to(bar, 1)
-            out[rows] = encoder.features_at(volume, tile, index_Mx3[rows] - [s.start for s in tile.write])
+            out[rows] = encoder.features_at(volume, tile, index_Mx3[rows] - [s.start for s in tile.write], encoded)
             done(1.0)
     return out
 

@@ -7,6 +7,7 @@ import numpy as np
 from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
+from his4mae_jax.inference.tiling import Encoded
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.probe.classifier import Classifier, fit_classifier
 from his4mae_jax.probe.features import features_at, random_voxels
@@ -54,6 +55,7 @@ def fit_probe(
     folds: int = 5,
     suggestions: int = 30,
     clusters: Centres | None = None,
+    encoded: Encoded | None = None,
     fit_tiles: int = 8,
     seed: int = 0,
     log: Log = say,
@@ -68,6 +70,7 @@ def fit_probe(
       hidden, block, folds: see `fit_classifier`.
       suggestions: places to label next.
       clusters: those without labels stay beside the classes; None: none.
+      encoded: what has been encoded before.
       fit_tiles: tiles at most from which random voxels are drawn.
       seed: of all draws.
       log: prints progress.
@@ -77,11 +80,13 @@ def fit_probe(
     """
     random = random_voxels(encoder, image, inside, SAMPLE, fit_tiles, seed)
     if len(encoder.coverage.fit_tiles(image.shape, inside=inside)) <= fit_tiles:
-        features = features_at(encoder, image, inside, np.concatenate([labelled.index_Mx3, random]), log=log)
+        features = features_at(
+            encoder, image, inside, np.concatenate([labelled.index_Mx3, random]), encoded=encoded, log=log
+        )
         features, unlabelled = np.split(features, [len(labelled.index_Mx3)])
     else:  # clicks need smaller tiles than the sample
-        features = features_at(encoder, image, inside, labelled.index_Mx3, log=log)
-        unlabelled = features_at(encoder, image, inside, random, log=log)
+        features = features_at(encoder, image, inside, labelled.index_Mx3, encoded=encoded, log=log)
+        unlabelled = features_at(encoder, image, inside, random, encoded=encoded, log=log)
     own, kept = labelled, ()
     if clusters is not None:
         together = with_clusters(labelled, features, random, unlabelled, clusters)

@@ -16,6 +16,7 @@ from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
+from his4mae_jax.inference.kept_features import kept_features
 from his4mae_jax.output import records
 from his4mae_jax.output.plan import bind_to, need_encoder
 from his4mae_jax.probe.classifier import Classifier
@@ -66,10 +67,13 @@ def probe(
         most=settings.voxels, fewest_classes=1 if clusters else 2, seed=config.seed,
     )  # fmt: skip
     log(f"probe: {', '.join(f'{n:,} of {name}' for name, n in zip(labelled.names, labelled.counts, strict=True))}")
+    kept = None
+    if config.segment.keep_features:
+        kept = kept_features(encoder, image, inside, workdir, digest, log)
     fitted = fit_probe(
         encoder, image, inside, labelled, hidden=settings.hidden, block=settings.block, folds=settings.folds,
-        suggestions=settings.suggestions, clusters=clusters, fit_tiles=config.segment.fit_tiles, seed=config.seed,
-        log=log,
+        suggestions=settings.suggestions, clusters=clusters, encoded=kept,
+        fit_tiles=config.segment.fit_tiles, seed=config.seed, log=log,
     )  # fmt: skip
     classifier, names = fitted.classifier, fitted.labelled.names
     for line in report(labelled, fitted, settings.fewest):

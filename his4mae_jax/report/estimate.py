@@ -20,6 +20,7 @@ from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.inference.encoders.opening import frozen
+from his4mae_jax.inference.kept_features import feature_bytes
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import plan
 from his4mae_jax.pretext.methods import METHODS
@@ -115,7 +116,7 @@ def segmentation(
 
     Returns a dict of `fovs`, `fovs_per_s`, `encode_seconds`, `read_seconds`, `seconds` (the larger of the two),
     `memory_bytes` (`VolumeEncoder.memory_bytes`) and `label_bytes` (of all label volumes and
-    probabilities before compression, which often leaves a twentieth of labels).
+    probabilities before compression, which often leaves a twentieth of labels) and `feature_bytes` (of kept features).
     """
     s, method, batch = config.segment, METHODS[config.method], 0
     if s.encoder_file:
@@ -142,6 +143,7 @@ def segmentation(
         "read_seconds": read_s,
         "seconds": max(encode_s, read_s),
         "memory_bytes": int(encoder.memory_bytes(volume, written, sum(sizes), grid.among(Grid.of(volume)))),
+        "feature_bytes": feature_bytes(encoder, box) if s.keep_features else 0,
         "label_bytes": written * math.prod(grid.shape),
     }
 

@@ -225,6 +225,7 @@ def _estimates(
             f"inspect: segmenting {_short(volume.name)} takes about {duration(s['seconds'])} ({s['fovs']:,} at "
             f"{rate(s['fovs_per_s'], 'fields of view')}, reading {duration(s['read_seconds'])}), "
             f"{_bytes(s['memory_bytes'])} of memory and at most {_bytes(s['label_bytes'])} of disk for labels"
+            + (f", {_bytes(s['feature_bytes'])} for kept features" if s["feature_bytes"] else "")
         )
         yield "segmentation", {"volume": volume.name, **s}
 

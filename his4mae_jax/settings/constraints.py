@@ -89,6 +89,8 @@ def _segment(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
         for key, value in (("smooth", 0), ("shifts", 1), ("expansion", "linear")):
             if s[key] != value:
                 yield f"segment.{key}", f'{value!r} when segment.inference is "cover"'
+        if s.keep_features:  # they would take a hundred times the volume
+            yield "segment.keep_features", 'False when segment.inference is "cover"'
     if s.centres == "codebook" and not (config.method == "his4mae" and config.codebook.enabled):
         yield "segment.centres", '"kmeans" unless method is "his4mae" with codebook.enabled'
 

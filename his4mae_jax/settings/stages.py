@@ -88,6 +88,9 @@ SETTINGS = (
             "Neighbours of a voxel within an instance; with more, instances that touch at a corner are one.", SEGMENT),
     Setting("segment.probabilities", False, Flag(),
             "Write the probability of each label as well, the softmax of its scores.", SEGMENT),
+    Setting("segment.keep_features", False, Flag(),
+            "Keep the token lattices of the volume in WORKDIR/features.zarr (float16), so that other centres and a "
+            "probe are applied without encoding.", SEGMENT),
     Setting("name.masks", False, Flag(), "Write a mask for each name of clusters.yaml as well.", NAME),
     Setting("name.from_truth", "", Choice("", "many_to_one", "one_to_one"),
             "Take names over from the matching with ground truth in metrics.json: each cluster's is the class that it "

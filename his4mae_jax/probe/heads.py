@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 2))  # of LogisticRegression's C
-DECAYS = (0.3, 3.0, 10.0)  # weight decay of the hidden layer
+DECAYS = (1.0, 3.0, 10.0)  # weight decay of the hidden layer
 STEPS, BATCH, RATE = 500, 512, 3e-3
 
 

@@ -245,12 +245,12 @@ def main() -> None:
     )
     sets = label_sets(scene, args.shares, [round(n) for n in args.clicks], args.draws)
     filters, results = filters_at(scene, sets), {}
-    for placed, draws in sets.items():
+    for placed, draws in sets.items():  # the numbers so far are kept: it takes many minutes
         each = [scores(scene, labelled, filters, seed) for seed, labelled in enumerate(draws)]
         results[placed] = {method: [draw[method] for draw in each] for method in each[0]}
         print(f"{placed}: {np.mean([len(d) for d in draws]):.0f} labels", file=sys.stderr, flush=True)
+        write_json(args.json, {**about, **options(args, "workdir"), "names": scene.names, "dice": results})
     print("\n".join(table(results, scene.names)))
-    write_json(args.json, {**about, **options(args, "workdir"), "names": scene.names, "dice": results})
 
 
 if __name__ == "__main__":

@@ -144,10 +144,15 @@ def _begin(part: pathlib.Path, encoder: VolumeEncoder, tiling: Tiling, digest: s
         ts.open(
             {"driver": "zarr3", "kvstore": {"driver": "file", "path": str(part / f"shift_{shift}")}},
             create=True, dtype=ts.float16, shape=[*shape, dim],
-            chunk_layout=ts.ChunkLayout(chunk_shape=[*(min(side, n) for n in shape), dim]),
+            chunk_layout=ts.ChunkLayout(chunk_shape=[*(_even(n, side) for n in shape), dim]),
         ).result()  # fmt: skip
     attributes = {_OURS: {"digest": digest, "of": facts, "what": "token lattices, mean over axes, before smoothing"}}
     write_json(part / "zarr.json", {"zarr_format": 3, "node_type": "group", "attributes": attributes})
+
+
+def _even(length: int, most: int) -> int:
+    """Side of chunks of about one length: those at the border take as much disk as the others."""
+    return math.ceil(length / math.ceil(length / most))
 
 
 def _open(path: pathlib.Path, shifts: int) -> list[ts.TensorStore]:

@@ -16,6 +16,7 @@ from his4mae_jax.config import get_default
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
+from his4mae_jax.inference.tile_computation import TileComputation
 
 SHAPE, VOXEL_NM = (24, 56, 64), 8.0
 EVERYTHING = (slice(None),) * 3
@@ -134,6 +135,27 @@ def test_clusters_without_labels_stay(run, points, capsys):
     labels = open_volume(outputs(workdir) / "labels.ome.zarr", image=False).read(EVERYTHING)
     same = np.array([0, 2, 1, 3])[clusters]  # golgi in place of cluster 2
     assert (labels == same)[:, :, 8:].mean() > 0.7
+
+
+def test_kept_features_are_labelled_without_encoding(run, points, monkeypatch, tmp_path):
+    path = points(HEADER + some("a") + some("b", seed=1))
+    workdir = run("probe", probe__labels=path)
+    run("segment", segment__centres="probe")
+    direct = open_volume(workdir / "labels.ome.zarr", image=False).read(EVERYTHING)
+    run("probe", probe__labels=path, segment__keep_features=True)
+    assert (workdir / "features.zarr" / "zarr.json").exists()
+
+    def encodes(*_):
+        raise AssertionError("encoded again")
+
+    monkeypatch.setattr(TileComputation, "_lattices", encodes)
+    run("probe", probe__labels=path, segment__keep_features=True)
+    run("segment", segment__centres="probe", segment__keep_features=True)
+    labels = open_volume(workdir / "labels.ome.zarr", image=False).read(EVERYTHING)
+    assert (labels == direct).mean() > 0.95  # float16, and a classifier that was fitted on them
+    assert not labels[:, :, :8].any()
+    with pytest.raises(UserError, match=r"segment.keep_features .*False when segment.inference is .cover."):
+        run("segment", segment__keep_features=True, segment__inference="cover")
 
 
 def test_clusters_to_keep_must_be_there(run, points):

@@ -33,6 +33,7 @@ from his4mae_jax.inference.trained import load
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output.plan import bind_to
 from his4mae_jax.training.run.checkpoints import Checkpoints
+from his4mae_jax.workdir import volume_folder
 
 # What the commands run in: a process that also says how much memory it took.
 RUN = """
@@ -74,6 +75,7 @@ def keep_random(workdir: pathlib.Path, image: pathlib.Path, rng: np.random.Gener
     trained = load(checkpoints, checkpoints.steps()[-1], config.segment.encoder)
     checkpoints.close()
     encoder, inside = bind_to(trained, volume, config.segment, config.seed)
+    folder = volume_folder(workdir, config.data.test, create=True)
 
     def random(self, volume, tile, done):
         done(1.0)
@@ -83,7 +85,7 @@ def keep_random(workdir: pathlib.Path, image: pathlib.Path, rng: np.random.Gener
         ]
 
     with mock.patch.object(VolumeEncoder, "lattices", random):
-        kept_features(encoder, volume, inside, workdir, encoder_digest(encoder.params), lambda line: None)
+        kept_features(encoder, volume, inside, folder, encoder_digest(encoder.params), lambda line: None)
 
 
 def timed(folder: pathlib.Path, mode: str, *more: str) -> tuple[float, float, int]:
@@ -118,7 +120,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = pathlib.Path(name)
         prepare(folder, args.side)
-        size = sum(path.stat().st_size for path in (folder / "run" / NAME).rglob("*") if path.is_file())
+        size = sum(path.stat().st_size for path in (folder / "run").rglob(f"{NAME}/**/*") if path.is_file())
         for number in range(args.rounds):
             points = place(folder, args.side, args.points, number)  # others each time: another classifier
             rows["probe"].append(timed(folder, "probe", f"--labels={points}", f"--hidden={args.hidden}"))

@@ -164,6 +164,8 @@ def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
 
     config, folder = volumes.one(config, workdir)
     target = datasets.target(config, workdir, need_labels=False, log=log)
+    if config.segment.keep_features:
+        volumes.created(config, workdir)
     stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log, folder)
     frozen.keep_config(config, workdir)
 

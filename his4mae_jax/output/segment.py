@@ -175,7 +175,7 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             encoded = fit.encoded
             if s.keep_features:
                 digest = encoder_digest(encoder.params)
-                encoded = kept_features(encoder, volume, task.inside, task.workdir, digest, log)
+                encoded = kept_features(encoder, volume, task.inside, task.folder, digest, log)
         need = encoder.memory_bytes(volume, written, maps, task.onto)
         log(
             f"segment: {len(tiling)} tiles, at most about {need / 2**30:.1f} GiB of arrays at once (set by "

@@ -69,7 +69,7 @@ def probe(
     log(f"probe: {', '.join(f'{n:,} of {name}' for name, n in zip(labelled.names, labelled.counts, strict=True))}")
     kept = None
     if config.segment.keep_features:
-        kept = kept_features(encoder, image, inside, workdir, digest, log)
+        kept = kept_features(encoder, image, inside, folder, digest, log)
     fitted = fit_probe(
         encoder, image, inside, labelled, hidden=settings.hidden, block=settings.block, folds=settings.folds,
         suggestions=settings.suggestions, clusters=clusters, encoded=kept,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import Line, VoxelMap
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.kept_features import NAME, PARTIAL, feature_bytes, kept_features
 from his4mae_jax.inference.score_maps import LinearScores
@@ -39,15 +40,19 @@ def counted(monkeypatch):
     return tiles
 
 
+FINER = VoxelMap((24, 94, 106), (Line(), Line(-0.25, 1 / 2), Line(-0.25, 1 / 2)))
+PART = slice(2, 24), slice(0, 47), slice(9, 50)
+
+
 @pytest.mark.parametrize(
-    ("how", "inside"),
-    [(dict(axes="z", shifts=2, smooth=0.5), WHOLE), (HOW, (slice(2, 24), slice(0, 47), slice(9, 50)))],
-    ids=["whole, shifts", "part, three axes"],
+    ("how", "inside", "onto"),
+    [(dict(axes="z", shifts=2, smooth=0.5), WHOLE, FINER), (HOW, PART, None)],
+    ids=["whole, shifts, another grid", "part, three axes"],
 )
-def test_labels_and_features_are_those_of_the_encoder(make_encoder, blobs, tmp_path, how, inside):
+def test_labels_and_features_are_those_of_the_encoder(make_encoder, blobs, tmp_path, how, inside, onto):
     volume, encoder, scores = blobs(SHAPE), make_encoder(tile=25, **how), some_scores()
     kept = keep(encoder, volume, tmp_path, inside)
-    tiling = make_encoder(tile=31, **how).coverage.label_tiles(SHAPE, 1, 3, inside=inside)
+    tiling = make_encoder(tile=31, **how).coverage.label_tiles(SHAPE, 1, 3, inside=inside, onto=onto)
     assert len(tiling) > 1
     direct, again = (
         {tile.number: labels[3] for tile, labels, _ in encoder.label(volume, scores, tiling, encoded=encoded)}
@@ -55,7 +60,7 @@ def test_labels_and_features_are_those_of_the_encoder(make_encoder, blobs, tmp_p
     )
     same = np.concatenate([(direct[n] == again[n]).ravel() for n in direct])
     assert same.mean() > 0.995  # but for the rounding of float16
-    tile = tiling[1]
+    tile = encoder.coverage.feature_tiles(SHAPE, 31, inside=inside)[1]
     index = np.argwhere(np.ones(tile.shape, bool))[::97]
     np.testing.assert_allclose(
         encoder.features_at(volume, tile, index, kept), encoder.features_at(volume, tile, index), rtol=2e-2, atol=5e-3

@@ -6,7 +6,7 @@ from scipy.interpolate import RegularGridInterpolator
 
 from his4mae_jax.data.volumes.grid import Grid, Line, VoxelMap
 from his4mae_jax.inference.score_maps import LinearScores
-from his4mae_jax.inference.volume_encoder import EncodedTile
+from his4mae_jax.inference.tiling import EncodedTile
 
 FINER = VoxelMap((20, 85, 83), (Line(-0.3, 1 / 2), Line(-1 / 3, 1 / 3), Line(-1 / 3, 1 / 3)))
 COARSER = VoxelMap((5, 16, 14), (Line(0.5, 2.0), Line(0.4, 1.8), Line(0.25, 2.0)))

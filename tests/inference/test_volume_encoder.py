@@ -8,7 +8,7 @@ import pytest
 from his4mae_jax.inference import coverage as coverages
 from his4mae_jax.inference.lattice import along
 from his4mae_jax.inference.score_maps import LinearScores
-from his4mae_jax.inference.volume_encoder import EncodedTile
+from his4mae_jax.inference.tiling import EncodedTile
 from his4mae_jax.progress import Progress
 
 

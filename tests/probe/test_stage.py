@@ -21,6 +21,7 @@ from his4mae_jax.inference.tile_computation import TileComputation
 SHAPE, VOXEL_NM = (24, 56, 64), 8.0
 EVERYTHING = (slice(None),) * 3
 HEADER = "z,y,x,class\n"
+LABELS = "volumes/cell/labels.ome.zarr"
 
 
 def small_config():
@@ -141,9 +142,9 @@ def test_kept_features_are_labelled_without_encoding(run, points, monkeypatch, t
     path = points(HEADER + some("a") + some("b", seed=1))
     workdir = run("probe", probe__labels=path)
     run("segment", segment__centres="probe")
-    direct = open_volume(workdir / "labels.ome.zarr", image=False).read(EVERYTHING)
+    direct = open_volume(workdir / LABELS, image=False).read(EVERYTHING)
     run("probe", probe__labels=path, segment__keep_features=True)
-    assert (workdir / "features.zarr" / "zarr.json").exists()
+    assert (workdir / "volumes" / "cell" / "features.zarr" / "zarr.json").exists()
 
     def encodes(*_):
         raise AssertionError("encoded again")
@@ -151,7 +152,7 @@ def test_kept_features_are_labelled_without_encoding(run, points, monkeypatch, t
     monkeypatch.setattr(TileComputation, "_lattices", encodes)
     run("probe", probe__labels=path, segment__keep_features=True)
     run("segment", segment__centres="probe", segment__keep_features=True)
-    labels = open_volume(workdir / "labels.ome.zarr", image=False).read(EVERYTHING)
+    labels = open_volume(workdir / LABELS, image=False).read(EVERYTHING)
     assert (labels == direct).mean() > 0.95  # float16, and a classifier that was fitted on them
     assert not labels[:, :, :8].any()
     with pytest.raises(UserError, match=r"segment.keep_features .*False when segment.inference is .cover."):

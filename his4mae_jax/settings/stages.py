@@ -89,8 +89,8 @@ SETTINGS = (
     Setting("segment.probabilities", False, Flag(),
             "Write the probability of each label as well, the softmax of its scores.", SEGMENT),
     Setting("segment.keep_features", False, Flag(),
-            "Keep the token lattices of the volume in WORKDIR/volumes/NAME/features.zarr (float16), so that other centres and a "
-            "probe are applied without encoding.", SEGMENT),
+            "Keep the token lattices of the volume in WORKDIR/volumes/NAME/features.zarr (float16), so that other centres "
+            "and a probe are applied without encoding.", SEGMENT),
     Setting("name.masks", False, Flag(), "Write a mask for each name of clusters.yaml as well.", NAME),
     Setting("name.from_truth", "", Choice("", "many_to_one", "one_to_one"),
             "Take names over from the matching with ground truth in metrics.json: each cluster's is the class that it "
@@ -103,7 +103,8 @@ SETTINGS = (
     Setting("probe.hidden", 0, Whole(1, 4096, "units", special=0, meaning="a linear classifier"),
             "Units of a hidden layer of the classifier.", PROBE),
     Setting("probe.keep_clusters", 0, Whole(2, 254, "clusters", special=0, meaning="classes alone"),
-            "Clusters of the volume's centres.npz beside the classes: those with hardly any labels stay clusters.", PROBE),
+            "Clusters of the volume's centres.npz beside the classes: those with hardly any labels stay clusters.",
+            PROBE),
     Setting("probe.folds", 5, Whole(2, 100), "Folds of its cross-validation, at most.", PROBE),
     Setting("probe.block", 64, Whole(1, 1_000_000, "voxels"),
             "Side of the blocks of space that cross-validation leaves out as a whole.", PROBE),

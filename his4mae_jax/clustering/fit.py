@@ -16,7 +16,7 @@ from his4mae_jax.clustering.whitening import noise_whitening
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.volumes.labels import Inside
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.tiling import EncodedTile
+from his4mae_jax.inference.tiling import Encoded
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.models.codebook import nearest_code
 from his4mae_jax.progress import Log, say
@@ -32,12 +32,12 @@ class Fit:
     Attributes:
       centres: by the number of labels.
       voxels: in the sample.
-      encoded: see `sampling.Sample`.
+      encoded: see `sampling.Sample`, or features that were kept.
     """
 
     centres: dict[int, Centres]
     voxels: int = 0
-    encoded: EncodedTile | None = None
+    encoded: Encoded | None = None
 
 
 def fit_mask(config: ml_collections.ConfigDict, labels: VolumeLike | None) -> VolumeLike | None:

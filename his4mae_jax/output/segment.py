@@ -27,7 +27,7 @@ from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.kept_features import kept_features
-from his4mae_jax.inference.tiling import Encoded, Tiling
+from his4mae_jax.inference.tiling import Tiling
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Claims, Job
@@ -172,17 +172,17 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             )
             missing = job.missing(len(tiling))
             arrays = _open_volumes(task, job) if missing else {}
-            encoded = fit.encoded
             if s.keep_features:
                 digest = encoder_digest(encoder.params)
-                encoded = kept_features(encoder, volume, task.inside, task.folder, digest, log)
+                kept = kept_features(encoder, volume, task.inside, task.folder, digest, log)
+                fit = dataclasses.replace(fit, encoded=kept)
         need = encoder.memory_bytes(volume, written, maps, task.onto)
         log(
             f"segment: {len(tiling)} tiles, at most about {need / 2**30:.1f} GiB of arrays at once (set by "
             "segment.tile and segment.batch_fovs)"
         )
         if missing:
-            _write_tiles(task, job, fit.centres, encoded, tiling, arrays)
+            _write_tiles(task, job, fit, tiling, arrays)
         with job.alone():
             if job.published:
                 log("segment: another process has published the labels")
@@ -256,16 +256,9 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
     return arrays
 
 
-def _write_tiles(
-    task: _Task,
-    job: Job,
-    centres: centre_files.Labelling,
-    encoded: Encoded | None,
-    tiling: Tiling,
-    arrays: dict[pathlib.Path, ts.TensorStore],
-) -> None:
+def _write_tiles(task: _Task, job: Job, fit: Fit, tiling: Tiling, arrays: dict[pathlib.Path, ts.TensorStore]) -> None:
     """Labels, and writes, every tile that no other process takes; returns when all are done."""
-    clusterings = centre_files.linear_scores(centres)
+    clusterings = centre_files.linear_scores(fit.centres)
     claims: Claims = {}
     in_flight: list[tuple[int, list[Future]]] = []  # the tile whose chunks are written while the next is computed
     began = time.perf_counter()
@@ -290,7 +283,7 @@ def _write_tiles(
             start = jax.process_index() / jax.process_count()
             tiles = (tiling[n] for n in job.claim(len(tiling), claims, start))
             for tile, labels, probabilities in task.encoder.label(
-                task.volume, clusterings, tiles, probabilities_of=probabilities_of, encoded=encoded, bar=bar
+                task.volume, clusterings, tiles, probabilities_of=probabilities_of, encoded=fit.encoded, bar=bar
             ):
                 finish_writes()
                 writes = [arrays[task.labels[size]][tile.write].write(block) for size, block in labels.items()]

@@ -89,8 +89,8 @@ SETTINGS = (
     Setting("segment.probabilities", False, Flag(),
             "Write the probability of each label as well, the softmax of its scores.", SEGMENT),
     Setting("segment.keep_features", False, Flag(),
-            "Keep the token lattices of the volume in WORKDIR/volumes/NAME/features.zarr (float16), so that other centres "
-            "and a probe are applied without encoding.", SEGMENT),
+            "Keep the token lattices of the volume in WORKDIR/volumes/NAME/features.zarr (float16), so that other "
+            "centres and a probe are applied without encoding.", SEGMENT),
     Setting("name.masks", False, Flag(), "Write a mask for each name of clusters.yaml as well.", NAME),
     Setting("name.from_truth", "", Choice("", "many_to_one", "one_to_one"),
             "Take names over from the matching with ground truth in metrics.json: each cluster's is the class that it "

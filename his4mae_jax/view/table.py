@@ -40,9 +40,8 @@ def segment_properties(layer: Layer) -> dict[str, Any] | None:
     table = columns(layer)
     if not table:
         return None
-    properties: list[dict[str, Any]] = []
-    if "name" in table:
-        properties.append({"id": "label", "type": "label", "values": table["name"]})
+    labels = table["name"] if "name" in table else [f"{volume:.3g} µm³" for volume in table["volume_um3"]]
+    properties: list[dict[str, Any]] = [{"id": "label", "type": "label", "values": labels}]
     for name, kind in (("voxels", "uint32"), ("volume_um3", "float32")):
         if name in table:
             properties.append({"id": name, "type": "number", "data_type": kind, "values": table[name]})

@@ -110,7 +110,8 @@ def test_tables_of_names_and_of_instances(shown):
     assert instances["volume_um3"] == pytest.approx(counts[1:] * 800e-9)
     listed = segment_properties(layers["instances of cluster 2"])["inline"]
     assert listed["ids"] == [str(i) for i in ids[1:]]
-    assert [p["id"] for p in listed["properties"]] == ["voxels", "volume_um3"]
+    assert [p["id"] for p in listed["properties"]] == ["label", "voxels", "volume_um3"]
+    assert listed["properties"][0]["values"][0] == f"{counts[1] * 800e-9:.3g} µm³"
     assert segment_properties(layers["image"]) is None
 
 

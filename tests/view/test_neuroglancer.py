@@ -11,9 +11,12 @@ import zlib
 
 import numpy as np
 import pytest
+import tensorstore as ts
+from neuroglancer.static_file_server import StaticFileServer
 
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
+from his4mae_jax.output.neuroglancer import write_precomputed
 from his4mae_jax.view import layers as plans
 from his4mae_jax.view import neuroglancer_server, neuroglancer_state
 from his4mae_jax.view.levels import FULL, Levels, open_levels
@@ -227,6 +230,31 @@ def test_an_address_that_is_not_ours(shown, serve):
 def test_an_address_of_ipv6(shown, serve):
     with pytest.raises(UserError, match="'::1': neuroglancer makes no links of IPv6"), serve(shown(), address="::1"):
         pass
+
+
+def test_what_was_written_is_read_over_http(shown):
+    """As a browser reads a folder on a server, without this package: OME-Zarr, and precomputed with its names."""
+    run = shown()
+    write_precomputed(run.folder / "organelles.ome.zarr", run.folder / "organelles.precomputed", names=run.names)
+    with StaticFileServer(str(run.folder), bind_address="127.0.0.1", daemon=True) as url:
+
+        def read(driver, path):
+            return ts.open({"driver": driver, "kvstore": f"{url}/{path}"}).result()
+
+        labels = run.arrays["organelles"]
+        assert np.array_equal(read("zarr", "organelles.ome.zarr/0/").read().result(), labels)
+        precomputed = read("neuroglancer_precomputed", "organelles.precomputed/")
+        assert np.array_equal(np.squeeze(precomputed.read().result(), 3).T, labels)
+        # Corners in nm, to half a voxel: the format counts whole voxels.
+        begin = np.multiply(
+            precomputed.domain.origin[:3], [unit.multiplier for unit in precomputed.dimension_units[:3]]
+        )
+        assert np.abs(begin[::-1] - np.subtract(run.origin, np.divide(run.size, 2))).max() <= 5
+        info = json.loads(get(f"{url}/organelles.precomputed/info"))
+        names = json.loads(get(f"{url}/organelles.precomputed/{info['segment_properties']}/info"))["inline"]
+        assert dict(zip(names["ids"], names["properties"][0]["values"], strict=True)) == {
+            str(i): name for i, name in run.names.items()
+        }
 
 
 def test_directions():

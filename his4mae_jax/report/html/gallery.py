@@ -75,8 +75,12 @@ def section(
             rows.append(f"stands for {facts.classes.get(label) or 'no class'}, by ground truth")
         if label in parts:
             p = parts[label]
-            rows.append(f"{p.count:,} piece{'s' * (p.count != 1)}; half of it in pieces of {_size(p.half_nm3)} or more, largest "
-                        f"{_size(p.largest_nm3)}")  # fmt: skip
+            count = (
+                "1 piece"
+                if p.count == 1
+                else f"{p.count:,} pieces; half of it in pieces of {_size(p.half_nm3)} or more"
+            )
+            rows.append(f"{count}, largest {_size(p.largest_nm3)}")
         rows += [f"nearest other cluster: {near[label]}"] if label in near else []
         button = f' <button data-only="{label}">show</button>' * (label not in facts.look.ignored)
         number = "" if name == f"cluster {label}" else f' <span class="number">cluster {label}</span>'

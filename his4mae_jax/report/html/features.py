@@ -64,6 +64,7 @@ class Features:
 
 def find(
     workdir: pathlib.Path,
+    folder: pathlib.Path,
     segmentation: Mapping[str, Any],
     volume: VolumeLike,
     labels: VolumeLike,
@@ -76,6 +77,7 @@ def find(
 
     Args:
       workdir: with the checkpoints.
+      folder: with the labels, in whose `report/` the features are kept.
       segmentation: content of segment.json.
       volume: that the model works on.
       labels: label volume on any grid of the same space.
@@ -91,16 +93,16 @@ def find(
         return None
     of = {key: what.get(key) for key in ("step", "volume", "shape", "contrast", "inside", "slices", "seed")}
     of |= {key: what["settings"].get(key) for key in _SETTINGS} | {"sample": [SIDE, BOXES, CANDIDATES, VOXELS]}
-    arrays = record.kept(workdir, FILE, of)
+    arrays = record.kept(folder, FILE, of)
     if arrays is None:
         arrays = _encode(workdir, segmentation, volume, labels, log) if compute else None
         if arrays is None:
             return None
-        record.keep(workdir, FILE, of, **arrays)
+        record.keep(folder, FILE, of, **arrays)
     if umap and "plane_Mx2" not in arrays and _umap_installed() and len(arrays["box_M"]) >= FEWEST:
         with progress("report: UMAP", log=log):
             arrays["plane_Mx2"] = embed(arrays["features_MxD"].astype(np.float32), what.get("seed", 0))
-        record.keep(workdir, FILE, of, **arrays)
+        record.keep(folder, FILE, of, **arrays)
     index_Mx3, box_M = arrays["index_Mx3"], arrays["box_M"]
     label_M = values_at(labels, volume, index_Mx3, box_M)
     found = Features(

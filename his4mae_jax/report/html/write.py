@@ -95,7 +95,7 @@ def _volume(
     centres = centre_files.load(folder / records.CENTRES)[0].get(facts.labels)
     read = slices.read(segmented.image, labels, segmented.truth, contrast, log)
     found = features.find(
-        workdir, facts.segmentation, segmented.encoded, labels, log, compute=compute, umap=umap
+        workdir, folder, facts.segmentation, segmented.encoded, labels, log, compute=compute, umap=umap
     )  # fmt: skip
     classes = None
     if found and segmented.truth is not None:

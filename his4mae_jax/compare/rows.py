@@ -14,8 +14,6 @@ from his4mae_jax import config as configs
 from his4mae_jax.data import entries
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
-from his4mae_jax.inference.encoders import description
-from his4mae_jax.inference.encoders.opening import check_settings
 from his4mae_jax.output.records import check_free
 from his4mae_jax.settings import stages
 from his4mae_jax.settings.table import affects_scores, fixed_by_training, unknown_key
@@ -202,6 +200,10 @@ def _row_config(config, name, changes, workdir, baselines):
     try:
         configs.validate(row)
         if row.segment.encoder_file:  # before another row is trained
+            # Imported here: JAX would be part of what a small run's process is measured at.
+            from his4mae_jax.inference.encoders import description
+            from his4mae_jax.inference.encoders.opening import check_settings
+
             check_settings(row.segment, description.read(row.segment.encoder_file))
     except UserError as error:
         raise UserError(f"compare row {name!r}: {error}") from error

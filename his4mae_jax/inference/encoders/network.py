@@ -19,7 +19,7 @@ from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.models.patches import unpatchify
 
 BATCH_FLOP = 5e10  # of the fields of view that are encoded at once: a second or less on a few cores, which share them
-MAX_FOVS = 256
+MAX_FOVS = 32  # a batch that is not full is filled up, and small networks gain nothing by more
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

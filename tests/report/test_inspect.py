@@ -105,11 +105,14 @@ def test_estimates_follow_the_counts(unmeasured, tmp_path):
     assert training["memory_bytes"] == 1e7 + held
     assert segmentation["fovs_per_s"] == MAX_FOVS / 0.5
     unmeasured.evaluate.clusters, unmeasured.train.steps, unmeasured.train.batch_size = (4, 6), 40, 64
+    assert segmentation["feature_bytes"] == 0
+    unmeasured.segment.keep_features = True
     unmeasured.data.in_memory_gb, unmeasured.train.microbatch = 0.0, 16  # 4 parts, 2 of which are measured
     more = _inspect(unmeasured, tmp_path / "run")[0]["estimate"]
     assert more["training"]["seconds"] == 40 * 0.5 * 64 / 32
     assert more["training"]["memory_bytes"] == 1e7  # not more for more parts
     assert more["segmentation"]["label_bytes"] == 2 * 40 * 50 * 60  # 4 is the headline's
+    assert more["segmentation"]["feature_bytes"] == int(2 * 8 * 35 * 44 * 52 / 5**3)
 
 
 def test_estimates_of_another_method(volumes, tmp_path):

@@ -155,14 +155,14 @@ def _instance_name(folder, path):
     return part
 
 
-def further(workdir: pathlib.Path, segmented: bool) -> str:
-    """The commands that go on from here."""
+def further(workdir: pathlib.Path, folder: pathlib.Path | None) -> str:
+    """The commands that go on from here; `folder` has the labels, None: there are none yet."""
     place = f"--workdir={shlex.quote(str(workdir))}"
     saved = f"--config={shlex.quote(f'saved:{workdir}/config.json')}"
     steps = [("train on, where it stopped", f"his4mae train {saved} {place}")]
-    if segmented:
+    if folder is not None:
         steps = [
-            (f"edit the names in {workdir}/clusters.yaml, then", f"his4mae name {place}"),
+            (f"edit the names in {folder}/clusters.yaml, then", f"his4mae name {place}"),
             ("learn classes from a few labels", f"his4mae probe {saved} {place} --labels=points.csv"),
             ("other numbers of clusters", f"his4mae segment {saved} {place} --config.segment.clusters=8"),
             ("score with ground truth, draw the figures", f"his4mae evaluate {saved} {place}"),

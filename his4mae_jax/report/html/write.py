@@ -69,7 +69,7 @@ def write(
     if image is not None:
         shown, data = _volume(workdir, folder, facts, segmented, log, compute=compute, umap=umap)
         body = [body[0], *shown, ("instances", "Instances", sections.instances(folder)), *body[1:]]
-    body.append(("further", "How to go on", sections.further(workdir, image is not None)))
+    body.append(("further", "How to go on", sections.further(workdir, folder if image is not None else None)))
     name = "/".join(pathlib.PurePath(image.name).parts[-2:]) if image is not None else workdir.resolve().name
     text = page(f"his4mae: {name}", _lead(facts, image, train), facts.stale, body, data)
     path = record.write_page(workdir, text)

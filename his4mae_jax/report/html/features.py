@@ -95,6 +95,8 @@ def find(
     of |= {key: what["settings"].get(key) for key in _SETTINGS} | {"sample": [SIDE, BOXES, CANDIDATES, VOXELS]}
     arrays = record.kept(folder, FILE, of)
     if arrays is None:
+        # A large frozen encoder takes minutes, or half an hour: where features are asked for, as UMAP is.
+        compute = compute and (umap or "encoder_file" not in segmentation)
         arrays = _encode(workdir, segmentation, volume, labels, log) if compute else None
         if arrays is None:
             return None

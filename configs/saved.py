@@ -39,7 +39,7 @@ def _update(section, saved, path, prefix):
             _update(section[key], value, path, f"{prefix}{key}.")
             continue
         try:
-            section[key] = _tuples(value) if isinstance(section[key], tuple) else value
+            section[key] = _as_tuple(value) if isinstance(section[key], tuple) else value
         except TypeError as error:
             raise UserError(f"{path}: config key {prefix}{key} cannot be {value!r} ({error})") from error
 
@@ -47,3 +47,8 @@ def _update(section, saved, path, prefix):
 def _tuples(value):
     """Lists as tuples, those inside of them too: JSON has no tuples."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _as_tuple(value):
+    """The value of a setting that is a tuple; earlier versions saved one path as a text, and none as an empty one."""
+    return ((value,) if value else ()) if isinstance(value, str) else _tuples(value)

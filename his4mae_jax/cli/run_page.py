@@ -30,7 +30,7 @@ def after(config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: 
     yield
     from his4mae_jax.training.devices import distributed
 
-    if not distributed.is_main():
+    if not distributed.is_main() or (pathlib.Path(workdir) / "row.json").exists():  # rows of a comparison have tables
         return
     try:
         from his4mae_jax.report.html import record

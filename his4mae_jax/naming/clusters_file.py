@@ -17,7 +17,7 @@ from his4mae_jax.files import read_yaml, write_text
 FILE = "clusters.yaml"
 IGNORE = "ignore"  # the name, in any case, of clusters whose voxels get no label
 HEADER = """\
-# The clusters of labels.ome.zarr. Edit the names, then run: his4mae name --workdir=<this folder>
+# The clusters of labels.ome.zarr. Edit the names, then run: his4mae name --workdir=<that of the run>
 #
 # - Clusters with one name are merged:   name: mitochondria
 # - A cluster without a label is named:  name: ignore

@@ -43,6 +43,12 @@ def test_what_follows_a_colon_is_the_argument(tmp_path):
     assert config.train.steps == 17 and config.evaluate.clusters == (4, 5)
 
 
+@pytest.mark.parametrize(("saved", "volumes"), [("", ()), ("cell.tif", ("cell.tif",)), (["a", "b"], ("a", "b"))])
+def test_one_volume_may_be_saved_as_a_text(tmp_path, saved, volumes):
+    (tmp_path / "config.json").write_text(json.dumps({"segment": {"volume": saved}}))
+    assert config_file.load(f"saved:{tmp_path / 'config.json'}").segment.volume == volumes
+
+
 def test_a_name_that_is_none_lists_those_that_are(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="did you mean betaseg.*compare/table3"):

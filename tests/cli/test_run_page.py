@@ -57,3 +57,10 @@ def test_a_page_that_cannot_be_written_is_a_warning(config, tmp_path, monkeypatc
     warnings = [line for line in said if line.startswith("warning")]
     assert len(warnings) == 1 and "in the way" in warnings[0]
     assert (workdir / "report" / "index.html").read_text() == "mine"
+
+
+def test_rows_of_a_comparison_have_no_page(config, tmp_path):
+    (tmp_path / "row.json").write_text("{}")
+    with run_page.after(config, tmp_path, "train"):
+        pass
+    assert not (tmp_path / "report").exists()

@@ -179,7 +179,8 @@ def test_a_second_volume_is_segmented_with_the_trained_model(betaseg, betaseg_ru
 def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):
     args = ("--config=configs/demo.py", f"--workdir={tmp_path}", "--config.data.phantom.size=64",
             "--config.data.phantom.cells=1", "--config.train.steps=4", "--config.train.batch_size=4",
-            "--config.evaluate.curve_box=0", "--config.evaluate.baselines=()")  # fmt: skip
+            "--config.evaluate.curve_box=0", "--config.evaluate.baselines=()",
+            "--config.report.after_stages=False")  # fmt: skip
     done = run(*args)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("drawing synthetic cell") == 2 and "loss_recon" in done.stderr
@@ -192,8 +193,8 @@ def test_phantom_source_draws_cells_once_and_holds_the_last_out(tmp_path):
 
 def train_args(betaseg, workdir):
     return ("--config=configs/betaseg.py", f"--workdir={workdir}", "--mode=train", f"--config.data.root={betaseg}",
-            *SMALL, "--config.train.steps=300", "--config.train.checkpoint_every=25",
-            "--config.train.steps_per_call=2")  # fmt: skip
+            *SMALL, "--config.report.after_stages=False", "--config.train.steps=300",
+            "--config.train.checkpoint_every=25", "--config.train.steps_per_call=2")  # fmt: skip
 
 
 def final_state(workdir):
@@ -448,6 +449,6 @@ def files_config(path):
     config.model.decoder_dim, config.model.decoder_depth, config.model.decoder_num_heads = 8, 1, 2
     config.codebook.size, config.data.crop_min = 6, 10
     config.train.batch_size, config.train.samples_per_epoch, config.train.steps, config.train.log_every = 4, 16, 4, 2
-    config.segment.stride = 10
+    config.segment.stride, config.report.after_stages = 10, False
     config.data.train, config.data.test = (str(path),), str(path)
     return config

@@ -30,7 +30,8 @@ def after(config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: 
     yield
     from his4mae_jax.training.devices import distributed
 
-    if not distributed.is_main() or (pathlib.Path(workdir) / "row.json").exists():  # rows of a comparison have tables
+    row = (pathlib.Path(workdir) / "row.json").exists()  # rows of a comparison have tables
+    if row or not config.report.after_stages or not distributed.is_main():
         return
     try:
         from his4mae_jax.report.html import record

@@ -5,9 +5,12 @@ import pathlib
 import runpy
 import sys
 
+import pytest
+
 SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "relabel.py"
 
 
+@pytest.mark.slow  # four commands in processes of their own
 def test_its_table_and_json(tmp_path, monkeypatch, capsys):
     path = tmp_path / "out.json"
     options = ("--side", "64", "--points", "30", "--rounds", "1", "--folder", str(tmp_path), "--json", str(path))

@@ -38,6 +38,7 @@ def get_config():
     c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 2, 2
     c.data.train, c.data.test, c.data.file_voxel_size_nm = ("{image}",), "{image}", (8.0, 8.0, 8.0)
     c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "zyx", 0.02, 3
+    c.report.after_stages = False
     c.segment.tile, c.segment.block, c.segment.batch_fovs, c.segment.restarts = 24, (8, 12, 12), 16, 2
     return c
 """
@@ -258,7 +259,7 @@ def test_several_volumes_are_segmented_one_after_the_other(trained, tmp_path):
         ome_zarr.create(path, (24, 40, 44 + i), np.uint8, 8.0).write(textured((24, 40, 44 + i), i)).result()
     workdir = workdir_of(trained, tmp_path)
     flag = f"--config.segment.volume={tuple(map(str, paths))}"
-    segment(trained, workdir, flag)
+    segment(trained, workdir, flag, "--config.report.after_stages=True")
     shapes = [open_volume(workdir / f"volumes/cell_{i}/labels.ome.zarr", image=False).shape for i in (4, 5)]
     assert shapes == [(24, 40, 44), (24, 40, 45)]
     assert (workdir / "volumes/cell_4/report/index.html").exists()

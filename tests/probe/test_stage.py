@@ -32,7 +32,7 @@ def small_config():
     c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 2, 2
     c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "z", 0.02, 3
     c.segment.batch_fovs, c.segment.restarts, c.segment.pyramid = 16, 2, False
-    c.probe.folds = 2
+    c.probe.folds, c.report.after_stages = 2, False
     return c
 
 

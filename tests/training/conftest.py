@@ -32,6 +32,7 @@ def get_config():
     c.codebook.size = 6
     c.train.batch_size, c.train.samples_per_epoch = 8, 80
     c.train.steps, c.train.log_every, c.train.checkpoint_every = 60, 5, 1000
+    c.report.after_stages = False
     c.train.steps_per_call = 1  # so that a signal finds the run before its end
     c.segment.stride, c.segment.fraction, c.segment.tile, c.segment.block = 10, 0.05, 20, (8, 20, 20)
     c.evaluate.baselines, c.evaluate.curve_box = (), 24

@@ -156,6 +156,7 @@ def main(folder, *configs):
     for name in configs:
         report, workdir = Report(name), folder / "run"
         config = on_small_volumes(config_file.load(name), image, labels)
+        config.report.after_stages = name in FRESH  # those pages are enough
         share_cores(config)
         if config.compare.rows:
             with report.mode("compare"):

@@ -174,7 +174,13 @@ ON_THE_IMAGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ON_THE_IMAGE.values(), ids=ON_THE_IMAGE)
+FEW = ("a shape that does not divide", "at a pyramid level", "axes", "anisotropic")  # the others are slow, or alike
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=() if name in FEW else pytest.mark.slow) for name, case in ON_THE_IMAGE.items()],
+)
 def test_labels_on_the_grid_of_the_image_have_its_shape_and_lie_on_what_they_label(tmp_path, run, case):
     size, origin = np.broadcast_to(case["size"], 3).astype(float), np.array([1001, -37.3, 6])
     faces = marked_image(tmp_path / "cell.zarr", case["cube"], size, origin)

@@ -270,6 +270,7 @@ def test_several_volumes_are_segmented_one_after_the_other(trained, tmp_path):
     assert refused.returncode == 2 and "names 2 volumes" in refused.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_taking_ground_truth_away_keeps_the_labels(trained, tmp_path):
     truth = np.where(textured(SHAPE) > 127, 1, 0).astype(np.uint8)
     truth[:20] = 255  # outside the cell: no centre is fitted there

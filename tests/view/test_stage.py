@@ -36,10 +36,13 @@ def test_it_prints_the_link_and_ends_with_ctrl_c(shown, config, said, capsys, mo
 
     really_wait = stage.wait
     monkeypatch.setattr(stage, "wait", wait)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # processes in the background ignore it
     try:
         stage.view(config, run.folder, run.image, said.append)
     except KeyboardInterrupt:
         pytest.fail("Ctrl-C went through")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [page.status for page in pages] == [200, 200]
     for page in pages:
         page.close()

@@ -156,7 +156,8 @@ def main(folder, *configs):
     for name in configs:
         report, workdir = Report(name), folder / "run"
         config = on_small_volumes(config_file.load(name), image, labels)
-        config.report.after_stages = name in FRESH  # those pages are enough
+        # Pages of one config, traced once: those of a large model take as long to compile as its training.
+        config.report.after_stages = name == "demo" and "JAX_NUM_CPU_DEVICES" not in os.environ
         share_cores(config)
         if config.compare.rows:
             with report.mode("compare"):

@@ -26,6 +26,7 @@ SECTIONS = {
     "name": "Naming",
     "probe": "Few labels",
     "evaluate": "Evaluation",
+    "report": "Page of a run",
     "view": "Viewers",
     "export": "Export",
     "compare": "Comparison of methods",

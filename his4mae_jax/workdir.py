@@ -11,7 +11,6 @@ import pathlib
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
 from typing import Any
 
 from his4mae_jax.errors import UserError
@@ -109,8 +108,3 @@ def _identity(spec: str | os.PathLike, workdir: str | os.PathLike) -> str:
     full, home = os.path.realpath(os.path.expanduser(path.strip())), os.path.realpath(workdir)
     inside = os.path.commonpath([full, home]) == home if os.path.isabs(home) else False
     return ("workdir:" + os.path.relpath(full, home) if inside else full) + bracket + re.sub(r"\s", "", crop)
-
-
-def several(value: str | Sequence[str]) -> list[str]:
-    """The volumes that `segment.volume` names: one text, or several."""
-    return [value] if isinstance(value, str) else list(value)

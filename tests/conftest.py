@@ -26,15 +26,10 @@ for name, value in SETTINGS.items():
 @pytest.fixture
 def tiny():
     """A configuration whose model compiles in a second."""
-    from his4mae_jax.config import get_default
+    from tiny_config import tiny_config
 
-    c = get_default()
-    c.model.fov, c.model.patch_size = 20, 5
-    c.model.embed_dim, c.model.depth = 8, 1
-    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 8, 1, 2
-    c.codebook.size = 6
-    c.data.crop_min = 10
-    c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 20, 5
+    c = tiny_config()
+    c.train.steps, c.train.log_every = 20, 5
     return c
 
 

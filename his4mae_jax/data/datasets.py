@@ -199,8 +199,7 @@ def all_volumes(config: ConfigDict, workdir: str | os.PathLike) -> list[tuple[st
         named += [("train", entry) for entry in entries.training(config, workdir)]
     if config.data.source == "phantom" or config.data.test:
         named.append(("test", entries.test(config, workdir)))
-    for spec in entries.listed(config.segment.volume):
-        named.append(("segment", Entry(spec, None, tuple(config.segment.file_voxel_size_nm) or None)))
+    named += [("segment", entry) for entry in entries.to_segment(config)]
     if not named:
         raise UserError("config keys data.train, data.test and segment.volume are empty: name a volume to look at")
     roles: dict[tuple[str, Triple | None], list[str]] = {}

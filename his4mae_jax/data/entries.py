@@ -45,21 +45,22 @@ def test(config: ConfigDict, workdir: str | os.PathLike) -> Entry:
     return Entry(spec, spec if source in names.SETS else config.data.test_labels, _file_voxel_size(config))
 
 
-def segmented(config: ConfigDict) -> Entry:
-    """`segment.volume`, another volume than that of the data set.
-
-    Raises:
-      UserError: it names several.
-    """
-    several = listed(config.segment.volume)
-    if len(several) > 1:
-        raise UserError(f"config key segment.volume names {len(several)} volumes, and this takes one; name one of them")
-    return Entry(several[0], None, tuple(config.segment.file_voxel_size_nm) or None)
+def to_segment(config: ConfigDict) -> list[Entry]:
+    """The volumes that `segment.volume` names in place of that of the data set; none where it is empty."""
+    size = tuple(config.segment.file_voxel_size_nm) or None
+    return [Entry(spec, None, size) for spec in listed(config.segment.volume)]
 
 
 def target(config: ConfigDict, workdir: str | os.PathLike) -> Entry:
-    """The volume to segment: `segment.volume`, else the data set's own test volume."""
-    return segmented(config) if config.segment.volume else test(config, workdir)
+    """The volume to segment: `segment.volume`, else the data set's own test volume.
+
+    Raises:
+      UserError: `segment.volume` names several.
+    """
+    several = to_segment(config)
+    if len(several) > 1:
+        raise UserError(f"config key segment.volume names {len(several)} volumes, and this takes one; name one of them")
+    return several[0] if several else test(config, workdir)
 
 
 def class_names(config: ConfigDict) -> tuple[str, ...]:

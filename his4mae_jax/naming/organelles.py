@@ -18,11 +18,11 @@ import numpy as np
 from his4mae_jax import files
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.fill import fill
 from his4mae_jax.data.ome_zarr.group import list_labels
 from his4mae_jax.data.stores.placement import origin_of
-from his4mae_jax.data.volumes.blocks import boxes, in_order
 from his4mae_jax.data.volumes.labels import UNLABELLED
-from his4mae_jax.data.volumes.volume import Box, VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.naming.clusters_file import FILE, Clusters, Organelle
 from his4mae_jax.output import records
@@ -45,8 +45,6 @@ _OURS = re.compile(
 )
 # Settings of `segment` that the files depend on, beside the names.
 _SETTINGS = ("outputs", "min_instance_voxels", "instance_connectivity", "ome_zarr_version", "pyramid", "block")
-WORKERS = 4
-SIDE = 64  # voxels: shortest side of the boxes copied at once, also where chunks are smaller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,15 +214,7 @@ def _write(
                 label_values=names, colours=colours, fill_value=UNLABELLED, version=s.ome_zarr_version,
             )  # fmt: skip
 
-            def copy(box: Box) -> int:
-                block = table[labels.read(box)]
-                out[box].write(block).result()
-                return block.size
-
-            # Boxes of whole chunks: no chunk is written by two threads.
-            block = [c * max(1, SIDE // c) for c in out.chunk_layout.write_chunk.shape]
-            for size in in_order(copy, boxes(labels.shape, block), WORKERS):
-                bar.advance(size)
+            fill(out, lambda box: table[labels.read(box)], progress=bar.advance)
             if s.pyramid:
                 build_pyramid(part, progress=bar.advance)
 

@@ -11,11 +11,10 @@ import numpy as np
 from his4mae_jax import files
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.volumes.blocks import boxes, in_order
+from his4mae_jax.data.ome_zarr.fill import fill
 from his4mae_jax.data.volumes.labels import UNLABELLED
 
 SMALLEST = 256  # voxels: the longest side at which no further level is made
-SIDE = 64  # voxels: shortest side of the boxes written at once, also where chunks are smaller
 
 
 def build_pyramid(
@@ -148,23 +147,16 @@ def _make_level(
         shutil.rmtree(target)
     shutil.rmtree(part, ignore_errors=True)
     dtype = np.dtype(source.dtype.numpy_dtype)
-    chunks, fill = source.chunk_layout.write_chunk.shape, np.asarray(source.fill_value).item()
-    out = ome_zarr.create_array(part, shape, dtype, chunks, fill, version)
+    chunks, fill_value = source.chunk_layout.write_chunk.shape, np.asarray(source.fill_value).item()
+    out = ome_zarr.create_array(part, shape, dtype, chunks, fill_value, version)
     # Instances are small beside what surrounds them, which is 0 there: it counts like an instance.
     ignore = UNLABELLED if labels and dtype == np.uint8 else None
 
-    def write(box: tuple[slice, ...]) -> int:
+    def read(box: tuple[slice, ...]) -> np.ndarray:
         reads = tuple(slice(b.start * s, min(b.stop * s, n)) for b, s, n in zip(box, step, source.shape, strict=True))
         with ome_zarr.reading(folder):
             block = source[reads].read().result()
-        block = downsample(block, step, labels=labels, ignore=ignore)
-        out[box].write(block).result()
-        return block.size
+        return downsample(block, step, labels=labels, ignore=ignore)
 
-    # Boxes of whole chunks: two threads that write parts of one chunk would each read and rewrite it.
-    block = [c if axis < len(shape) - 3 else c * max(1, SIDE // c)
-              for axis, c in enumerate(out.chunk_layout.write_chunk.shape)]  # fmt: skip
-    for size in in_order(write, boxes(shape, block), workers):
-        if progress is not None:
-            progress(size)
+    fill(out, read, workers=workers, progress=progress)
     os.replace(part, target)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import scipy.ndimage
+from tiny_config import tiny_config
 
 import his4mae_jax
-from his4mae_jax.config import get_default
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 
 SHAPE, VOXEL_NM = (24, 56, 50), 8.0
@@ -18,11 +18,8 @@ def textured(shape=SHAPE, seed=0):
 
 def small_config():
     """A model that compiles in a second, as a user's ConfigDict."""
-    c = get_default()
-    c.model.fov, c.model.patch_size, c.model.embed_dim, c.model.depth = 20, 5, 8, 1
-    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 8, 1, 2
-    c.codebook.size, c.data.crop_min = 6, 10
-    c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 2, 2
+    c = tiny_config()
+    c.train.steps, c.train.log_every = 2, 2
     c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "zyx", 0.02, 3
     c.segment.tile, c.segment.block, c.segment.batch_fovs, c.segment.restarts = 24, (8, 12, 12), 16, 2
     return c

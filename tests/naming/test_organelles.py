@@ -172,9 +172,9 @@ def test_cellsketch_has_the_mask_of_the_cell(named, config):
 
 def test_memory_is_that_of_blocks(named, config, monkeypatch):
     boxes, real = [], volumes.Volume.read_async
-    monkeypatch.setattr("his4mae_jax.naming.organelles.WORKERS", 1)
+    monkeypatch.setattr("his4mae_jax.data.ome_zarr.fill.WORKERS", 1)
     monkeypatch.setattr(volumes.Volume, "read_async", lambda self, box: (boxes.append(box), real(self, box))[1])
-    monkeypatch.setattr("his4mae_jax.naming.organelles.SIDE", 8)
+    monkeypatch.setattr("his4mae_jax.data.ome_zarr.fill.SIDE", 8)
     config.name.masks = True
     stage.name(config, named.folder, print)
     assert len(boxes) > 6 and max(np.prod([b.stop - b.start for b in box]) for box in boxes) <= 8 * 16 * 16

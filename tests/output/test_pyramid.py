@@ -15,7 +15,6 @@ from hypothesis.extra import numpy as hnp
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output import pyramid
 from his4mae_jax.output.pyramid import build_pyramid, downsample, plan
 
 
@@ -94,7 +93,7 @@ def test_readers_find_all_levels_and_their_places(label_volume, patches, version
 
 
 def test_chunks_and_threads_do_not_change_a_level(label_volume, patches, monkeypatch):
-    monkeypatch.setattr(pyramid, "SIDE", 8)
+    monkeypatch.setattr("his4mae_jax.data.ome_zarr.fill.SIDE", 8)
     labels = patches((21, 40, 37), sigma=0.6)
     levels = []
     for i, chunks in enumerate([(4, 8, 8), (64, 64, 64)]):
@@ -135,7 +134,7 @@ def test_again_and_after_a_stop_it_is_the_same(label_volume, patches, monkeypatc
         if len(seen) > 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(pyramid, "SIDE", 8)
+    monkeypatch.setattr("his4mae_jax.data.ome_zarr.fill.SIDE", 8)
     with pytest.raises(KeyboardInterrupt):
         build_pyramid(path, levels=3, progress=stop)
     assert (path / ".zattrs").read_bytes() == untouched and not (path / "1").exists()  # no reader sees any of it

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scipy.ndimage
 from outputs import outputs
+from tiny_config import tiny_config
 
 import his4mae_jax
 from his4mae_jax.cli import stages
 from his4mae_jax.clustering import centres as centre_files
-from his4mae_jax.config import get_default
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
@@ -25,11 +25,8 @@ LABELS = "volumes/cell/labels.ome.zarr"
 
 
 def small_config():
-    c = get_default()
-    c.model.fov, c.model.patch_size, c.model.embed_dim, c.model.depth = 20, 5, 8, 1
-    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 8, 1, 2
-    c.codebook.size, c.data.crop_min = 6, 10
-    c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 2, 2
+    c = tiny_config()
+    c.train.steps, c.train.log_every = 2, 2
     c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "z", 0.02, 3
     c.segment.batch_fovs, c.segment.restarts, c.segment.pyramid = 16, 2, False
     c.probe.folds, c.report.after_stages = 2, False

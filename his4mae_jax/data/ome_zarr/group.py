@@ -15,14 +15,12 @@ from collections.abc import Callable, Sequence
 import tensorstore as ts
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.fill import fill
 from his4mae_jax.data.stores.placement import origin_of
-from his4mae_jax.data.volumes.blocks import boxes, in_order
-from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.files import write_json, writing
 
 LABELS = "labels"
-WORKERS = 4
-SIDE = 64  # voxels: shortest side of the boxes copied at once, also where chunks are smaller
 
 
 def copy_image(
@@ -50,16 +48,8 @@ def copy_image(
         version=version,
     )  # fmt: skip
 
-    def copy(box: Box) -> int:
-        block = image.read(box)
-        out[box].write(block).result()
-        return block.size
-
-    block = [c * max(1, SIDE // c) for c in out.chunk_layout.write_chunk.shape]  # no chunk by two threads
     with writing(folder):
-        for size in in_order(copy, boxes(image.shape, block), WORKERS):
-            if progress is not None:
-                progress(size)
+        fill(out, image.read, progress=progress)
     return out
 
 

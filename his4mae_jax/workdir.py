@@ -80,6 +80,11 @@ def _umask() -> int:
     return mask
 
 
+def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
+    """Steps of the checkpoints in a workdir, ascending, by the names of their folders: nothing is opened."""
+    return sorted(int(p.name) for p in (pathlib.Path(workdir) / "checkpoints").glob("*") if p.name.isdigit())
+
+
 def only_volume(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """The record of the volume that was segmented in a workdir, if there is exactly one."""
     folders = sorted((pathlib.Path(workdir) / VOLUMES).glob(f"*/{RECORD}"))

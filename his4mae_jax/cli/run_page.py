@@ -12,6 +12,7 @@ import ml_collections
 from his4mae_jax.cli import volumes
 from his4mae_jax.cli.process import log
 from his4mae_jax.errors import UserError
+from his4mae_jax.workdir import checkpoint_steps
 
 
 @contextlib.contextmanager
@@ -30,8 +31,7 @@ def after(config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: 
     yield
     from his4mae_jax.training.devices import distributed
 
-    row = (pathlib.Path(workdir) / "row.json").exists()  # rows of a comparison have tables
-    if row or not config.report.after_stages or not distributed.is_main():
+    if not config.report.after_stages or not distributed.is_main():
         return
     try:
         from his4mae_jax.report.html import record
@@ -60,7 +60,7 @@ def _result(workdir: pathlib.Path, folders: Sequence[pathlib.Path], stage: str) 
     from his4mae_jax.output import records
 
     if stage == "train":
-        return max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+        return max(checkpoint_steps(workdir), default=0)
     return [records.segmentation(folder).get("job") for folder in folders] if stage == "segment" else None
 
 

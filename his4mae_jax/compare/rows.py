@@ -186,6 +186,7 @@ def _row_config(config, name, changes, workdir, baselines):
     """The config of one row, without its seed; with `baselines` it also scores them, if the row clusters."""
     row = config.copy_and_resolve_references()
     row.compare = configs.get_default().compare
+    row.report.after_stages = False  # rows have tables
     for change in changes:
         override(row, change, name)
     supervised = row.method in configs.SUPERVISED

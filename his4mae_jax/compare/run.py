@@ -37,11 +37,7 @@ from his4mae_jax.compare import process, tables
 from his4mae_jax.compare.rows import COPIES, Run, check_folders, named_rows, plan, read_json
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug, write_text, writing
-
-
-def trained_steps(folder: pathlib.Path) -> set[int]:
-    """Steps of the checkpoints in a run's folder."""
-    return {int(p.name) for p in (folder / "checkpoints").glob("*") if p.name.isdigit()}
+from his4mae_jax.workdir import checkpoint_steps
 
 
 def _link(source, target):
@@ -60,10 +56,10 @@ def share_training(run: Run, others: Iterable[Run]) -> Run | None:
       The run whose checkpoints they are, or None where there is none.
     """
     steps = configs.total_steps(ml_collections.ConfigDict(run.settings))
-    if trained_steps(run.folder):
+    if checkpoint_steps(run.folder):
         return None
     for other in others:
-        if steps in trained_steps(other.folder) and other.training == run.training:
+        if steps in checkpoint_steps(other.folder) and other.training == run.training:
             part, final = run.folder / COPIES, run.folder / "checkpoints"
             if final.is_dir() and any(final.iterdir()):
                 return None  # interrupted saves of its own, or files of the user

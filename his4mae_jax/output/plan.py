@@ -23,6 +23,7 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output.records import PROBABILITIES, label_file
+from his4mae_jax.workdir import checkpoint_steps
 
 # Settings of `segment` that decide what is made of the labels, not what the labels are.
 OUTPUT_SETTINGS = (
@@ -84,8 +85,7 @@ def labelled_by(config: ml_collections.ConfigDict, segmentation: Mapping[str, An
 
 def has_checkpoint(workdir: str | pathlib.Path) -> bool:
     """Whether a workdir holds a checkpoint of a training."""
-    folder = pathlib.Path(workdir) / "checkpoints"
-    return folder.is_dir() and any(p.name.isdigit() for p in folder.iterdir())
+    return bool(checkpoint_steps(workdir))
 
 
 def need_checkpoint(workdir: str | pathlib.Path) -> None:

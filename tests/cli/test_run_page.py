@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tifffile
+from ml_collections import ConfigDict
 
 from his4mae_jax.cli import run_page, stages
+from his4mae_jax.compare import rows
 from his4mae_jax.report.html import features, record
 
 
@@ -60,7 +62,9 @@ def test_a_page_that_cannot_be_written_is_a_warning(config, tmp_path, monkeypatc
 
 
 def test_rows_of_a_comparison_have_no_page(config, tmp_path):
-    (tmp_path / "row.json").write_text("{}")
-    with run_page.after(config, tmp_path, "train"):
+    config.compare.rows, config.compare.seeds = (("HiS4MAE", ()),), (0,)
+    (row,) = rows.plan(config, tmp_path / "table")
+    assert row.settings["report"]["after_stages"] is False
+    with run_page.after(ConfigDict(row.settings), tmp_path, "train"):
         pass
     assert not (tmp_path / "report").exists()

@@ -16,6 +16,7 @@ from his4mae_jax.output import records
 from his4mae_jax.output.outputs import stored_names
 from his4mae_jax.report.html import record
 from his4mae_jax.training.run.checkpoints import read_config
+from his4mae_jax.workdir import checkpoint_steps
 
 LABELS = "labels.ome.zarr"
 
@@ -94,7 +95,7 @@ def collect(workdir: pathlib.Path, folder: pathlib.Path) -> Facts:
     config = read_config(workdir)
     if config is None:
         raise UserError(f"{workdir / 'config.json'}: missing; train in this folder first")
-    step = max((int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit()), default=0)
+    step = max(checkpoint_steps(workdir), default=0)
     segmentation, stale = records.segmentation(folder), []
     labels, look, metrics = 0, Shown({}, {}), None
     if segmentation:

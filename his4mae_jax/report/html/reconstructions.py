@@ -23,6 +23,7 @@ from his4mae_jax.report.html import markup, record
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
 from his4mae_jax.training.step.state import state_like
+from his4mae_jax.workdir import checkpoint_steps
 
 FILE = "reconstructions.npz"
 RECONSTRUCTING = ("his4mae", "maester", "sdae_recon", "vae")  # methods with a decoder to pixels
@@ -64,7 +65,7 @@ def find(workdir: pathlib.Path, volumes: Callable[[], Sequence[VolumeLike]] | No
     Returns:
       None where there is no checkpoint, the method has no decoder to pixels, or nothing is to be computed.
     """
-    steps = sorted(int(p.name) for p in (workdir / "checkpoints").glob("*") if p.name.isdigit())
+    steps = checkpoint_steps(workdir)
     saved = read_config(workdir)
     if not steps or saved is None or saved["method"] not in RECONSTRUCTING:
         return None

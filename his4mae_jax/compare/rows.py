@@ -11,7 +11,6 @@ from typing import Any
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.data import entries
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import slug
 from his4mae_jax.output.records import check_free
@@ -32,6 +31,8 @@ def run_folder(workdir: str | os.PathLike, name: str, seed: int) -> pathlib.Path
 
 def outputs_of(folder: pathlib.Path, settings: dict[str, Any]) -> pathlib.Path:
     """The folder in that of a run with the labels and scores of the volume that its settings name."""
+    from his4mae_jax.data import entries  # with TensorStore and SciPy: 60 MB and half a second
+
     return volume_folder(folder, entries.target(ml_collections.ConfigDict(settings), folder).image)
 
 

@@ -5,9 +5,11 @@ import pathlib
 
 import ml_collections
 
-from his4mae_jax.data import entries
 from his4mae_jax.errors import UserError
 from his4mae_jax.workdir import only_volume, volume_folder
+
+# `data.entries` is imported within the functions: with TensorStore and SciPy it takes most of a second, for which a
+# mistyped flag need not wait.
 
 
 def to_segment(
@@ -17,6 +19,8 @@ def to_segment(
 
     Where the config names none, and the workdir has the labels of one, it is that.
     """
+    from his4mae_jax.data import entries
+
     several = entries.listed(config.segment.volume)
     if not several and config.data.source != "phantom" and not config.data.test and (known := only_volume(workdir)):
         config = _naming(config, known["volume"])
@@ -47,6 +51,8 @@ def one(
 
 def created(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> pathlib.Path:
     """The folder of the volume that a config names, made where it is not there."""
+    from his4mae_jax.data import entries
+
     entry = entries.target(config, workdir)
     facts = {"file_voxel_size_nm": entry.voxel_size_nm} if entry.voxel_size_nm else {}
     return volume_folder(workdir, entry.image, create=True, **facts)

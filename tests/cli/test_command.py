@@ -120,3 +120,9 @@ def test_a_stage_that_comes_too_early_names_the_subcommand_that_is_missing(tmp_p
         command.main(words)
     error = capsys.readouterr().err
     assert ended.value.code == 2 and "his4mae train" in error and "--mode" not in error
+
+
+def test_the_command_and_comparisons_start_without_what_only_a_run_needs():
+    code = "import sys, his4mae_jax.cli.command, his4mae_jax.compare.run; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"jax", "tensorstore", "scipy", "matplotlib"} & set(done.stdout.split())

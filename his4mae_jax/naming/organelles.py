@@ -19,7 +19,7 @@ from his4mae_jax import files
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.fill import fill
-from his4mae_jax.data.ome_zarr.group import list_labels
+from his4mae_jax.data.ome_zarr.group import list_labels, listed_labels
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
@@ -140,11 +140,8 @@ def write_organelles(
                 _write(task, labels, mask, table, {1: organelles[i].name}, {1: organelles[i].colour})
     _write_formats(task, _write_instances(task), labels.shape, target)
     if (image := folder / IMAGE).exists():  # organelles are what a viewer is to show first
-        listed = [
-            "organelles",
-            *sorted(path.name.removesuffix(".ome.zarr") for path in folder.glob("labels*.ome.zarr")),
-        ]
-        list_labels(image, listed, config.segment.ome_zarr_version)
+        others = [name for name in listed_labels(image) if name != "organelles"]
+        list_labels(image, ["organelles", *others], config.segment.ome_zarr_version)
     return [folder / name for name in planned]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from his4mae_jax import config as configs
+from his4mae_jax.data.ome_zarr.group import list_labels, listed_labels
 from his4mae_jax.output.outputs import remove_outputs, write_outputs
 
 NAMES = {1: "cluster 1", 2: "cluster 2", 3: "cluster 3"}
@@ -53,6 +54,16 @@ def test_labels_are_linked_not_copied_and_stay_when_the_image_goes(tmp_path, wri
     assert link.exists()  # by a path from the image
     remove_outputs(tmp_path)
     assert not (tmp_path / "image.ome.zarr").exists() and (tmp_path / "labels.ome.zarr" / "0").exists()
+
+
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_labels_by_name_come_first_and_volumes_of_the_user_are_not_listed(tmp_path, written, version):
+    written(version)
+    (tmp_path / "labels_corrected.ome.zarr").mkdir()
+    image = tmp_path / "image.ome.zarr"
+    assert listed_labels(image) == ["labels"]
+    list_labels(image, ["organelles", *listed_labels(image)], version)
+    assert listed_labels(image) == ["organelles", "labels"]
 
 
 def test_without_links_labels_are_copied(tmp_path, written, monkeypatch):

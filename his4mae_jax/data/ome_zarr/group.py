@@ -7,6 +7,7 @@ Readers take the image that a label volume is of to be two folders up (`source` 
 which it is by the way of the link.
 """
 
+import json
 import os
 import pathlib
 import shutil
@@ -51,6 +52,18 @@ def copy_image(
     with writing(folder):
         fill(out, image.read, progress=progress)
     return out
+
+
+def listed_labels(folder: pathlib.Path) -> list[str]:
+    """The label volumes of an image's group, in their order.
+
+    Args:
+      folder: of an image that `list_labels` gave labels.
+    """
+    new = folder / LABELS / "zarr.json"
+    if new.exists():
+        return json.loads(new.read_text("utf-8"))["attributes"]["ome"]["labels"]
+    return json.loads((folder / LABELS / ".zattrs").read_text("utf-8"))["labels"]
 
 
 def list_labels(folder: pathlib.Path, names: Sequence[str], version: str) -> None:

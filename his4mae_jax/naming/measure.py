@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.blocks import boxes, in_order, voxels
 from his4mae_jax.data.volumes.contrast import Windowed
+from his4mae_jax.data.volumes.grid import centres_nm, nearest_to, read_outer
 from his4mae_jax.data.volumes.resample import ResampledVolume
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.progress import Log, progress
@@ -57,10 +57,5 @@ def measure(
 
 def _nearest(labels: VolumeLike, image: VolumeLike, box: Box) -> np.ndarray:
     """The image on the grid of the labels, by nearest neighbours."""
-    at = []
-    grids = (origin_of(labels), labels.voxel_size_nm, origin_of(image), image.voxel_size_nm, image.shape)
-    for s, label_origin, label_size, origin, size, n in zip(box, *grids, strict=True):
-        position = (label_origin - origin + np.arange(s.start, s.stop) * label_size) / size
-        at.append(np.clip(np.rint(position).astype(int), 0, n - 1))
-    block = image.read(tuple(slice(int(i.min()), int(i.max()) + 1) for i in at))
-    return block[np.ix_(*(i - i.min() for i in at))]
+    at = [centres_nm(labels, axis, np.arange(s.start, s.stop)) for axis, s in enumerate(box)]
+    return read_outer(image, [nearest_to(image, axis, position_nm) for axis, position_nm in enumerate(at)])

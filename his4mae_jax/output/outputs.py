@@ -234,4 +234,4 @@ def _stem(path: pathlib.Path) -> str:
 def stored_names(path: str | os.PathLike) -> dict[int, str]:
     """Names of labels, by id, in a label volume's metadata."""
     label = ome_zarr.read_group(path)[1].get("image-label", {})
-    return {p["label-value"]: p["name"] for p in label.get("properties", ())}
+    return {p["label-value"]: p["name"] for p in label.get("properties", ()) if p.get("name")}

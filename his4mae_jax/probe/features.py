@@ -1,6 +1,5 @@
 """Features at chosen voxels of a volume: only the tiles that hold them are encoded."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -13,14 +12,6 @@ from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
 SIDES = (256, 128, 64, 32)  # of tiles to choose from, in voxels
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Voxels with their features: `index_Mx3` and `features_MxD`."""
-
-    index_Mx3: np.ndarray
-    features_MxD: np.ndarray
 
 
 def random_voxels(

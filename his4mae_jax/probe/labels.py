@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.blocks import slabs
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
+from his4mae_jax.output.outputs import stored_names
 from his4mae_jax.probe.points import Points, is_points, read_points
 
 MOST_CLASSES = 254  # ids that fit uint8 beside IGNORE
@@ -173,8 +173,7 @@ def _names_of_ids(path, id_M: np.ndarray, names: Sequence[str], class_names: Seq
 
 def _stored_names(path) -> dict[int, str]:
     try:
-        properties = ome_zarr.read_group(path)[1].get("image-label", {}).get("properties", ())
-        return {p["label-value"]: p["name"] for p in properties if p.get("name")}
+        return stored_names(path)
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return {}
 

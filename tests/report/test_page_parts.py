@@ -7,9 +7,9 @@ import pytest
 
 from his4mae_jax.clustering.centres import Centres
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import values_at
 from his4mae_jax.report.html import features, gallery, record, slices
 from his4mae_jax.report.html.features import Features
-from his4mae_jax.report.html.grids import values_at
 
 GREY = Contrast(0.0, 255.0)
 

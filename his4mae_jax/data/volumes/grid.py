@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -84,7 +85,7 @@ class Grid:
 
 def nearest_voxels(at: np.ndarray, length: int) -> np.ndarray:
     """The voxels of an axis that positions lie in, or the nearest ones."""
-    return np.clip(np.floor(at + 0.5).astype(np.int64), 0, length - 1)
+    return np.clip(np.rint(at).astype(np.int64), 0, length - 1)
 
 
 def between_voxels(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:
@@ -92,3 +93,38 @@ def between_voxels(at: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray,
     at = np.clip(at, 0, length - 1)
     lower = np.floor(at).astype(np.int64)
     return lower, (at - lower).astype(np.float32), (int(lower[0]), int(np.ceil(at[-1])) + 1)
+
+
+def centres_nm(volume: VolumeLike, axis: int, index: np.ndarray | Sequence[float]) -> np.ndarray:
+    """Positions in nm along one axis of voxels with these indices, or fractions of them."""
+    return origin_of(volume)[axis] + np.asarray(index, float) * volume.voxel_size_nm[axis]
+
+
+def nearest_to(volume: VolumeLike, axis: int, position_nm: np.ndarray) -> np.ndarray:
+    """Indices along one axis of the voxels of `volume` nearest to positions in nm."""
+    at = (np.asarray(position_nm) - origin_of(volume)[axis]) / volume.voxel_size_nm[axis]
+    return nearest_voxels(at, volume.shape[axis])
+
+
+def read_outer(volume: VolumeLike, index: Sequence[np.ndarray]) -> np.ndarray:
+    """The voxels at the outer product of three index arrays, (z, y, x): one box is read."""
+    block, index = _read_around(volume, index)
+    return block[np.ix_(*index)]
+
+
+def values_at(volume: VolumeLike, other: VolumeLike, index_Mx3: np.ndarray, group_M: np.ndarray) -> np.ndarray:
+    """Values of `volume` at M voxels of another grid: one box is read for each group of voxels near each other."""
+    out = np.zeros(len(index_Mx3), volume.dtype)
+    for group in np.unique(group_M):
+        rows = np.flatnonzero(group_M == group)
+        at = [nearest_to(volume, axis, centres_nm(other, axis, index_Mx3[rows, axis])) for axis in range(3)]
+        block, at = _read_around(volume, at)
+        out[rows] = block[tuple(at)]
+    return out
+
+
+def _read_around(volume: VolumeLike, index: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The smallest box with voxels of these indices along z, y, x, and the indices relative to it."""
+    low = [int(i.min()) for i in index]
+    block = volume.read(tuple(slice(a, int(i.max()) + 1) for a, i in zip(low, index, strict=True)))
+    return block, [i - a for i, a in zip(index, low, strict=True)]

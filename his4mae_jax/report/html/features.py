@@ -14,6 +14,7 @@ import numpy as np
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.compare.features_umap import FEWEST, embed
+from his4mae_jax.data.volumes.grid import centres_nm, nearest_to, read_outer, values_at
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.encoders.opening import frozen
@@ -21,7 +22,6 @@ from his4mae_jax.inference.tiling import Tile
 from his4mae_jax.inference.trained import TrainedEncoder, load
 from his4mae_jax.progress import Log, progress
 from his4mae_jax.report.html import markup, record
-from his4mae_jax.report.html.grids import centres_nm, nearest, read_outer, values_at
 from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
 
 FILE = "features.npz"
@@ -168,7 +168,7 @@ def _encode(workdir, segmentation, volume, labels, log):
 
 def _labels_of(tile: Tile, volume: VolumeLike, labels: VolumeLike) -> np.ndarray:
     """The label at every voxel of a tile."""
-    at = [nearest(labels, a, centres_nm(volume, a, np.arange(s.start, s.stop))) for a, s in enumerate(tile.write)]
+    at = [nearest_to(labels, a, centres_nm(volume, a, np.arange(s.start, s.stop))) for a, s in enumerate(tile.write)]
     return read_outer(labels, at)
 
 

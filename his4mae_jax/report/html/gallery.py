@@ -12,11 +12,12 @@ from scipy import ndimage
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.crop import central_box
+from his4mae_jax.data.volumes.grid import centres_nm, nearest_to, read_outer
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.report.html import markup
 from his4mae_jax.report.html.facts import Facts
 from his4mae_jax.report.html.features import Features, typical
-from his4mae_jax.report.html.grids import Segmented, centres_nm, nearest, read_outer
+from his4mae_jax.report.html.grids import Segmented
 from his4mae_jax.report.html.slices import Slice
 
 CROPS, SIDE, SCALE = 6, 64, 3  # crops of a cluster; their side in voxels; pixels of the page for each
@@ -147,7 +148,7 @@ def _nearest(centres, facts) -> dict[int, str]:
 def _places(found, centres, label, segmented) -> list[tuple[int, ...]]:
     """Voxels of the shown image."""
     at = typical(found, centres, label, CROPS, SIDE)
-    own = [nearest(segmented.image, a, centres_nm(segmented.encoded, a, at[:, a])) for a in range(3)]
+    own = [nearest_to(segmented.image, a, centres_nm(segmented.encoded, a, at[:, a])) for a in range(3)]
     return list(zip(*(i.tolist() for i in own), strict=True))
 
 
@@ -174,7 +175,7 @@ def _crop(
         start = max(0, min(place - side // 2, n - side))
         index.append(np.arange(start, start + side))
     grey = contrast.apply(read_outer(image, index))[0]
-    own = [nearest(labels, a, centres_nm(image, a, i)) for a, i in enumerate(index)]
+    own = [nearest_to(labels, a, centres_nm(image, a, i)) for a, i in enumerate(index)]
     inside = (read_outer(labels, own)[0] == label).repeat(SCALE, 0).repeat(SCALE, 1)
     rgb = np.repeat(grey.repeat(SCALE, 0).repeat(SCALE, 1)[..., None], 3, axis=2)
     edge = inside & ~ndimage.binary_erosion(inside, iterations=2, border_value=1)

@@ -7,10 +7,10 @@ import numpy as np
 
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.crop import Crop, central_box
+from his4mae_jax.data.volumes.grid import centres_nm, nearest_to, read_outer
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 from his4mae_jax.figures.slices import read_slice
 from his4mae_jax.progress import Log, progress
-from his4mae_jax.report.html.grids import centres_nm, nearest, read_outer
 
 PER_AXIS = 24
 SIDE = 400  # pixels
@@ -68,7 +68,9 @@ def read(
             for index, grey, grid in greys:
                 at = [centres_nm(whole, a, i) for a, i in enumerate(grid)]
                 own = [
-                    None if v is None else np.squeeze(read_outer(v, [nearest(v, a, p) for a, p in enumerate(at)]), axis)
+                    None
+                    if v is None
+                    else np.squeeze(read_outer(v, [nearest_to(v, a, p) for a, p in enumerate(at)]), axis)
                     for v in (labels, truth)
                 ]
                 slices.append(Slice(axis, index + whole.box[axis].start, grey, *own))

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from his4mae_jax.data.volumes.grid import centres_nm
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.report.html import markup
 from his4mae_jax.report.html.facts import Facts
-from his4mae_jax.report.html.grids import Segmented, centres_nm
+from his4mae_jax.report.html.grids import Segmented
 from his4mae_jax.report.html.slices import SHOWN, Slice
 
 FILL, FAINT, THIN = 255, 110, 28  # alpha of a label, of the most frequent one, and of one that is only outlined

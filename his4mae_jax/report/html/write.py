@@ -10,6 +10,7 @@ import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.grid import values_at
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.evaluate import same_volume
@@ -18,7 +19,7 @@ from his4mae_jax.output import records
 from his4mae_jax.progress import Log
 from his4mae_jax.report.html import features, gallery, reconstructions, record, sections, slices, viewer
 from his4mae_jax.report.html.facts import LABELS, Facts, collect
-from his4mae_jax.report.html.grids import Segmented, values_at
+from his4mae_jax.report.html.grids import Segmented
 from his4mae_jax.report.html.template import page
 
 CURVES = "curves.npz"

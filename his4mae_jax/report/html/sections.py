@@ -4,10 +4,10 @@ import csv
 import pathlib
 import shlex
 import statistics
-from collections.abc import Iterable
 from html import escape
 from typing import Any
 
+from his4mae_jax.data.entries import listed
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.evaluation.tables import MATCHINGS
 from his4mae_jax.files import slugs
@@ -29,7 +29,7 @@ def run(facts: Facts, image: VolumeLike | None, train: dict[str, Any]) -> str:
     """
     s, config = facts.segmentation, facts.config
     data = config["data"]
-    trained = [str(v) for v in _listed(data["train"])] if data["source"] != "phantom" else ["synthetic cells"]
+    trained = [str(v) for v in listed(data["train"])] if data["source"] != "phantom" else ["synthetic cells"]
     rows = [
         ("method", f"{config['method']}, seed {config['seed']}"),
         ("trained on", ", ".join(trained)),
@@ -76,10 +76,6 @@ def _stages(facts, train):
         if text
     ]
     return table(("stage", "took", "on", "ended"), rows) + "".join(lines) if rows else note("Nothing was recorded yet.")
-
-
-def _listed(value: str | Iterable[Any]) -> list[Any]:
-    return [value] if isinstance(value, str) else list(value)
 
 
 def training(curves: str | None) -> str:

@@ -28,5 +28,8 @@ def get_config():
     c.train.epochs = 2800
     c.train.batch_size = 256
     c.train.samples_per_epoch = 20_000
+    c.model.dtype = "bfloat16"  # parameters, losses and the optimiser are float32
+    # The paper's sample: a thousandth of the voxels, from wherever the cell lies.
+    c.segment.fit_tiles, c.segment.fit_voxels = 1000, 700_000
     c.evaluate.clusters = (6, 8, 10, 12, 14)
     return c

@@ -14,8 +14,10 @@ ROWS = (
     ("no codebook", ("codebook.enabled=False",)),
     ("codebook by running means", ("codebook.learning=ema",)),
     ("isolated codes stay", ("codebook.update_isolated=False",)),
+    # Adam moves the codes equally far for any alpha: these rows test beta. By SGD alpha counts as well.
     ("alpha and beta x 10", ("objective.alpha=1e-2", "objective.beta=2.5e-3")),
     ("alpha and beta x 0.1", ("objective.alpha=1e-4", "objective.beta=2.5e-5")),
+    ("codes by SGD", ("codebook.optimizer=sgd", "codebook.lr=2e4")),
     ("beta = alpha", ("objective.beta=1e-3",)),
     ("mask ratio 0.25", ("objective.mask_ratio=0.25",)),
     ("mask ratio 0.75", ("objective.mask_ratio=0.75",)),

@@ -9,7 +9,7 @@ import numpy as np
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.tiling import EncodedTile, Tile
+from his4mae_jax.inference.tiling import EncodedTile, Tile, Tiling
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
@@ -47,13 +47,13 @@ def sample(
 ) -> Sample:
     """Encodes random voxels of a volume; the same seed gives the same sample.
 
-    The sample is stratified over tiles: at most `max_tiles` tiles are encoded, drawn at random, with more voxels of
-    each where not all are.
+    The sample is stratified over the tiles that hold voxels to sample. At most `max_tiles` of them are encoded: where
+    there are more, one drawn at random from each of as many groups of neighbours, for all of its group.
 
     Args:
       encoder: bound to the volume's grey levels.
       volume: to sample.
-      fraction: of the voxels.
+      fraction: of the voxels inside the mask.
       max_tiles: tiles encoded at most.
       seed: of the random tiles and voxels.
       mask: label volume; voxels of `IGNORE` are left out.
@@ -64,20 +64,20 @@ def sample(
     """
     rng = np.random.default_rng(seed)
     tiling = encoder.coverage.fit_tiles(volume.shape, inside=inside)
-    tiles = [tiling[i] for i in sorted(rng.permutation(len(tiling))[:max_tiles])]
-    voxels = math.prod(volume.shape if inside is None else [s.stop - s.start for s in inside])
+    strata = _strata(rng, tiling, mask, max_tiles)
+    voxels = sum(stratum.voxels for stratum in strata)
     wanted = min(fraction * voxels, most or math.inf)
-    size = sum(math.prod(tile.shape) for tile in tiles)
-    density = min(1.0, wanted / size)
+    size = sum(math.prod(stratum.tile.shape) for stratum in strata)
     nothing = np.zeros((0, encoder.coverage.dim), np.float32)
     features, steps, views, encoded = [nothing], [nothing], [nothing], None
     with progress("fit: encoding the sample", size, unit="voxels", log=log) as bar:
         bar.note("compiling")
-        for tile in tiles:
+        for stratum in strata:
+            tile, density = stratum.tile, wanted * stratum.voxels / voxels / stratum.of_tile
             done = advance_to(bar, math.prod(tile.shape))
-            index_Mx3 = _voxels(rng, density, tile, volume, mask, encoder.padding)
+            index_Mx3 = _voxels(rng, min(1.0, density), tile, volume, mask, encoder.padding)
             if len(index_Mx3):
-                noisy_Nx3 = index_Mx3[: NOISE_POINTS // len(tiles) + 1] if noise else index_Mx3[:0]
+                noisy_Nx3 = index_Mx3[: NOISE_POINTS // len(strata) + 1] if noise else index_Mx3[:0]
                 if encoder.coverage.cover:
                     parts = _cover_sample(encoder, volume, tile, index_Mx3, noisy_Nx3, done)
                 else:
@@ -89,6 +89,27 @@ def sample(
             done(1.0)
     noises = [np.concatenate(n) for n in (steps, views)]
     return Sample(np.concatenate(features), [n for n in noises if len(n)], encoded)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Stratum:
+    """A tile that is encoded for a group of neighbouring ones: voxels to sample from in the group and in the tile."""
+
+    tile: Tile
+    voxels: int
+    of_tile: int
+
+
+def _strata(rng: np.random.Generator, tiling: Tiling, mask: VolumeLike | None, most: int) -> list[_Stratum]:
+    """The tiles to encode, in order; those without a voxel inside the mask are left out."""
+    rank, found = rng.permutation(len(tiling)), []
+    for i, tile in enumerate(tiling):
+        allowed = math.prod(tile.shape) if mask is None else np.count_nonzero(mask.read(tile.write) != IGNORE)
+        if allowed:
+            found.append((i, int(allowed)))
+    groups = [found[group[0] : group[-1] + 1] for group in np.array_split(range(len(found)), most) if len(group)]
+    chosen = [(min(group, key=lambda entry: rank[entry[0]]), group) for group in groups]
+    return [_Stratum(tiling[i], sum(voxels for _, voxels in group), own) for (i, own), group in chosen]
 
 
 def _voxels(rng, density, tile, volume, mask, padding):

@@ -24,6 +24,7 @@ from his4mae_jax.export.heads import numbers
 from his4mae_jax.export.package import Package, Source, difference, evaluate, npy, tiff
 from his4mae_jax.export.portable import PLATFORMS, serialise
 from his4mae_jax.inference import trained
+from his4mae_jax.inference.encoders.opening import chosen_step
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.progress import Log, progress
 from his4mae_jax.training.run.checkpoints import Checkpoints
@@ -70,7 +71,7 @@ def export(
 
 def _package(config, workdir, log, centres, clusters, names) -> Package:
     with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
-        encoder = trained.load(checkpoints, checkpoints.steps()[-1], config.segment.encoder)
+        encoder = trained.load(checkpoints, chosen_step(config, checkpoints), config.segment.encoder)
     own = encoder.config.copy_and_resolve_references()
     own.model.dtype = "float32"
     digest = encoder_digest(encoder.params)

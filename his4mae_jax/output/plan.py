@@ -180,6 +180,7 @@ def labels_depend_on(
         del settings["keep_features"]
     if settings["centres_file"]:
         settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
+    del settings["checkpoint"]  # the step stands for it
     frozen = settings.pop("encoder_file")
     if frozen:  # not its name, but what is in its files; records of trained encoders are what they were
         settings["encoder_file"] = encoder_digest(encoder.params)

@@ -12,3 +12,5 @@ METHODS: dict[str, Method] = {
     "vit": vit,
     "segmenter": segmenter,
 }
+# Methods with terms of the loss that begin at `codebook.start`, with a codebook or without.
+WAITING = frozenset({"his4mae"})

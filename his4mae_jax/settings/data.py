@@ -71,7 +71,7 @@ SETTINGS = (
             'Fraction of the free device memory that volumes may take with data.sampler = "auto".', FREE),
     Setting("data.pool_bricks", -1,
             Whole(0, 100_000, "bricks", special=-1,
-                  meaning="0 where volumes fit in data.in_memory_gb and 64 elsewhere"),
+                  meaning="0 where volumes fit in data.in_memory_gb or in the accelerator's memory, and 64 elsewhere"),
             "Bricks of voxels that fields of view are cut from, so that a batch does not read a thousand chunks; the "
             "bricks are replaced in turn. 0: cut from anywhere, as in the paper. A training that goes on keeps the "
             "choice it began with.", TRAINING),

@@ -23,6 +23,8 @@ SETTINGS = (
     Setting("segment.grid", "image", Choice("image", "model"),
             'Grid of the labels: "image", that of the image level that was named: score maps are expanded to its '
             'voxels; "model", the voxels that are encoded (data.voxel_size_nm).', SEGMENT),
+    Setting("segment.checkpoint", 0, Whole(1, 10_000_000, "steps", special=0, meaning="the newest"),
+            "Step whose checkpoint is segmented, one of those kept.", SEGMENT),
     Setting("segment.encoder", "student", Choice("student", "teacher"), "The encoder to segment with.", SEGMENT),
     Setting("segment.encoder_file", "", Text("the path of a YAML file", "the encoder of the workdir's training"),
             "A frozen encoder to segment with: a YAML file that describes an ONNX file (docs/encoders.md).", SEGMENT),
@@ -60,9 +62,11 @@ SETTINGS = (
     Setting("segment.fraction", 1e-3, Number(1e-9, 1), "Fraction of the voxels whose features fit the centres.",
             SEGMENT),
     Setting("segment.fit_voxels", 50_000, Whole(1, 100_000_000, "voxels"),
-            "Most voxels of that sample, which bound the memory of the fit.", SEGMENT),
+            "Most voxels of that sample, drawn from all parts of the volume; they bound the memory of the fit.",
+            SEGMENT),
     Setting("segment.fit_tiles", 8, Whole(1, 1_000_000, "tiles"),
-            "Most tiles, drawn at random, that are encoded for the fit.", SEGMENT),
+            "Most tiles that are encoded for the fit: of more, one at random of each of as many groups of neighbours. "
+            "Tiles outside the cell mask do not count.", SEGMENT),
     Setting("segment.within_mask", True, Flag(), "Fit centres inside the cell mask only, where the data has one.",
             SEGMENT),
     Setting("segment.mask_margin", 10, Whole(0, 10_000, "voxels"),

@@ -42,6 +42,9 @@ SETTINGS = (
             "Momentum of the teacher's moving average at the start; it follows a cosine to teacher.momentum_end.",
             TRAINING),
     Setting("teacher.momentum_end", 1.0, FRACTION, "Momentum of the teacher's moving average at the end.", TRAINING),
+    Setting("teacher.moves", "step", Choice("step", "epoch"),
+            "How often the teacher moves: after each step, or at the end of each epoch, as SdAE's release does.",
+            TRAINING),
     Setting("codebook.enabled", True, Flag(),
             "Distil through the codebook. False: the student is drawn to the teacher's tokens themselves.", TRAINING),
     Setting("codebook.size", 512, Whole(2, 1_000_000, "codes"), "Size of the codebook, the paper's k.", TRAINING),
@@ -49,8 +52,12 @@ SETTINGS = (
             'How codes learn: by the "gradient" of L_tea (equation 3), or "ema", VQ-VAE\'s running means.', TRAINING),
     Setting("codebook.ema_decay", 0.99, Number(0, 1, high_open=True),
             'Decay of the running means with codebook.learning = "ema".', TRAINING),
-    Setting("codebook.lr", 5e-4, RATE, "Peak learning rate of the codebook, which has Adam moments of its own.",
-            TRAINING),
+    Setting("codebook.optimizer", "adam", Choice("adam", "sgd"),
+            'With codebook.learning = "gradient": "adam" divides by the size of the gradient, so that '
+            'objective.alpha does not change how far codes move; with "sgd" they move in proportion to it, and want a '
+            "far higher codebook.lr.", TRAINING),
+    Setting("codebook.lr", 5e-4, Number(0, 1e8),
+            "Peak learning rate of the codebook, which has an optimiser of its own.", TRAINING),
     Setting("codebook.start", 0.05, Number(0, 1, high_open=True),
             "Fraction of the run after which codes are placed among the teacher's tokens, and L_tea and L_stu begin. "
             "Distilling an encoder that knows nothing yet pulls all tokens together, so short runs want it later.",
@@ -105,6 +112,8 @@ SETTINGS = (
     Setting("train.log_every", 50, Whole(1, MOST_STEPS, "steps"), "Steps between two entries of the metrics.", FREE),
     Setting("train.checkpoint_every", 0, Whole(1, MOST_STEPS, "steps", special=0, meaning="a tenth of the run"),
             "Steps between two checkpoints.", FREE),
+    Setting("train.checkpoint_minutes", 15.0, Number(0, 1e6, "minutes"),
+            "Minutes after which a checkpoint is saved in any case; 0: by steps alone.", FREE),
     Setting("train.keep_checkpoints", 10, Whole(1, 100_000),
             "Checkpoints kept at equal distances, for the curve of DSC over training.", FREE),
 )  # fmt: skip

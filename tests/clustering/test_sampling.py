@@ -94,6 +94,28 @@ def test_sample_is_seeded_stratified_and_inside_the_mask(make_encoder, inference
     assert len(sample(make_encoder(), volume, 0.01, 9, seed=3, mask=memory(inside)).features_MxD) == 0
 
 
+def test_few_tiles_stand_for_those_that_hold_the_cell(make_encoder, blobs, memory):
+    """Tiles outside the mask are never encoded, and neighbours of those that are count with them."""
+    volume, encoder = blobs((20, 20, 400)), make_encoder(tile=20)
+    tiles = list(encoder.coverage.fit_tiles(volume.shape))
+    assert len(tiles) > 8
+    inside = np.full(volume.shape, 255, np.uint8)
+    inside[:, :, 200:] = 0
+    read = []
+
+    class Watched(type(volume)):
+        def read(self, slices):
+            read.append(tuple(slices))
+            return super().read(slices)
+
+    features = sample(encoder, Watched(volume.array), 0.05, 2, seed=0, mask=memory(inside)).features_MxD
+    assert len(features) == pytest.approx(0.05 * (inside == 0).sum(), rel=0.1)
+    holding = [i for i, tile in enumerate(tiles) if tile.write[2].stop > 200]
+    encoded = [i for i, tile in enumerate(tiles) if tuple(tile.read) in read]
+    halves = np.array_split(holding, 2)
+    assert len(encoded) == 2 and encoded[0] in halves[0] and encoded[1] in halves[1]
+
+
 def test_padding_is_not_sampled(make_encoder, blobs, memory):
     array = blobs((40, 48, 48)).array.copy()
     array[:24, :24, :24] = 255

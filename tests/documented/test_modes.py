@@ -30,8 +30,13 @@ def _modes(config, devices):
     return (*MODES, "all") if config in FRESH and devices == "default" else MODES
 
 
+def _is_slow(config, devices):
+    """Several devices are the default of large models; eight of them are for `-m slow`, as long comparisons are."""
+    return config in SLOW or (devices == "8" and config not in ("demo", "epfl_hippocampus"))
+
+
 CASES = [
-    pytest.param(config, mode, devices, marks=pytest.mark.slow if config in SLOW else ())
+    pytest.param(config, mode, devices, marks=pytest.mark.slow if _is_slow(config, devices) else ())
     for devices in DEVICES
     for config in (*SMALL, *LARGE, *SLOW)
     for mode in _modes(config, devices)

@@ -1,3 +1,4 @@
+import ml_collections
 import pytest
 
 from his4mae_jax import settings
@@ -11,6 +12,12 @@ from his4mae_jax.settings.table import TABLE
 def test_defaults_are_allowed_and_every_setting_is_explained(setting):
     setting.check(setting.default)
     assert setting.help.endswith(".") and setting.kind.rule and "\n" not in setting.help + setting.kind.rule
+
+
+@pytest.mark.parametrize("key", TABLE)
+def test_no_setting_is_hidden_by_a_method_of_the_config_dict(key):
+    """`config.teacher.update` would be a method, whatever was set."""
+    assert not any(hasattr(ml_collections.ConfigDict, name) for name in key.split("."))
 
 
 def test_every_method_of_the_table_is_built():

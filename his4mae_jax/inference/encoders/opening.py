@@ -31,16 +31,31 @@ def open_encoder(
     """The encoder to segment with.
 
     Args:
-      config: of the run; `segment.encoder_file` and `segment.encoder` choose the encoder.
+      config: of the run; `segment.encoder_file`, `segment.encoder` and `segment.checkpoint` choose the encoder.
       checkpoints: of `checkpoints_of`.
-      step: of the checkpoint; None: the last.
+      step: of the checkpoint; None: that of `segment.checkpoint`.
 
     Raises:
-      UserError: it cannot be opened, or the settings `segment` do not go with it.
+      UserError: it cannot be opened, there is no such checkpoint, or the settings `segment` do not go with it.
     """
     if checkpoints is None:
         return frozen(config)
-    return load(checkpoints, checkpoints.steps()[-1] if step is None else step, config.segment.encoder)
+    return load(checkpoints, chosen_step(config, checkpoints) if step is None else step, config.segment.encoder)
+
+
+def chosen_step(config: ml_collections.ConfigDict, checkpoints: Checkpoints) -> int:
+    """The step that `segment.checkpoint` names, or that of the newest checkpoint.
+
+    Raises:
+      UserError: there is no checkpoint of that step.
+    """
+    steps, wanted = checkpoints.steps(), config.segment.checkpoint
+    if wanted and wanted not in steps:
+        raise UserError(
+            f"config key segment.checkpoint is {wanted}: {checkpoints.path} has those of the steps "
+            f"{', '.join(map(str, steps))}"
+        )
+    return wanted or steps[-1]
 
 
 def frozen(config: ml_collections.ConfigDict) -> TrainedEncoder:

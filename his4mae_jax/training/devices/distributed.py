@@ -11,6 +11,7 @@ For SLURM and TPUs `jax.distributed.initialize` then finds addresses and process
 that all processes share go through XLA; this module is for the host's side.
 """
 
+import enum
 import glob
 import hashlib
 import importlib.util
@@ -198,8 +199,16 @@ def check_same(facts: Mapping[str, Any]) -> None:
             )
 
 
-class StopAgreement:
-    """Whether any process has received a signal to stop: the same answer on all, without waiting for any.
+class Request(enum.IntEnum):
+    """What a process asks all to do after a dispatch; what is larger includes what is smaller."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
+
+
+class Agreement:
+    """The largest `Request` of any process: the same answer on all, without waiting for any.
 
     A single process answers at once. Several reduce their flags on the devices, dispatch by dispatch, and read the
     result of the dispatch before, as metrics are read: the accelerator never waits for the host.
@@ -210,21 +219,21 @@ class StopAgreement:
         self._alone = jax.process_count() == 1
         if not self._alone:
             split, count = batch_sharding(mesh), jax.local_device_count()
-            flags = {flag: np.full(count, flag, np.int32) for flag in (False, True)}
+            flags = {request: np.full(count, request, np.int32) for request in Request}
             self._flags = {flag: jax.make_array_from_process_local_data(split, x) for flag, x in flags.items()}
-            self._any = jax.jit(jnp.max, in_shardings=split, out_shardings=replicated(mesh))
+            self._largest = jax.jit(jnp.max, in_shardings=split, out_shardings=replicated(mesh))
 
-    def __call__(self, stop: bool) -> bool:
-        """Returns whether all stop now; to be called by all processes equally often.
+    def __call__(self, request: Request) -> Request:
+        """Returns what all do now; to be called by all processes equally often.
 
         Args:
-          stop: whether this process has received a signal.
+          request: of this process.
         """
         if self._alone:
-            return stop
-        before, self._pending = self._pending, self._any(self._flags[stop])
+            return request
+        before, self._pending = self._pending, self._largest(self._flags[request])
         self._pending.copy_to_host_async()
-        return before is not None and bool(np.asarray(before))
+        return Request.NOTHING if before is None else Request(int(np.asarray(before)))
 
 
 def shut_down() -> None:

@@ -1,5 +1,6 @@
 """Where batches come from: the host, which puts them on the device ahead of the step, or volumes on the device."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -86,6 +87,17 @@ def on_device(
 
         fits = bool(multihost_utils.process_allgather(np.asarray(fits)).all())
     return fits
+
+
+def in_accelerator_gb(
+    config: ml_collections.ConfigDict, volumes: Sequence[VolumeLike], labels: Sequence[VolumeLike] | None = None
+) -> int:
+    """Returns the size of volumes that lie in device memory in GiB, rounded up; 0 where they do not (`on_device`).
+
+    They need no pool of bricks. A training that began so is to have none later either, whatever it is resumed on: as
+    `data.in_memory_gb` of its beginning this size makes `make_plan` see to it.
+    """
+    return math.ceil(total_bytes((*volumes, *(labels or ()))) / 2**30) if on_device(config, volumes, labels) else 0
 
 
 def steps_per_dispatch(config: ml_collections.ConfigDict, resident: bool) -> int:

@@ -20,10 +20,18 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.progress import Log, duration, progress
 from his4mae_jax.training.devices import distributed
 from his4mae_jax.training.devices import mesh as meshes
+from his4mae_jax.training.devices.distributed import Request
 from his4mae_jax.training.run import preemption
-from his4mae_jax.training.run.batch_source import BatchSource, make_plan
-from his4mae_jax.training.run.checkpoints import Checkpoints, initial_in_memory_gb, shared_config, write_config
+from his4mae_jax.training.run.batch_source import BatchSource, in_accelerator_gb, make_plan
+from his4mae_jax.training.run.checkpoints import (
+    Checkpoints,
+    initial_in_memory_gb,
+    read_config,
+    shared_config,
+    write_config,
+)
 from his4mae_jax.training.run.metrics import MetricWindows, MetricWriter, make_writer
+from his4mae_jax.training.run.save_clock import SaveClock
 from his4mae_jax.training.run.terminal import TerminalLog
 from his4mae_jax.training.step import state as states
 from his4mae_jax.training.step.dispatch import StepPrograms, dispatch_spans
@@ -61,6 +69,8 @@ def train(
     check_backend(config)
     mesh = meshes.make_mesh()
     in_memory_gb = initial_in_memory_gb(workdir, config)
+    if read_config(workdir) is None:
+        in_memory_gb = max(in_memory_gb, in_accelerator_gb(config, volumes, labels))
     source = open_batch_source(config, volumes, mesh, log, labels, in_memory_gb)
     settings = StepSettings.from_config(config)
     if distributed.is_main():
@@ -189,13 +199,14 @@ class Trainer:
 
     def _take_steps(self, state, start, report, signal_name, about) -> int:
         """Trains until the end or a signal, and returns the step reached, which is being saved."""
-        stops, placing = distributed.StopAgreement(self._mesh), self._settings.codebook.start_step
+        agree, placing = distributed.Agreement(self._mesh), self._settings.codebook.start_step
+        clock = SaveClock(self._config.train.checkpoint_minutes)
         spans = dispatch_spans(
             start, self._total, self._source.per_dispatch, every=self._checkpoints.every, stop=placing
         )
         with contextlib.closing(self._source.dispatches(spans)) as dispatches:
             for first, count, data in dispatches:
-                ready = first >= placing or not state.codes
+                ready = first >= placing or not self._settings.waits
                 if self._programs.compiles(count, ready):
                     report.terminal.compiling()
                 if first == placing and state.codes:
@@ -206,11 +217,13 @@ class Trainer:
                 report.fetch()  # the dispatch before: the device works on this one meanwhile
                 report.pending = first, count, metrics
                 done = first + count
-                stop = stops(signal_name() is not None)
-                if stop or done % self._checkpoints.every == 0 or done == self._total:
+                agreed = agree(Request.STOP if signal_name() is not None else clock.request())
+                due = done % self._checkpoints.every == 0 or done == self._total
+                if due or agreed == Request.STOP or clock.grants(agreed):
                     report.fetch()  # a state that is not finite is not saved
                     self._checkpoints.save(done, state, {**about, "seconds": report.seconds()})
-                if stop:
+                    clock.saved()
+                if agreed == Request.STOP:
                     break
         jax.block_until_ready(state.step)
         return done

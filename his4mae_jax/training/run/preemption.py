@@ -3,7 +3,7 @@
 A process that receives one of `SIGNALS` (SIGTERM, or SIGUSR1, which SLURM can send some time before its limit) ends
 with `EXIT_STATUS`, after which the launchers start it again. While training, the signal is only recorded: the loop
 saves first. Everywhere else it raises `Preempted` at once, because what is done stays on disk and is continued. Where
-several processes train, `distributed.StopAgreement` finds the step at which all of them stop.
+several processes train, `distributed.Agreement` finds the step at which all of them stop.
 """
 
 import contextlib

@@ -46,7 +46,9 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
         codebook = optax.set_to_zero()  # running means move the codes instead
     else:
         codebook_rate = schedule(settings.codebook_learning_rate, settings)
-        codebook = optax.adam(codebook_rate, b1=b1, b2=b2, eps=CODEBOOK_EPS)
+        # Adam divides by the size of the gradient, so that alpha does not change how far codes move; SGD does not.
+        by_sgd = settings.codebook_optimizer == "sgd"
+        codebook = optax.sgd(codebook_rate) if by_sgd else optax.adam(codebook_rate, b1=b1, b2=b2, eps=CODEBOOK_EPS)
     groups = {
         "decay": optax.adamw(rate, b1=b1, b2=b2, weight_decay=settings.weight_decay),
         "no_decay": optax.adam(rate, b1=b1, b2=b2),

@@ -7,7 +7,7 @@ import ml_collections
 
 from his4mae_jax.config import steps_per_epoch, total_steps
 from his4mae_jax.pretext.flop import flop_per_image
-from his4mae_jax.pretext.methods import METHODS
+from his4mae_jax.pretext.methods import METHODS, WAITING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,6 +17,7 @@ class OptimizerSettings:
     Attributes:
       learning_rate: peak of the schedule.
       codebook_learning_rate: peak for the codebook's group; None where running means move the codes instead.
+      codebook_optimizer: "adam" or "sgd" for the codebook's group.
       min_learning_rate: at the last step.
       warmup_steps: of a linear rise from 0.
       total_steps: of the whole run.
@@ -26,6 +27,7 @@ class OptimizerSettings:
 
     learning_rate: float
     codebook_learning_rate: float | None
+    codebook_optimizer: str
     min_learning_rate: float
     warmup_steps: int
     total_steps: int
@@ -69,7 +71,9 @@ class StepSettings:
       microbatch: most fields of view that a device takes at once; 0 chooses by the device.
       fov: pixels a side of a field of view.
       flop: of a step of the whole batch.
+      waits: whether the method has terms that begin at `codebook.start_step`, with a codebook or without.
       teacher_momentum: of the teacher's EMA, at the first and at the last step.
+      teacher_every: steps from one move of the teacher to the next.
       optimizer: see `OptimizerSettings`.
       codebook: see `CodebookSettings`.
     """
@@ -82,7 +86,9 @@ class StepSettings:
     microbatch: int
     fov: int
     flop: int
+    waits: bool
     teacher_momentum: tuple[float, float]
+    teacher_every: int
     optimizer: OptimizerSettings
     codebook: CodebookSettings
 
@@ -100,10 +106,13 @@ class StepSettings:
             microbatch=t.microbatch,
             fov=config.model.fov,
             flop=t.batch_size * flop_per_image(config)["step"],
+            waits=config.method in WAITING,
             teacher_momentum=(config.teacher.momentum, config.teacher.momentum_end),
+            teacher_every=steps_per_epoch(config) if config.teacher.moves == "epoch" else 1,
             optimizer=OptimizerSettings(
                 learning_rate=t.lr,
                 codebook_learning_rate=c.lr if by_gradient else None,
+                codebook_optimizer=c.optimizer,
                 min_learning_rate=t.min_lr,
                 warmup_steps=int(t.warmup * steps),
                 total_steps=steps,

@@ -25,10 +25,14 @@ def step_key(seed: int, step: jax.Array | int, purpose: int) -> jax.Array:
 
 
 def teacher_momentum(settings: StepSettings, step: jax.Array) -> jax.Array:
-    """Returns the momentum of the teacher's EMA, which goes along a cosine from first to last step (as in BYOL)."""
+    """Returns the momentum of the teacher's EMA, which goes along a cosine from first to last step (as in BYOL).
+
+    Of a teacher that moves once in `teacher_every` steps, it is 1 in all others.
+    """
     start, end = settings.teacher_momentum
     progress = jnp.clip(step / settings.optimizer.total_steps, 0.0, 1.0)
-    return end - (end - start) * (jnp.cos(jnp.pi * progress) + 1.0) / 2.0
+    momentum = end - (end - start) * (jnp.cos(jnp.pi * progress) + 1.0) / 2.0
+    return jnp.where((step + 1) % settings.teacher_every == 0, momentum, 1.0)
 
 
 def update_codes(
@@ -67,8 +71,13 @@ def update_codes(
     metrics = {"perplexity": perplexity, "dead_fraction": dead, "epoch_end": is_end & ready}
     if book.update_isolated:
         key = step_key(settings.seed, state.step, ISOLATED)
-        moved = codebook.update_isolated(key, codes_KxD, usage_K, book.gamma, book.isolated_below)
-        codes_KxD = jnp.where(is_end & (usage_K.sum() > 0), moved, codes_KxD)
+        moved_KxD = codebook.update_isolated(key, codes_KxD, usage_K, book.gamma, book.isolated_below)
+        now_K = codebook.isolated_codes(usage_K, book.isolated_below) & is_end & (usage_K.sum() > 0)
+        codes_KxD = jnp.where(now_K[:, None], moved_KxD, codes_KxD)
+        if book.ema_decay is not None:
+            # Running means go with their code, as one token each: with the old ones the next step would move it back.
+            count_K = jnp.where(now_K, 1.0, count_K)
+            sum_KxD = jnp.where(now_K[:, None], moved_KxD, sum_KxD)
     usage_K = jnp.where(is_end, 0.0, usage_K)
     return codes_KxD, {"usage_K": usage_K, "count_K": count_K, "sum_KxD": sum_KxD}, metrics
 

@@ -132,6 +132,7 @@ def test_a_checkpoint_of_two_processes_is_gone_on_with_by_one(runs, done, stoppe
     close(runs, "two", "elsewhere", step)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_device_is_gone_on_with_by_two_processes(runs, done):
     """Stopped by the signal that SLURM sends before its limit."""
     statuses, outputs = runs.stop(runs.start("alone", 1, 1, "--mode=train"), "alone", 10, 0, signal.SIGUSR1)

@@ -113,6 +113,19 @@ def test_calls_cover_every_step_and_end_where_they_must(start, more, per_dispatc
     assert len(spans) <= -(-more // per_dispatch) + len(must)
 
 
+def test_volumes_in_the_accelerators_memory_need_no_pool_even_after_a_resume_elsewhere(tiny, tmp_path):
+    tiny.data.in_memory_gb, boxes = 1e-6, [tuple(slice(0, n) for n in volume().shape)]
+    tiny.data.sampler = "host"
+    assert batch_source.in_accelerator_gb(tiny, [volume()]) == 0
+    tiny.data.sampler = "device"
+    began = max(tiny.data.in_memory_gb, batch_source.in_accelerator_gb(tiny, [volume()]))
+    checkpoints.write_config(tmp_path, tiny, in_memory_gb=began)
+    tiny.data.sampler = "host"
+    for gb in (began, checkpoints.initial_in_memory_gb(tmp_path, tiny)):
+        assert batch_source.make_plan(tiny, [volume()], boxes, tiny.data.axes, in_memory_gb=gb).pool is None
+    assert batch_source.make_plan(tiny, [volume()], boxes, tiny.data.axes).pool is not None
+
+
 def test_a_training_that_goes_on_with_other_memory_keeps_its_pool(tiny, tmp_path):
     """`data.in_memory_gb` may change in a workdir, and the samples must not."""
     boxes = [tuple(slice(0, n) for n in volume().shape)]

@@ -10,7 +10,7 @@ import pytest
 from his4mae_jax.config import total_steps
 from his4mae_jax.errors import UserError
 from his4mae_jax.training.devices.mesh import make_mesh, replicated
-from his4mae_jax.training.run import loop
+from his4mae_jax.training.run import loop, save_clock
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.training.step.dispatch import StepPrograms
 from his4mae_jax.training.step.state import state_like
@@ -215,10 +215,13 @@ def test_training_goes_on_while_a_checkpoint_is_written(config, volumes, referen
     equal(jax.device_get(saved), states_at[9])
 
 
-@pytest.mark.parametrize(("method", "cases"), [("his4mae", [False, True]), ("maester", [True])])
-def test_only_who_waits_for_a_codebook_has_a_time_before_it(config, volumes, tmp_path, monkeypatch, method, cases):
+@pytest.mark.parametrize(
+    ("method", "codebook", "cases"),
+    [("his4mae", True, [False, True]), ("his4mae", False, [False, True]), ("maester", True, [True])],
+)
+def test_only_who_distils_later_has_a_time_before_it(config, volumes, tmp_path, monkeypatch, method, codebook, cases):
     """On accelerators each case is a program of its own, to be compiled."""
-    config.method, seen = method, []
+    config.method, config.codebook.enabled, seen = method, codebook, []
 
     def note(advance):
         def noting(state, data, count, ready):
@@ -230,6 +233,27 @@ def test_only_who_waits_for_a_codebook_has_a_time_before_it(config, volumes, tmp
     wrap_advance(monkeypatch, note)
     run(config, volumes, tmp_path, per_dispatch=6)
     assert sorted({bool(ready) for ready in seen}) == cases
+
+
+def test_slow_runs_are_saved_by_time(config, volumes, reference, tmp_path, monkeypatch):
+    """Each dispatch takes a minute of a clock that the test drives."""
+    config.train.checkpoint_every, config.train.checkpoint_minutes = 100, 4.0
+    now, saved = [0.0], []
+    monkeypatch.setattr(save_clock, "monotonic", lambda: now[0])
+
+    def minute(advance):
+        def advancing(*args):
+            now[0] += 60
+            return advance(*args)
+
+        return advancing
+
+    wrap_advance(monkeypatch, minute)
+    save = Checkpoints.save
+    monkeypatch.setattr(Checkpoints, "save", lambda self, step, *rest: (saved.append(step), save(self, step, *rest)))
+    run(config, volumes, tmp_path)
+    # Not right after the one before: of several processes that request could be from before it.
+    assert saved == [4, 8, 12, 16, 20]
 
 
 def test_a_run_goes_on_with_other_memory_and_checkpoint_settings(config, volumes, reference, tmp_path):

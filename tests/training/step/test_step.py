@@ -54,6 +54,19 @@ def test_teacher_starts_as_the_student_and_follows_by_ema(tiny):
         before = state.teacher
 
 
+def test_a_teacher_by_epochs_moves_at_their_ends_alone(tiny):
+    tiny.teacher.moves, tiny.teacher.momentum = "epoch", 0.9
+    tiny.train.samples_per_epoch = 2 * tiny.train.batch_size
+    history = Run(tiny).go(4)
+    before, first_end, after, second_end = (jax.tree.leaves(state.teacher) for state, _ in history)
+    student = jax.tree.leaves(history[1][0].params["encoder"])
+    m = 1.0 - 0.1 * (np.cos(np.pi * 1 / total_steps(tiny)) + 1) / 2
+    for t0, t1, t2, s in zip(before, first_end, after, student, strict=True):
+        np.testing.assert_allclose(t1, m * t0 + (1 - m) * s, atol=1e-6)
+        np.testing.assert_array_equal(t2, t1)
+    assert any((a != b).any() for a, b in zip(after, second_end, strict=True))
+
+
 def test_codes_wait_for_their_start_then_start_among_teacher_tokens(tiny):
     tiny.codebook.start = 0.2  # 4 of 20 steps
     run = Run(tiny)
@@ -109,6 +122,37 @@ def test_ema_codes_follow_their_tokens_and_ignore_the_optimiser(tiny):
                  states_[2].params["codebook"]["codes"]),
         rtol=1e-5,
     )  # fmt: skip
+
+
+def test_running_means_go_with_the_codes_that_equation_6_moves(tiny):
+    """With the old means the step after would take each moved code back."""
+    tiny.codebook.learning, tiny.codebook.size = "ema", 64
+    tiny.train.batch_size, tiny.train.samples_per_epoch = 2, 8
+    end = steps_per_epoch(tiny)  # the codes are placed at step 1: the second epoch is whole
+    history = [state for state, _ in Run(tiny).go(2 * end + 1)]
+    before, moved, after = (history[i].params["codebook"]["codes"] for i in (2 * end - 2, 2 * end - 1, 2 * end))
+    isolated = history[2 * end - 2].codes["usage_K"] == 0
+    far = isolated & (np.abs(moved - before).max(axis=1) > 0.1)
+    assert far.sum() > 10
+    bookkeeping = history[2 * end - 1].codes
+    np.testing.assert_array_equal(bookkeeping["count_K"][far], 1.0)
+    np.testing.assert_array_equal(bookkeeping["sum_KxD"][far], moved[far])
+    unchosen = far & (history[2 * end].codes["usage_K"] == 0)
+    assert unchosen.any()
+    np.testing.assert_allclose(after[unchosen], moved[unchosen], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("optimizer", "ratio"), [("adam", 1.0), ("sgd", 10.0)])
+def test_alpha_sets_how_far_codes_move_under_sgd_not_under_adam(tiny, optimizer, ratio):
+    tiny.codebook.update_isolated, tiny.objective.beta = False, 0.0
+    tiny.codebook.optimizer = optimizer
+    tiny.codebook.lr = 1.0 if optimizer == "sgd" else 1e-5
+    distance = []
+    for alpha in (1e-3, 1e-2):
+        tiny.objective.alpha = alpha
+        history = [state.params["codebook"]["codes"] for state, _ in Run(tiny).go(3)]
+        distance.append(np.abs(history[2] - history[1]).max())
+    assert distance[1] / distance[0] == pytest.approx(ratio, rel=0.05)
 
 
 def test_weight_decay_spares_biases_norms_tokens_and_codebook(tiny):

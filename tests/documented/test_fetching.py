@@ -26,7 +26,7 @@ DOWNLOADS = {
     "compare/paper": ([betaseg.URL], [f"{cell}.ome.zarr" for cell in CELLS]),
     "openorganelle": ([], []),  # streamed
 }
-DRAWN = ("demo", "compare/table3", "compare/ablations", "compare/codebook_size")  # synthetic cells
+DRAWN = ("demo", "compare/table3", "compare/ablations", "compare/codebook_size", "compare/long")  # synthetic cells
 
 
 def _tiff():

@@ -18,7 +18,7 @@ SCRIPT = pathlib.Path(__file__).with_name("traced_runs.py")
 # Configs of one process, whose models choose the same number of devices by themselves: one for small ones.
 SMALL, LARGE = ("demo", "epfl_hippocampus", "compare/table3"), ("openorganelle", "betaseg")
 TOGETHER = (("demo", "epfl_hippocampus"), LARGE)
-SLOW = ("compare/epfl", "compare/ablations", "compare/codebook_size", "compare/paper")
+SLOW = ("compare/epfl", "compare/ablations", "compare/codebook_size", "compare/long", "compare/paper")
 DEVICES = ("1", "default", "8")
 FRESH = ("demo", "betaseg")  # as in traced_runs.py
 MODES = ("inspect", "train", "segment", "evaluate", "all from saved")

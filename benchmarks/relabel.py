@@ -1,12 +1,12 @@
-r"""Seconds of `his4mae probe` and `his4mae segment` on kept features: re-training and re-labelling, without encoding.
+r"""Seconds of `his4mae probe --segment` on kept features: re-training and re-labelling, without encoding.
 
     python benchmarks/relabel.py --side 512 --json runs/relabel.json
 
 Writes a cube of noise, trains the small model for two steps, and keeps random features of the right size in place of
-encoded ones: the time does not depend on their values. Then both commands run as a user runs them, each in a process of
-its own, round after round: the classifier of 300 points is fitted anew, and the whole cube is labelled anew. Prints
-seconds from start to end of each command, processor time (which other work on the machine disturbs less), the largest
-memory of each process, and the bytes of the features.
+encoded ones: the time does not depend on their values. Then the command runs as a user runs it, round after round: the
+classifier of 300 points is fitted anew, and the whole cube is labelled anew; with the page of the run and without.
+Prints seconds from its start to its end, processor time (which other work on the machine disturbs less), the largest
+memory of the process, and the bytes of the features.
 """
 
 import argparse
@@ -88,10 +88,10 @@ def keep_random(workdir: pathlib.Path, image: pathlib.Path, rng: np.random.Gener
         kept_features(encoder, volume, inside, folder, encoder_digest(encoder.params), lambda line: None)
 
 
-def timed(folder: pathlib.Path, mode: str, *more: str) -> tuple[float, float, int]:
-    """Runs a command; returns its seconds, those of the processor, and its largest memory in bytes."""
+def timed(folder: pathlib.Path, *more: str) -> tuple[float, float, int]:
+    """Runs the command; returns its seconds, those of the processor, and its largest memory in bytes."""
     workdir = folder / "run"
-    arguments = [mode, f"--config=saved:{workdir / 'config.json'}", f"--workdir={workdir}"]
+    arguments = ["probe", "--segment", f"--config=saved:{workdir / 'config.json'}", f"--workdir={workdir}"]
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments, "--config.segment.keep_features=True", *more],
@@ -100,7 +100,7 @@ def timed(folder: pathlib.Path, mode: str, *more: str) -> tuple[float, float, in
     seconds = time.perf_counter() - began
     if done.returncode:
         raise SystemExit(done.stderr)
-    if mode == "segment" and "is there, of this checkpoint" in done.stderr:
+    if "is there, of this checkpoint" in done.stderr:
         raise SystemExit("segment: nothing was labelled anew")
     memory, processor = re.search(r"^used (\d+) (\S+)", done.stderr, re.MULTILINE).groups()
     return seconds, float(processor), 1024 * int(memory)
@@ -115,25 +115,27 @@ def main() -> None:
     parser.add_argument("--folder", help="folder for the files, which are removed again")
     add_json_option(parser)
     args = parser.parse_args()
-    about, rows = machine(), {"probe": [], "segment": []}
+    about, rows = machine(), {"with the page": [], "without": []}
     print(one_line(about), flush=True)
     with tempfile.TemporaryDirectory(dir=args.folder) as name:
         folder = pathlib.Path(name)
         prepare(folder, args.side)
         size = sum(path.stat().st_size for path in (folder / "run").rglob(f"{NAME}/**/*") if path.is_file())
         for number in range(args.rounds + 1):
-            points = place(folder, args.side, args.points, number)  # others each time: another classifier
-            rows["probe"].append(timed(folder, "probe", f"--labels={points}", f"--hidden={args.hidden}"))
-            rows["segment"].append(timed(folder, "segment", "--config.segment.centres=probe"))
-    rows = {mode: each[1:] for mode, each in rows.items()}  # the first time the page of the run samples features
+            for place_of_page, (row, each) in enumerate(rows.items()):
+                # Others each time: another classifier.
+                points = place(folder, args.side, args.points, 2 * number + place_of_page)
+                page = f"--config.report.after_stages={row == 'with the page'}"
+                each.append(timed(folder, f"--labels={points}", f"--hidden={args.hidden}", page))
+    rows = {row: each[1:] for row, each in rows.items()}  # the first time the page of the run samples features
     print(f"{args.side}^3 voxels, {args.points} points, hidden {args.hidden}; features {size / 1e6:,.0f} MB")
-    print("| command | s | lowest | highest | CPU time (s) | peak memory (GB) |\n|---|---:|---:|---:|---:|---:|")
-    for mode, each in rows.items():
+    print(
+        "| page of the run | s | lowest | highest | CPU time (s) | peak memory (GB) |\n|---|---:|---:|---:|---:|---:|"
+    )
+    for row, each in rows.items():
         s, processor, memory = zip(*each, strict=True)
-        print(f"| {mode} | {statistics.median(s):.1f} | {min(s):.1f} | {max(s):.1f} | ", end="")
+        print(f"| {row} | {statistics.median(s):.1f} | {min(s):.1f} | {max(s):.1f} | ", end="")
         print(f"{statistics.median(processor):.1f} | {max(memory) / 1e9:.2f} |")
-    both = statistics.median(probe[0] + segment[0] for probe, segment in zip(*rows.values(), strict=True))
-    print(f"together {both:.1f} s")
     write_json(args.json, {**about, **options(args, "folder"), "rows": rows, "feature_bytes": size})
 
 

@@ -102,10 +102,11 @@ SUBCOMMANDS = {
     "probe": Subcommand(
         "learn classes from a few labelled voxels",
         "Needs a trained workdir. Fits a classifier on the features of the voxels in --labels, prints its "
-        "cross-validated Dice, and writes WORKDIR/probe.npz, which `his4mae segment` applies with "
-        "--config.segment.centres=probe, and WORKDIR/suggest.csv, the places to label next.",
+        "cross-validated Dice, and writes WORKDIR/probe.npz and WORKDIR/suggest.csv, the places to label next. With "
+        "--segment the volume is labelled with the classes; without, `his4mae segment` with "
+        "--config.segment.centres=probe does so later.",
         (
-            "his4mae probe --config=demo --workdir=runs/demo --labels=points.csv",
+            "his4mae probe --config=demo --workdir=runs/demo --labels=points.csv --segment",
             "his4mae probe --config=demo --workdir=runs/demo --labels=sparse.ome.zarr --hidden=64",
         ),
     ),
@@ -169,6 +170,9 @@ def make_parser() -> Parser:
     probe = added.choices["probe"]
     probe.add_argument("--labels", metavar="FILE", help="points as CSV (z, y, x, class), or a volume of sparse labels")
     probe.add_argument("--hidden", metavar="UNITS", help="units of a hidden layer (default: a linear classifier)")
+    probe.add_argument(
+        "--segment", action="store_true", help="label the volume with the classes at once (config.probe.segment)"
+    )
     probe.add_argument("--names", metavar="A,B,...", help="names of the ids 1, 2, ... of such a volume")
     view = added.choices["view"]
     view.add_argument("--napari", action="store_true", help="open napari (short for --config.view.viewer=napari)")
@@ -239,7 +243,7 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
 def _probe_overrides(arguments: argparse.Namespace) -> list[str]:
     """The flags of `probe` as settings."""
     names = arguments.names and repr(tuple(name.strip() for name in arguments.names.split(",")))
-    flags = {"labels": arguments.labels, "hidden": arguments.hidden, "names": names}
+    flags = {"labels": arguments.labels, "hidden": arguments.hidden, "names": names, "segment": arguments.segment}
     return [f"--config.probe.{key}={value}" for key, value in flags.items() if value]
 
 

@@ -16,7 +16,9 @@ from his4mae_jax.workdir import checkpoint_steps
 
 
 @contextlib.contextmanager
-def after(config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: str) -> Iterator[None]:
+def after(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: str, *, page: bool = True
+) -> Iterator[None]:
     """Records how long a stage took and on what, and writes the page of the run behind it.
 
     A page that cannot be written is one line of warning: what the stage made is there even so. Of several processes
@@ -26,6 +28,7 @@ def after(config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: 
       config: of the run.
       workdir: of the run.
       stage: its name.
+      page: False where another stage follows at once, which writes the page.
     """
     began = time.perf_counter()
     yield
@@ -39,7 +42,8 @@ def after(config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: 
         seconds, folders = time.perf_counter() - began, [folder for _, folder in shown_volumes(config, workdir)]
         record.note_stage(pathlib.Path(workdir), stage, seconds, _result(pathlib.Path(workdir), folders, stage))
         # Names need no model, and are there within seconds: what a page kept of the model is shown as it is.
-        write(config, workdir, compute=stage != "name")
+        if page:
+            write(config, workdir, compute=stage != "name")
     except Exception as error:
         text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         log(f"warning: the page of the run was not written: {text}")

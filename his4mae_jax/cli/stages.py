@@ -85,8 +85,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     if mode == "inspect":
         inspect(config, workdir)
     if mode == "probe":
-        with run_page.after(config, workdir, "probe"):
+        with run_page.after(config, workdir, "probe", page=not config.probe.segment):
             probe(config, workdir)
+        if config.probe.segment:
+            config.segment.centres, config.segment.centres_file = "probe", _probe_file(workdir)
+            configs.validate(config)
+            mode = "segment"
     if mode == "train" or (mode == "all" and not config.segment.encoder_file):
         with run_page.after(config, workdir, "train"):
             train(config, workdir, segments=mode == "all")

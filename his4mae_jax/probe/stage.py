@@ -90,7 +90,8 @@ def probe(
         )  # fmt: skip
     scale = tuple(np.array(image.voxel_size_nm) / own.voxel_size_nm)
     write_suggestions(workdir / SUGGEST, fitted.suggested_Sx3, fitted.suggested_SxK, names, scale)
-    log(f"probe: {workdir / PROBE}; apply it with `his4mae segment` and --config.segment.centres=probe")
+    how = "" if settings.segment else "; apply it with `his4mae segment` and --config.segment.centres=probe"
+    log(f"probe: {workdir / PROBE}{how}")
     log(f"probe: {workdir / SUGGEST}: {len(fitted.suggested_Sx3)} places to label next")
     return classifier
 

@@ -116,6 +116,8 @@ SETTINGS = (
             "Most labelled voxels of each class that are used, drawn at random.", PROBE),
     Setting("probe.fewest", 10, Whole(1, 1_000_000, "voxels"),
             "Labels of a class below which it is said to lack labels.", PROBE),
+    Setting("probe.segment", False, Flag(),
+            "Label the volume with the classes at once, as `his4mae segment` does with segment.centres=probe.", PROBE),
     Setting("probe.suggestions", 30, Whole(1, 1_000_000, "voxels"),
             "Places to label next in suggest.csv.", PROBE),
     Setting("evaluate.clusters", (), Several("a tuple of whole numbers from 2 to 254", CLUSTERS),

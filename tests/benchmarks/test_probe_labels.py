@@ -15,6 +15,7 @@ from his4mae_jax.data.ome_zarr import write as ome_zarr
 SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "probe_labels.py"
 
 
+@pytest.mark.slow  # forests and classifiers of every kind
 def test_its_tables_and_json(tmp_path, monkeypatch, capsys, tiny):
     noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(24, 48, 64)), 2)
     image, labels = np.uint8(127 + 90 * noise / abs(noise).max()), np.uint8(noise > np.quantile(noise, 0.8))

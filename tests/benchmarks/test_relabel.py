@@ -17,7 +17,7 @@ def test_its_table_and_json(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
     runpy.run_path(str(SCRIPT))["main"]()
     rows = [line.split("|")[1].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
-    assert rows == ["command", "probe", "segment"]
+    assert rows == ["page of the run", "with the page", "without"]
     written = json.loads(path.read_text())
     assert written["feature_bytes"] > 2 * 64 * 10**3 and all(len(each) == 1 for each in written["rows"].values())
     assert list(tmp_path.iterdir()) == [path]  # the files are gone

@@ -135,6 +135,18 @@ def test_clusters_without_labels_stay(run, points, capsys):
     assert (labels == same)[:, :, 8:].mean() > 0.7
 
 
+def test_one_command_fits_and_labels(run, points, tmp_path):
+    path = points(HEADER + some("a") + some("b", seed=1))
+    workdir = run("probe", probe__labels=path)
+    run("segment", segment__centres="probe")
+    two = open_volume(workdir / LABELS, image=False).read(EVERYTHING)
+    shutil.rmtree(workdir / "volumes")
+    run("probe", probe__labels=path, probe__segment=True, report__after_stages=True)
+    np.testing.assert_array_equal(open_volume(workdir / LABELS, image=False).read(EVERYTHING), two)
+    assert names_of(workdir / LABELS) == ["a", "b"]
+    assert (workdir / "report" / "index.html").exists()
+
+
 def test_kept_features_are_labelled_without_encoding(run, points, monkeypatch, tmp_path):
     path = points(HEADER + some("a") + some("b", seed=1))
     workdir = run("probe", probe__labels=path)

@@ -135,9 +135,9 @@ class Coverage:
         per_voxel = 4 * self.dim / self.voxels_per_point
         return self.tiles(shape, self._fitting(side or self.tile, lambda n: per_voxel * n**3, FEATURES_BYTES), **kwargs)
 
-    def fit_tiles(self, shape: Shape, **kwargs) -> Tiling:
-        """The `tiles` that the fit of centres takes its sample from."""
-        side = min(self.tile, FIT_TILE)
+    def fit_tiles(self, shape: Shape, side: int = FIT_TILE, **kwargs) -> Tiling:
+        """The `tiles` that the fit of centres takes its sample from, of about `side`^3 voxels."""
+        side = min(self.tile, side)
         if self.cover:  # whose fit encodes only the fields of view of the voxels sampled
             return self.tiles(shape, side, **kwargs)
         return self.feature_tiles(shape, side, **kwargs)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+BLOCK = 32  # rows of a smoothing matrix that the host multiplies by at once
+
 
 class LatticeAxis(Protocol):
     """One axis of a tile: see `expand_stride.AxisTile`, which has these attributes, as `cover_stride.CoverTile`."""
@@ -44,6 +46,20 @@ def smooth(grid_ZxYxXxF: jax.Array, matrices: Sequence[jax.Array]) -> jax.Array:
     grid = jnp.einsum("az,zyxf->ayxf", z, grid_ZxYxXxF, precision="highest")
     grid = jnp.einsum("ay,zyxf->zaxf", y, grid, precision="highest")
     return jnp.einsum("ax,zyxf->zyaf", x, grid, precision="highest")
+
+
+def smooth_along(grid: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
+    """Applies a smoothing matrix along one axis on the host: nothing is compiled for the shape of a tile.
+
+    Its entries lie near the diagonal, and only they are multiplied, `BLOCK` rows at a time.
+    """
+    grid, parts = np.moveaxis(grid, axis, 0), []
+    for start in range(0, len(matrix), BLOCK):
+        rows = matrix[start : start + BLOCK]
+        used = np.flatnonzero(rows.any(axis=0))
+        near = slice(used[0], used[-1] + 1)
+        parts.append(np.tensordot(rows[:, near], grid[near], 1))
+    return np.moveaxis(np.concatenate(parts), 0, axis)
 
 
 def along(x: jax.Array, lower: jax.Array, fraction: jax.Array, axis: int) -> jax.Array:

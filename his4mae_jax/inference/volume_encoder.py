@@ -16,7 +16,7 @@ from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
-from his4mae_jax.inference.lattice import at_voxels, smooth, smoothing_matrix
+from his4mae_jax.inference.lattice import at_voxels, smooth_along, smoothing_matrix
 from his4mae_jax.inference.score_maps import LinearScores, StackedScores
 from his4mae_jax.inference.tile_computation import Done, TileComputation
 from his4mae_jax.inference.tiling import Encoded, Plan, Tile
@@ -174,7 +174,9 @@ class VolumeEncoder:
     def _smoothed(self, mean: np.ndarray, grid) -> np.ndarray:
         if not self.coverage.smooth:
             return mean
-        return np.asarray(jax.jit(smooth)(mean, [smoothing_matrix(axis, self.coverage.smooth) for axis in grid]))
+        for axis, plan in enumerate(grid):
+            mean = smooth_along(mean, smoothing_matrix(plan, self.coverage.smooth), axis)
+        return mean
 
     # Labels.
 
@@ -279,4 +281,5 @@ def advance_to(bar: Progress | None, units: float) -> Done:
 
 def _filled(lattice: np.ndarray, sizes: Sequence[dict[str, int]]) -> np.ndarray:
     """A lattice filled up with zeros to the sizes that all tiles have in common."""
-    return np.pad(lattice, [(0, s["slices"] - n) for s, n in zip(sizes, lattice.shape, strict=False)] + [(0, 0)])
+    missing = [s["slices"] - n for s, n in zip(sizes, lattice.shape, strict=False)]
+    return np.pad(lattice, [(0, n) for n in missing] + [(0, 0)]) if any(missing) else lattice  # padding copies all

@@ -11,24 +11,26 @@ from his4mae_jax.inference.tiling import Encoded, Tiling
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
+SAMPLE_TILE = 64  # voxels a side, about
 SIDES = (256, 128, 64, 32)  # of tiles to choose from, in voxels
 
 
 def random_voxels(
     encoder: VolumeEncoder, volume: VolumeLike, inside: Box, count: int, most_tiles: int, seed: int
 ) -> np.ndarray:
-    """Voxels outside padding, at random in at most `most_tiles` random tiles: `(M, 3)`, M is about `count`.
+    """Voxels outside padding, at random in small random tiles all over the volume: `(M, 3)`, M is about `count`.
 
     Args:
       encoder: bound to the volume.
       volume: to draw from.
       inside: the box that is not padding.
       count: voxels wanted.
-      most_tiles: tiles to draw from, those that a fit of centres would encode.
+      most_tiles: tiles to draw from, see `sample_tiles`.
       seed: of the draw.
     """
-    rng, tiling = np.random.default_rng(seed), encoder.coverage.fit_tiles(volume.shape, inside=inside)
-    tiles = [tiling[i] for i in sorted(rng.permutation(len(tiling))[:most_tiles])]
+    rng, tiling = np.random.default_rng(seed), sample_tiles(encoder, volume, inside)
+    groups = [group for group in np.array_split(range(len(tiling)), most_tiles) if len(group)]
+    tiles = [tiling[int(rng.choice(group))] for group in groups]
     total = sum(math.prod(tile.shape) for tile in tiles)
     drawn = []
     for tile in tiles:
@@ -38,6 +40,11 @@ def random_voxels(
         index = index if empty is None else index[~empty[tuple(index.T)]]
         drawn.append(index + [s.start for s in tile.write])
     return np.concatenate(drawn)
+
+
+def sample_tiles(encoder: VolumeEncoder, volume: VolumeLike, inside: Box) -> Tiling:
+    """The tiles from which random voxels are drawn: many small ones say more of a volume than a few large ones."""
+    return encoder.coverage.fit_tiles(volume.shape, SAMPLE_TILE, inside=inside)
 
 
 def features_at(

@@ -10,12 +10,13 @@ from his4mae_jax.errors import UserError
 from his4mae_jax.inference.tiling import Encoded
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.probe.classifier import Classifier, fit_classifier
-from his4mae_jax.probe.features import features_at, random_voxels
+from his4mae_jax.probe.features import features_at, random_voxels, sample_tiles
 from his4mae_jax.probe.labels import Labelled
 from his4mae_jax.probe.rest import with_clusters
 from his4mae_jax.probe.suggest import least_sure
 from his4mae_jax.progress import Log, say
 
+SMALL_TILES = 8
 SAMPLE = 10_000  # voxels at random, which say how common classes are and from which suggestions are chosen
 
 
@@ -71,20 +72,21 @@ def fit_probe(
       suggestions: places to label next.
       clusters: those without labels stay beside the classes; None: none.
       encoded: what has been encoded before.
-      fit_tiles: tiles at most from which random voxels are drawn.
+      fit_tiles: tiles of a fit of centres; random voxels are drawn from `SMALL_TILES` times as many small ones.
       seed: of all draws.
       log: prints progress.
 
     Raises:
       UserError: there is one class alone.
     """
-    random = random_voxels(encoder, image, inside, SAMPLE, fit_tiles, seed)
-    if len(encoder.coverage.fit_tiles(image.shape, inside=inside)) <= fit_tiles:
+    most_tiles = SMALL_TILES * fit_tiles
+    random = random_voxels(encoder, image, inside, SAMPLE, most_tiles, seed)
+    if encoded is not None or len(sample_tiles(encoder, image, inside)) <= most_tiles:
         features = features_at(
             encoder, image, inside, np.concatenate([labelled.index_Mx3, random]), encoded=encoded, log=log
         )
         features, unlabelled = np.split(features, [len(labelled.index_Mx3)])
-    else:  # clicks need smaller tiles than the sample
+    else:  # clicks lie elsewhere
         features = features_at(encoder, image, inside, labelled.index_Mx3, encoded=encoded, log=log)
         unlabelled = features_at(encoder, image, inside, random, encoded=encoded, log=log)
     own, kept = labelled, ()

@@ -1,6 +1,7 @@
 """Expand-stride: geometry, averaging, linear expansion, and score maps against features."""
 
 import functools
+import types
 
 import jax
 import numpy as np
@@ -220,6 +221,18 @@ def test_smoothing_is_a_gaussian_and_linear():
     smoothed = lattice.smooth(grid, [lattice.smoothing_matrix(t, 0.8) for t in tiles])
     want = scipy.ndimage.gaussian_filter(grid, (0.8, 0.8, 0.8, 0), mode="reflect", radius=(3, 3, 3, 0))
     np.testing.assert_allclose(smoothed, want, atol=1e-5)
+    on_host = np.asarray(grid)
+    for axis, t in enumerate(tiles):
+        on_host = lattice.smooth_along(on_host, lattice.smoothing_matrix(t, 0.8), axis)
+    np.testing.assert_allclose(on_host, want, atol=1e-5)
+
+
+def test_the_host_smooths_long_axes_block_by_block():
+    grid = np.random.default_rng(0).normal(size=(3, 100, 5)).astype(np.float32)
+    t = types.SimpleNamespace(points=100, scale=1.0)
+    smoothed = lattice.smooth_along(grid, lattice.smoothing_matrix(t, 1.3), 1)
+    want = scipy.ndimage.gaussian_filter1d(grid, 1.3, axis=1, mode="reflect", radius=4)
+    np.testing.assert_allclose(smoothed, want, atol=1e-6)
 
 
 def test_lattice_of_a_dense_axis_is_every_voxel():

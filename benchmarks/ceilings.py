@@ -10,10 +10,13 @@ Dice of each class, at voxels drawn at random, mean ± standard deviation over t
 - linear, hidden 64: a classifier on the features of one half of the volume (x below the middle), scored on the other,
   and the other way round; each class cut against the rest where Dice is best in the half that is scored ("best cut"),
   or in the half that was fitted ("own cut"). The difference is what the cut costs.
+- texture: the same with the standard deviation of each feature beside its mean, within a Gaussian of --texture tokens:
+  what the spread of tokens around a voxel says beyond their mean.
 - k-means: the labels without labels, from the metrics.json of `his4mae evaluate`, one to one; C is in the heading.
 """
 
 import argparse
+import functools
 import json
 import pathlib
 
@@ -65,14 +68,19 @@ def token_means(mask: np.ndarray, positions: tuple[np.ndarray, ...]) -> np.ndarr
 class Ceilings:
     """Dice of each class by row, for one training."""
 
-    def __init__(self, workdir: pathlib.Path, fitted: int, tests: int):
+    def __init__(self, workdir: pathlib.Path, fitted: int, tests: int, texture: float):
         """Args:
         workdir: of a training whose config names ground truth.
         fitted: voxels of each half that classifiers are fitted on.
         tests: voxels of each half that are scored.
+        texture: sigma in tokens, see the script.
         """
-        self.scene = Scene(workdir, 1)
+        self.scene = Scene(workdir, 1, smooth=0.0)
         self.config, rng = Encoder.load(workdir).config, np.random.default_rng(0)
+        self.mean = self.smoothed(self.scene.lattice, self.config.segment.smooth)
+        about = self.smoothed(self.scene.lattice, texture)
+        spread = self.smoothed(self.scene.lattice**2, texture) - about**2
+        self.textured = np.concatenate([self.mean, np.sqrt(np.maximum(spread, EDGE))], axis=-1)
         halves = self.scene.left, self.scene.right
         drawn = [rng.permutation(half)[: fitted + tests] for half in halves]
         self.fits = [self.scene.index(flat[: len(flat) - tests]) for flat in drawn]
@@ -86,31 +94,46 @@ class Ceilings:
             ("linear", lambda z, y: fit_linear(z, y, STRENGTH)),
             (f"hidden {WIDTH}", lambda z, y: fit_hidden(z, y, DECAY, width=WIDTH)),
         ):
-            ways = [self.classified(fit, one, 1 - one) for one in (0, 1)]
-            for column, row in enumerate(("best cut", "own cut")):
-                out[f"{name}, {row}"] = np.mean([way[column] for way in ways], axis=0).tolist()
+            for lattice, added in ((self.mean, ""), (self.textured, " + texture")):
+                ways = [self.classified(fit, lattice, one, 1 - one) for one in (0, 1)]
+                for column, row in enumerate(("best cut", "own cut")):
+                    out[f"{name}{added}, {row}"] = np.mean([way[column] for way in ways], axis=0).tolist()
         return out
+
+    def smoothed(self, lattice: np.ndarray, sigma: float) -> np.ndarray:
+        """A lattice `(z, y, x, ...)` under a Gaussian of `sigma` tokens, of the same width in nm along each axis."""
+        if not sigma:
+            return lattice
+        sides = [
+            (at[1] - at[0] if len(at) > 1 else 1) * nm
+            for at, nm in zip(self.scene.positions, self.scene.voxel_size_nm, strict=True)
+        ]
+        token = sides[-1]
+        for axis, side in enumerate(sides):
+            lattice = scipy.ndimage.gaussian_filter1d(
+                lattice, sigma * token / side, axis=axis, mode="reflect", truncate=3.0
+            )
+        return lattice
 
     def lattice(self) -> dict[str, list[float]]:
         """Dice of the ground truth on the lattice, by cut."""
         points, half, best = np.concatenate(self.tests), [], []
-        spacing = [1.0 if axis in self.scene.axes else 0.0 for axis in range(3)]
         for k in self.classes:
             truth = self.truth(points) == k
             mean = token_means(self.scene.truth == k, self.scene.positions)
-            sigma = [self.config.segment.smooth * s for s in spacing]
-            mean = scipy.ndimage.gaussian_filter(mean, sigma, mode="reflect", truncate=3.0)
+            mean = self.smoothed(mean, self.config.segment.smooth)
             score = interpolated(mean[..., None], self.scene.positions, points)[:, 0]
             half.append(dice_at(score, truth, 0.5))
             best.append(best_cut(score, truth)[0])
         return {"lattice, half": half, "lattice, best cut": best}
 
-    def classified(self, fit, learn: int, score: int) -> tuple[list[float], list[float]]:
-        """Dice of each class in one half, by a classifier of the other: at the best cut, at its own."""
+    def classified(self, fit, lattice: np.ndarray, learn: int, score: int) -> tuple[list[float], list[float]]:
+        """Dice of each class in one half, by a classifier of the other half's features: at the best cut, at its own."""
+        features = functools.partial(interpolated, lattice, self.scene.positions)
         index, tests = self.fits[learn], self.tests[score]
         present, classes = np.unique(self.truth(index), return_inverse=True)
-        head = fit(self.scene.features(index), classes)
-        own, other = (head.logits(self.scene.features(at)) for at in (index, tests))
+        head = fit(features(index), classes)
+        own, other = (head.logits(features(at)) for at in (index, tests))
         best, kept = [], []
         for k in self.classes:
             at = np.flatnonzero(present == k)
@@ -153,12 +176,13 @@ def main() -> None:
     parser.add_argument("workdirs", type=pathlib.Path, nargs="+", help="trainings, of several seeds")
     parser.add_argument("--fitted", type=int, default=50_000, help="voxels of each half that classifiers are fitted on")
     parser.add_argument("--tests", type=int, default=100_000, help="voxels of each half that are scored")
+    parser.add_argument("--texture", type=float, default=1.5, help="sigma in tokens, see above")
     add_json_option(parser)
     args = parser.parse_args()
     about, rows = machine(), {}
     print(one_line(about), flush=True)
     for workdir in args.workdirs:
-        ceilings = Ceilings(workdir, args.fitted, args.tests)
+        ceilings = Ceilings(workdir, args.fitted, args.tests, args.texture)
         names = ceilings.scene.names
         for name, dice in (ceilings.rows() | without_labels(workdir, names)).items():
             rows.setdefault(name, []).append(dice)

@@ -49,12 +49,15 @@ MOST = 20_000  # labels of a class, `probe.voxels`
 class Scene:
     """One encoded volume with its ground truth, and where labels and tests lie."""
 
-    def __init__(self, workdir: pathlib.Path, tests: int):
+    def __init__(self, workdir: pathlib.Path, tests: int, smooth: float | None = None):
         """Args:
         workdir: of a training whose config names ground truth.
         tests: voxels of the right part that are scored, at most.
+        smooth: in place of the config's `segment.smooth`.
         """
         config = Encoder.load(workdir).config
+        if smooth is not None:
+            config.segment.smooth = smooth
         target = datasets.target(config, workdir, need_labels=True)
         with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
             trained = load(checkpoints, checkpoints.steps()[-1], config.segment.encoder)
@@ -72,6 +75,7 @@ class Scene:
         self.test_truth = self.truth[tuple(self.tests.T)]
         self.sample = np.stack([rng.integers(0, n, SAMPLE) for n in self.shape], axis=1)
         self.unlabelled = self.features(self.sample)
+        self.voxel_size_nm = target.image.voxel_size_nm
         self.axes = (0, 1, 2) if coarse_axis(target.image) is None else (1, 2)
 
     def index(self, flat_M: np.ndarray) -> np.ndarray:

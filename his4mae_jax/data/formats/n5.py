@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.data.stores.chunk_names import open_chunks
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
-from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief, numbers
 from his4mae_jax.errors import UserError
 
@@ -98,7 +99,7 @@ def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attribu
 
 
 def _array(location: Location, attributes: _Attributes, options: OpenOptions):
-    array = open_array("n5", location, options.missing_chunks, options.cache_bytes)
+    array = open_chunks("n5", location, options.missing_chunks, options.cache_bytes)
     return to_zyx(array, _axes(attributes, array.rank), location.name)
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import tensorstore as ts
 
 from his4mae_jax.data.formats.ome_multiscales import multiscales, ome_levels
+from his4mae_jax.data.stores.chunk_names import open_chunks
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
-from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import Triple, numbers, triple
 from his4mae_jax.errors import UserError
 
@@ -49,7 +50,7 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
             f"{location.name}: its metadata names the array {level.path!r}, which is not there; "
             "copy the whole folder again"
         )
-    array = open_array(inner[0], folder, options.missing_chunks, options.cache_bytes)
+    array = open_chunks(inner[0], folder, options.missing_chunks, options.cache_bytes)
     origin = origin_nm(level, levels[0], size)
     return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units, origin)
 
@@ -66,7 +67,7 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
         entry = next((one for one in levels if one.path.strip("/") == above[1]), None)
         level, first, axes = (entry, levels[0], names) if entry else (level, level, None)
     size = options.voxel_size_nm or (triple(own, location.name) if own is not None else level.size_nm)
-    array = open_array(driver, location, options.missing_chunks, options.cache_bytes)
+    array = open_chunks(driver, location, options.missing_chunks, options.cache_bytes)
     if level.translation and level.scale is None and size:  # an offset without a resolution is in nm
         level = first = Level("", size, ("nm",) * 3, level.translation)
     origin = origin_nm(level, first, size)

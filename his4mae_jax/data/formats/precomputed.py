@@ -4,8 +4,8 @@ from typing import Any
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats.zarr import to_zyx
 from his4mae_jax.data.stores import placement
+from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.chunk_names import open_chunks
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location

@@ -22,13 +22,17 @@ from his4mae_jax.data.stores.placement import ZERO, moved, origin_of
 from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.errors import UserError
 
-__all__ = ("Box", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
+__all__ = ("Box", "NoVoxelSize", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
 
 IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 MISSING_CHUNKS = ("fill", "error")
 CACHE_BYTES = 32 << 20  # decoded chunks kept in memory per open volume, for neighbouring reads
 
 Box = tuple[slice, slice, slice]
+
+
+class NoVoxelSize(UserError):
+    """The metadata of a volume have no voxel size, or one in a unit that is not known."""
 
 
 class VolumeLike(Protocol):
@@ -213,7 +217,7 @@ def open_volume(
       The Volume.
 
     Raises:
-      UserError: one line that names the file and the remedy.
+      UserError: one line that names the file and the remedy; `NoVoxelSize` where it lacks nothing else.
     """
     name = os.fspath(path)
     if missing_chunks not in MISSING_CHUNKS:
@@ -240,7 +244,7 @@ def open_volume(
         problem = "no voxel size with a unit in its metadata"
         if units:
             problem = f"its metadata gives the voxel size in {units}, an unknown unit"
-        raise UserError(
+        raise NoVoxelSize(
             f"{name}: {problem}; give it in nm (z, y, x) as voxel_size_nm in Python, or as the config key "
             "data.file_voxel_size_nm"
         )

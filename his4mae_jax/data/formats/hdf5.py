@@ -11,6 +11,7 @@ import pathlib
 import numpy as np
 
 from his4mae_jax.data.stores.axes import KEYS, named_axes, normal, spatial, to_zyx
+from his4mae_jax.data.stores.grey import CF_KEYS, meaning_of
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import brief, numbers, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
@@ -45,23 +46,26 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
             size = options.voxel_size_nm or level.size_nm
             origin = origin_nm(level, level, size)
             shape, dtype = data.shape, data.dtype
+            cf = {key: _plain(data.attrs[key]) for key in CF_KEYS if key in data.attrs}
         except PermissionError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{file}: unreadable HDF5 ({brief(error)}); copy or export it again") from error
         if dtype.kind not in "iufb":
             raise UserError(f"{file}: the data set {data.name} holds {dtype}, no numbers; give the path of an image")
+        meaning = meaning_of(cf, dtype, options.image, f"{file}:{data.name}")
         stack.pop_all()  # keep the file open: h5py closes it with the last object that refers to it
     chunks = data.chunks or _blocks(shape, dtype.itemsize)
     name = data.name
 
     def read(box: tuple[slice, ...]) -> np.ndarray:
         try:
-            return data[box]  # h5py serialises its own calls
+            stored = data[box]  # h5py serialises its own calls
         except (OSError, RuntimeError) as error:
             raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
+        return meaning(stored)
 
-    array = to_zyx(virtual_array(read, shape, dtype, chunks, options.cache_bytes), axes, str(file))
+    array = to_zyx(virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, str(file))
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from his4mae_jax.data.stores.axes import named_axes, to_zyx
 from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.grey import meaning_of, meant
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief, numbers
@@ -100,6 +101,8 @@ def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attribu
 
 def _array(location: Location, attributes: _Attributes, options: OpenOptions):
     array = open_chunks("n5", location, options.missing_chunks, options.cache_bytes)
+    meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
+    array = meant(array, meaning, options.cache_bytes)
     return to_zyx(array, _axes(attributes, array.rank, location.name), location.name)
 
 

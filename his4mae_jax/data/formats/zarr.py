@@ -6,6 +6,7 @@ from typing import Any
 from his4mae_jax.data.formats.ome_multiscales import multiscales, ome_levels
 from his4mae_jax.data.stores.axes import named_axes, normal, spatial, to_zyx
 from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.grey import meaning_of, meant
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import Triple, numbers, triple
@@ -50,7 +51,9 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
             "copy the whole folder again"
         )
     array = open_chunks(inner[0], folder, options.missing_chunks, options.cache_bytes)
-    axes = axes or named_axes(inner[1], folder.name)
+    axes = axes or named_axes(inner[1], folder.name) or normal(array.domain.labels)
+    meaning = meaning_of(inner[1], array.dtype.numpy_dtype, options.image, folder.name)
+    array = meant(array, meaning, options.cache_bytes)
     origin = origin_nm(level, levels[0], size)
     return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units, origin)
 
@@ -71,6 +74,8 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
     if level.translation and level.scale is None and size:  # an offset without a resolution is in nm
         level = first = Level("", size, ("nm",) * 3, level.translation)
     origin = origin_nm(level, first, size)
+    meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
+    array = meant(array, meaning, options.cache_bytes)
     return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units, origin_nm=origin)
 
 

@@ -11,7 +11,7 @@ import zlib
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.stores.location import Location
+from his4mae_jax.data.stores.location import Location, context
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
@@ -32,8 +32,7 @@ def open_gzipped(array: ts.TensorStore, location: Location, missing_chunks: str,
     spec = array.spec().to_json()
     scale = spec["scale_metadata"]
     offset, folder = array.domain.origin, os.path.join(location.path, scale["key"])
-    # Threads of its own: all those of other arrays may be waiting in `read`.
-    own = ts.Context({"cache_pool": {"total_bytes_limit": 0}, "data_copy_concurrency": {"limit": 2}})
+    own = context(0)
     memory = ts.KvStore.open({"driver": "memory"}, context=own).result()
     numbers = itertools.count()
 
@@ -69,7 +68,7 @@ def open_gzipped(array: ts.TensorStore, location: Location, missing_chunks: str,
             memory.delete_range(ts.KvStore.KeyRange(path, f"{path}\uffff")).result()
 
     chunks = [*scale["chunk_size"], array.shape[-1]]
-    return virtual_array(read, array.shape, array.dtype.numpy_dtype, chunks, cache_bytes)
+    return virtual_array(read, array.shape, array.dtype.numpy_dtype, chunks, cache_bytes, reads_tensorstore=True)
 
 
 def _content(path: str, name: str) -> bytes | None:

@@ -227,6 +227,7 @@ def open_volume(
         None if target_nm is None else triple(target_nm, name),
         missing_chunks,
         CACHE_BYTES if cache_bytes is None else cache_bytes,
+        image,
     )
     parsed = parse(path)
     opened, remote = open_place(parsed, options)

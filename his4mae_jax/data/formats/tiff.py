@@ -181,13 +181,14 @@ def _voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
             size = [float(pixels.get(f"PhysicalSize{axis}") or 0) for axis in "ZYX"]
             position = _plane_position(pixels, units)
     elif tif.imagej_metadata:
-        units = [tif.imagej_metadata.get("unit")] * 3
-        size.append(float(tif.imagej_metadata.get("spacing", 0)))
+        about = tif.imagej_metadata  # `unit` is that of all axes that have none of their own
+        units = [about.get(key, about.get("unit")) for key in ("zunit", "yunit", "unit")]
+        size.append(float(about.get("spacing", 0)))
         for tag in ("YResolution", "XResolution"):
             pixels, length = tif.pages[0].tags[tag].value if tag in tif.pages[0].tags else (0, 0)
             size.append(length / pixels if pixels else 0)
         # Of the point 0, in voxels from the centre of the first.
-        origin = [_number(tif.imagej_metadata.get(f"{axis}origin")) for axis in "zyx"]
+        origin = [_number(about.get(f"{axis}origin")) for axis in "zyx"]
         position = tuple(-o * s if o else 0.0 for o, s in zip(origin, size, strict=True))
     whole = len(size) == 3 and all(0 < v < math.inf for v in size)
     return Level("", tuple(size), tuple(units), position) if whole else Level("")

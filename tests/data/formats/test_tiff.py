@@ -102,6 +102,38 @@ def test_tiff_voxel_sizes(tmp_path, refusal):
         assert "voxel size" in refusal(tmp_path / "none.tif", bad)
 
 
+@pytest.mark.parametrize(
+    "units, spacing, size",
+    [
+        ({"unit": "nm", "zunit": "um"}, 0.05, (50, 4, 5)),
+        ({"unit": "um", "zunit": "nm"}, 50, (50, 4000, 5000)),
+        ({"unit": "micron", "yunit": "nm", "zunit": "nm"}, 50, (50, 4, 5000)),
+        ({"unit": "um", "zunit": "micron"}, 0.05, (50, 4000, 5000)),
+    ],
+)
+def test_imagejs_units_of_each_axis(tmp_path, units, spacing, size):
+    tifffile.imwrite(tmp_path / "v.tif", _random(), imagej=True, resolution=(1 / 5, 1 / 4),
+                     metadata={"axes": "ZYX", "spacing": spacing, "zorigin": -2, **units})  # fmt: skip
+    volume = open_volume(tmp_path / "v.tif", image=False)
+    np.testing.assert_allclose(volume.voxel_size_nm, size, rtol=1e-5)
+    np.testing.assert_allclose(volume.origin_nm, (100, 0, 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "size", [(0.05, 4, 4), (50_000, 4, 4), (50_000,) * 3, (210, 4, 4), (4, 0.07, 3), (25_400_000 / 72,) * 3]
+)
+def test_a_voxel_size_that_is_not_plausible_must_be_confirmed(tmp_path, refusal, size):
+    path = tmp_path / "v.tif"
+    tifffile.imwrite(path, _random(), photometric="minisblack", metadata={"spacing_nm": size})
+    message = refusal(path)
+    assert " x ".join(f"{s:g}" for s in size) in message and "data.file_voxel_size_nm" in message
+    assert open_volume(path, size).voxel_size_nm == size
+    assert open_volume(path, image=False).voxel_size_nm == size  # labels are compared with their image
+    for fine in ((0.1,) * 3, (10_000,) * 3, (200, 4, 4)):
+        tifffile.imwrite(path, _random(), photometric="minisblack", metadata={"spacing_nm": fine})
+        assert open_volume(path).voxel_size_nm == fine
+
+
 def test_folder_of_slices(tmp_path, refusal):
     data = _random((12, 8, 9))
     for i, page in enumerate(data):

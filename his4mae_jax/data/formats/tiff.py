@@ -105,7 +105,7 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
       options: see `OpenOptions`.
 
     Raises:
-      UserError: the folder has no slices, or damaged or unequal ones.
+      UserError: the folder has no slices, damaged or unequal ones, or lacks one of their numbers.
     """
     files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not files:
@@ -113,6 +113,7 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
             f"{folder}: holds neither zarr, N5 or precomputed metadata nor TIFF slices; give the path of a volume"
         )
     files.sort(key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)])
+    _check_numbers(folder, files)
     spread = np.unique(np.linspace(0, len(files) - 1, MOST_CHECKED).round().astype(int))
     for file in files:
         if file.stat().st_size == 0:
@@ -142,6 +143,26 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
     array = virtual_array(read, (len(files), rows, columns), dtype, (1, rows, columns), options.cache_bytes)
     size = options.voxel_size_nm or level.size_nm
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+
+
+def _check_numbers(folder: pathlib.Path, files: list[pathlib.Path]) -> None:
+    """Raises UserError where names count the slices, and a number is missing: the others would move together."""
+    parts = [re.split(r"(\d+)", p.stem) for p in files]
+    if len({tuple(p[::2]) for p in parts}) > 1:  # names of several kinds
+        return
+    fields = ([int(p[i]) for p in parts] for i in range(1, len(parts[0]), 2))
+    numbers = next((sorted(field) for field in fields if len(set(field)) == len(field)), [])
+    step = math.gcd(*np.diff(numbers).tolist()) if len(numbers) > 1 else 1
+    n_missing = (numbers[-1] - numbers[0]) // step + 1 - len(numbers) if numbers else 0
+    if not 0 < n_missing <= len(numbers) // 2:  # numbers with more gaps than that count something else
+        return
+    there = set(numbers)
+    missing = [str(n) for n in range(numbers[0], numbers[-1], step) if n not in there]
+    raise UserError(
+        f"{folder}: {len(files)} slices from {files[0].name} to {files[-1].name}, without number"
+        f"{'s' if n_missing > 1 else ''} {', '.join(missing[:8])}{', ...' if n_missing > 8 else ''}; put it back or, "
+        "if it was lost, a copy of the slice beside it"
+    )
 
 
 def _check_slice(file: pathlib.Path, layout: tuple, first: tuple, first_file: pathlib.Path) -> None:

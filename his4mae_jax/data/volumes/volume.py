@@ -268,8 +268,9 @@ def check_plausible(size_nm: Triple, name: str) -> None:
         size = " x ".join(f"{s:g}" for s in size_nm)
         raise UserError(
             f"{name}: voxels of {size} nm (z, y, x) in its metadata are beyond {SMALLEST_NM:g} to {LARGEST_NM:g} nm, "
-            f"or beyond 1:{MOST_ANISOTROPIC} in shape; give their right size, or confirm this one, in nm as voxel_size_nm "
-            "in Python, or as the config key data.file_voxel_size_nm (segment.file_voxel_size_nm for segment.volume)"
+            f"or beyond 1:{MOST_ANISOTROPIC} in shape; give their right size, or confirm this one, in nm as "
+            "voxel_size_nm in Python, or as the config key data.file_voxel_size_nm (for segment.volume: "
+            "segment.file_voxel_size_nm)"
         )
 
 

@@ -149,6 +149,30 @@ def test_folder_of_slices(tmp_path, refusal):
 
 
 @pytest.mark.parametrize(
+    "names, missing",
+    [
+        (["s_0", "s_1", "s_3"], "without number 2;"),
+        ([f"cell2_{i:04d}_8nm" for i in range(8, 30) if i not in (9, 20)], "without numbers 9, 20;"),
+        ([f"{i}" for i in range(0, 100, 10) if i != 50], "without number 50;"),
+        ([f"s{i}" for i in range(30) if i % 3 != 1], "without numbers 1, 4, 7, 10, 13, 16, 19, 22, ...;"),
+        ([f"s{i}" for i in range(5, 12)], None),
+        ([f"s{i}" for i in range(0, 50, 5)], None),
+        (["s_1632", "s_1701", "s_2412", "s_3355"], None),  # times
+        (["a_1", "a_3", "b_1"], None),
+        (["front", "middle", "rear"], None),
+        (["s_7"], None),
+    ],
+)
+def test_a_folder_that_lacks_one_of_its_numbers(tmp_path, refusal, names, missing):
+    for name in names:
+        tifffile.imwrite(tmp_path / f"{name}.tif", _random((4, 5)))
+    if missing:
+        assert missing in refusal(tmp_path, 8)
+    else:
+        assert open_volume(tmp_path, 8).shape == (len(names), 4, 5)
+
+
+@pytest.mark.parametrize(
     "options",
     [
         {},

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from his4mae_jax.cli.process import log
-from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import NoVoxelSize, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 
 MOST_CLASSES = 20  # more label ids are instances, not classes
@@ -56,11 +56,8 @@ def look(spec: str, voxel_size_nm: Sequence[float] | None) -> UserVolume:
 
     try:
         volume = open_volume(spec, voxel_size_nm)
-    except UserError:
-        if voxel_size_nm is None:
-            open_volume(spec, (1.0, 1.0, 1.0))  # raises again where it is not the voxel size that is missing
-            raise UserError(f"{spec}: its metadata have no voxel size; give it in nm as --voxel-size=Z,Y,X") from None
-        raise
+    except NoVoxelSize:
+        raise UserError(f"{spec}: its metadata have no voxel size; give it in nm as --voxel-size=Z,Y,X") from None
     values = sample_content(volume)
     contrast = contrast_between(volume, values, (0.1, 99.9))
     text = (

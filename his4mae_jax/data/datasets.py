@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Self
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from his4mae_jax.config import SUPERVISED
@@ -23,7 +24,7 @@ from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.label_grid import resample_labels
 from his4mae_jax.data.volumes.labels import Foreground
 from his4mae_jax.data.volumes.resample import resample
-from his4mae_jax.data.volumes.volume import Box, Triple, Volume, VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import Box, NoVoxelSize, Triple, Volume, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.progress import Log
 
@@ -271,17 +272,22 @@ def _open_labels(entry: Entry, config: ConfigDict) -> VolumeLike:
     name = names.parse(entry.labels)
     if name is not None:
         return names.labels(name, config.data.root)
-    # Label files often lack a voxel size: they are taken for labels of the image's full resolution.
+    # Label files often lack a voxel size: they are taken for labels of the image's full resolution. A size that the
+    # user gives is that of both files.
     full = _open(_source(entry.image, config, entry.voxel_size_nm), config)
     labels = open_volume(entry.labels, full.voxel_size_nm, image=False)
-    if labels.shape != full.shape:
+    if labels.shape != full.shape or not entry.voxel_size_nm:
         try:
-            labels = open_volume(entry.labels, image=False)
-        except UserError:
-            raise UserError(
-                f"{labels.name}: labels of {labels.shape} voxels (z, y, x) do not fit the image {full.name} of "
-                f"{full.shape}; give labels of the same volume"
-            ) from None
+            own = open_volume(entry.labels, image=False)
+        except NoVoxelSize:
+            own = labels
+            if labels.shape != full.shape:
+                raise UserError(
+                    f"{labels.name}: labels of {labels.shape} voxels (z, y, x) do not fit the image {full.name} of "
+                    f"{full.shape}; give labels of the same volume"
+                ) from None
+        rounded = own.shape == full.shape and np.allclose(own.voxel_size_nm, full.voxel_size_nm, rtol=0.01)
+        labels = dataclasses.replace(own, voxel_size_nm=full.voxel_size_nm) if rounded else own
     return Foreground(labels) if config.data.binary_labels else labels
 
 

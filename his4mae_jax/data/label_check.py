@@ -122,7 +122,7 @@ def check_labels(
     rows = tally.rows(class_names)
     read_fraction = tally.voxels / math.prod(labels.shape)
     missing = tuple(row.name for row in rows if row.name and row.id != IGNORE and not row.voxels)
-    errors, warnings = _judge(labels.name, rows, class_names, missing, read_fraction, tally.more, key)
+    errors, warnings = _judge(labels.name, rows, class_names, read_fraction, tally.more, key)
     return LabelReport(labels.name, rows, read_fraction, missing, errors, warnings)
 
 
@@ -238,7 +238,6 @@ def _judge(
     name: str,
     rows: Sequence[LabelRow],
     class_names: Sequence[str],
-    missing: Sequence[str],
     read_fraction: float,
     more: bool,
     key: str,
@@ -257,12 +256,44 @@ def _judge(
             f"marks the same class (config key {key})"
         )
     where = "" if read_fraction == 1 else f" in the {percent(read_fraction)} of the volume that were read"
-    if len(missing) == len(class_names) and not unnamed:
-        warnings.append(f"warning: {name}: no voxel is annotated{where}: all that was read is {IGNORE} (not scored)")
-    elif missing:
-        ids = ", ".join(f"{list(class_names).index(n)} ({n})" for n in missing)
-        warnings.append(
-            f"warning: {name}: no voxel is labelled {ids}{where}: check the order of data.class_names, which are those "
-            "of ids 0, 1, ..."
-        )
+    if not unnamed:
+        voxels = {row.id: row.voxels for row in rows}
+        counts = [voxels[i] for i in range(len(class_names))]
+        error, warning = absent_classes(name, class_names, counts, voxels.get(IGNORE, 0), where)
+        errors += [error] if error else []
+        warnings += [warning] if warning else []
     return tuple(errors), tuple(warnings)
+
+
+def absent_classes(
+    name: str, class_names: Sequence[str], counts: Sequence[int], ignored: int, where: str = ""
+) -> tuple[str | None, str | None]:
+    """Says which classes have no voxel.
+
+    Args:
+      name: of the label volume.
+      class_names: names of the ids 0, 1, ...
+      counts: voxels of each.
+      ignored: voxels of `IGNORE`.
+      where: what was read, if not all of the volume.
+
+    Returns:
+      (error, warning), one line each or None. It is an error where the one class beside the background was stored as
+      255: its scores would be those of the background alone.
+    """
+    missing = [i for i, count in enumerate(counts) if not count]
+    if len(missing) == len(counts):
+        line = f"warning: {name}: no voxel is annotated{where}: all that was read is {IGNORE} (not scored)"
+        return None, line
+    if len(counts) == 2 and missing == [1] and ignored:
+        return (
+            f"{name}: holds the ids 0 and {IGNORE} alone{where}, and {IGNORE} is not scored, so {class_names[1]} has "
+            f"no voxel. If {IGNORE} marks {class_names[1]}, set data.binary_labels=True"
+        ), None
+    if not missing:
+        return None, None
+    ids = ", ".join(f"{i} ({class_names[i]})" for i in missing)
+    return None, (
+        f"warning: {name}: no voxel is labelled {ids}{where}: check the order of data.class_names, which are those of "
+        "ids 0, 1, ..."
+    )

@@ -1,6 +1,7 @@
 """The evaluate stage: scores of label volumes, baselines and checkpoints in one metrics dict."""
 
 import contextlib
+import math
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from his4mae_jax.clustering.centres import class_names
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
+from his4mae_jax.data.label_check import absent_classes
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation import dice, scores
@@ -53,6 +55,7 @@ def evaluate(
     probed, clusters = class_names(config.segment.centres_file), headline(config)
     supervised = config.method in SUPERVISED or probed == tuple(test.class_names)
     confusions = _confusions(config, test, folder)
+    _check_classes(test, confusions[clusters], log)
     trained = 0.0 if frozen else _training_seconds(config, workdir, facts["step"])
     seconds = {"train": trained, "segment": facts["seconds"]}
     own = scores.of_method(confusions, clusters, test.class_names, seconds, supervised=supervised)
@@ -89,6 +92,16 @@ def _check_volume(facts: dict[str, Any], test: Target, folder: str | pathlib.Pat
             f"{pathlib.Path(folder) / SEGMENTATION}: the labels are of {facts['volume']}, not of "
             f"{test.image.name}; segment that volume with this config"
         )
+
+
+def _check_classes(test: Target, confusion: np.ndarray, log: Log) -> None:
+    """Says which classes have no voxel in the ground truth; `UserError` where it is a mask of 0 and 255."""
+    counts, truth = confusion.sum(0), test.output_labels
+    error, warning = absent_classes(truth.name, test.class_names, counts, math.prod(truth.shape) - int(counts.sum()))
+    if error:
+        raise UserError(error)
+    if warning:
+        log(warning)
 
 
 def _confusions(config: ml_collections.ConfigDict, test: Target, folder: str | pathlib.Path) -> dict[int, np.ndarray]:

@@ -6,7 +6,7 @@ import tifffile
 
 from his4mae_jax.data import label_check
 from his4mae_jax.data.label_check import check_labels, check_names, check_run_labels
-from his4mae_jax.data.volumes.labels import IGNORE
+from his4mae_jax.data.volumes.labels import IGNORE, Foreground
 from his4mae_jax.errors import UserError
 
 NAMES = ("background", "mitochondria", "nucleus")
@@ -61,6 +61,20 @@ def test_names_without_a_voxel_are_warnings(image, ids, in_memory):
     assert report.rows[3].voxels == 0 and report.rows[3].mean_grey is None
     nothing = check_labels(image, in_memory(np.full(ids.shape, IGNORE, np.uint8)), NAMES)
     assert "no voxel is annotated" in nothing.warnings[0]
+
+
+def test_a_mask_of_0_and_255_is_an_error(image, ids, in_memory):
+    """255 is not scored: such a mask would be scored by its background alone."""
+    mask = in_memory(np.where(ids == 1, 255, 0).astype(np.uint8), name="mask.tif")
+    report = check_labels(image, mask, ("background", "mitochondria"))
+    (error,) = report.errors
+    assert "mask.tif: holds the ids 0 and 255 alone" in error and "mitochondria" in error
+    assert "data.binary_labels=True" in error and report.missing == ("mitochondria",)
+    assert not check_labels(image, Foreground(mask), ("background", "mitochondria")).problems
+    empty = check_labels(image, in_memory(np.zeros(ids.shape, np.uint8)), ("background", "mitochondria"))
+    assert not empty.errors and "no voxel is labelled 1 (mitochondria)" in empty.warnings[0]
+    several = check_labels(image, mask, NAMES)  # a crop of a cell, inside which there may be nothing
+    assert not several.errors and "1 (mitochondria), 2 (nucleus)" in several.warnings[0]
 
 
 def test_another_shape_is_an_error(image, in_memory):

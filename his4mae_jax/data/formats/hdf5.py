@@ -10,7 +10,8 @@ import pathlib
 
 import numpy as np
 
-from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.data.stores.axes import KEYS, named_axes, normal, spatial, to_zyx
+from his4mae_jax.data.stores.grey import CF_KEYS, meaning_of
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import brief, numbers, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
@@ -40,27 +41,31 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
         try:
             handle = stack.enter_context(h5py.File(file, "r"))
             data = _dataset(h5py, handle, inside, file)
-            level = _level(data, handle, file)
+            axes = _axes(data, file)
+            level = _level(data, handle, axes, file)
             size = options.voxel_size_nm or level.size_nm
             origin = origin_nm(level, level, size)
             shape, dtype = data.shape, data.dtype
+            cf = {key: _plain(data.attrs[key]) for key in CF_KEYS if key in data.attrs}
         except PermissionError:
             raise
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{file}: unreadable HDF5 ({brief(error)}); copy or export it again") from error
         if dtype.kind not in "iufb":
             raise UserError(f"{file}: the data set {data.name} holds {dtype}, no numbers; give the path of an image")
+        meaning = meaning_of(cf, dtype, options.image, f"{file}:{data.name}")
         stack.pop_all()  # keep the file open: h5py closes it with the last object that refers to it
     chunks = data.chunks or _blocks(shape, dtype.itemsize)
     name = data.name
 
     def read(box: tuple[slice, ...]) -> np.ndarray:
         try:
-            return data[box]  # h5py serialises its own calls
+            stored = data[box]  # h5py serialises its own calls
         except (OSError, RuntimeError) as error:
             raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
+        return meaning(stored)
 
-    array = to_zyx(virtual_array(read, shape, dtype, chunks, options.cache_bytes), None, str(file))
+    array = to_zyx(virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, str(file))
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
 
 
@@ -79,10 +84,17 @@ def _dataset(h5py, handle, inside: str, file: pathlib.Path):
     return volumes[0]
 
 
-def _level(data, handle, file: pathlib.Path) -> Level:
+def _axes(data, file: pathlib.Path) -> list[str] | None:
+    """Names of the stored axes: of attributes, else the labels of dimensions, else the names of their scales."""
+    attributes = {key: _plain(data.attrs[key]) for key in KEYS if key in data.attrs}
+    labels = [d.label or (d[0].name.rpartition("/")[2] if len(d) else "") for d in data.dims]
+    return named_axes(attributes, f"{file}:{data.name}") or (normal(labels) if any(labels) else None)
+
+
+def _level(data, handle, axes: list[str] | None, file: pathlib.Path) -> Level:
     attributes = data.attrs
     offset = numbers(_plain(attributes["offset"])) if "offset" in attributes else None
-    offset = offset and tuple(offset[-3:])
+    offset = offset and tuple(spatial(offset, axes))
     if "voxel_size_nm" in attributes:
         return Level("", triple(_plain(attributes["voxel_size_nm"]), str(file)), ("nm",) * 3, offset)
     if "element_size_um" in attributes:
@@ -92,8 +104,10 @@ def _level(data, handle, file: pathlib.Path) -> Level:
             units = _plain(attributes.get("units", attributes.get("unit")))
             if units is None and "file_format" in handle.attrs:  # a CREMI file
                 units = "nm"
-            units = units if isinstance(units, list) else [units] * 3
-            return Level("", triple(_plain(attributes[key]), str(file)), tuple(units), offset)
+            units = spatial(units, axes) if isinstance(units, list) else [units] * 3
+            size = _plain(attributes[key])
+            size = spatial(size, axes) if isinstance(size, list) else size
+            return Level("", triple(size, str(file)), tuple(units), offset)
     return Level("")
 
 

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import tensorstore as ts
 
+from his4mae_jax.data.stores.grey import Meaning
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import Triple, brief
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
@@ -13,6 +14,7 @@ from his4mae_jax.errors import UserError
 
 SUFFIXES = (".mrc", ".rec", ".mrcs", ".map")
 _IMOD = 1146047817  # stamp in the header of files that IMOD wrote
+_SIGNED_BYTES = 1  # IMOD's flag for bytes that are stored as signed
 _STANDARD_SIGN = 4  # IMOD's flag for an origin with the sign that MRC 2014 defines
 
 
@@ -42,6 +44,7 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
                 data, header, size = opened.data, opened.header, _voxel_size(opened)
                 stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]
                 position = _position(header, stored, size)
+                meaning = _meaning(header, data, options.image, file)
                 surplus = file.stat().st_size - header.nbytes - int(header.nsymbt) - data.nbytes
     except PermissionError:
         raise
@@ -54,15 +57,49 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
             f"{file}: holds {surplus} bytes more than the {data.shape} voxels of its header; export it again"
         )
     # TensorStore would copy a byte-swapped or unaligned array into memory.
-    if data.dtype.isnative and data.flags.aligned:
+    if meaning.dtype == np.uint8 and meaning.apply is None:
+        data = data.view(np.uint8)
+    if data.dtype.isnative and data.flags.aligned and meaning.apply is None:
         array = ts.array(data, write=False)
     else:
-        array = virtual_array(lambda box: data[box], data.shape, data.dtype, (1, *data.shape[1:]), options.cache_bytes)
+        chunks = (1, *data.shape[1:])
+        array = virtual_array(lambda box: meaning(data[box]), data.shape, meaning.dtype, chunks, options.cache_bytes)
     if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 are x, y, z
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
     level = Level("", size, ("nm",) * 3, position)
     size = options.voxel_size_nm or size
     return Opened(array, size, origin_nm=origin_nm(level, level, size))
+
+
+def _stamped(header, flag: int) -> bool | None:
+    """Whether IMOD's flags hold one; None in the header of another program."""
+    stamp, flags = np.frombuffer(header.tobytes()[152:160], header.nx.dtype)
+    return bool(flags & flag) if stamp == _IMOD else None
+
+
+def _meaning(header, data: np.ndarray, image: bool, file: pathlib.Path) -> Meaning:
+    """What stored values stand for: bytes (mode 0) may be signed or not.
+
+    IMOD stores unsigned bytes, or bytes from which it took 128, and says so by a flag. MRC 2014 has signed bytes, but
+    many programs write unsigned ones. Then the header's statistics decide, or all values being below 128.
+
+    Raises:
+      UserError: nothing decides.
+    """
+    if data.dtype != np.int8:
+        return Meaning(data.dtype.newbyteorder("="))
+    shifted = _stamped(header, _SIGNED_BYTES)
+    if shifted:
+        return Meaning(np.dtype(np.uint8), lambda stored: stored.view(np.uint8) ^ np.uint8(128))
+    low, high = float(header.dmin), float(header.dmax)
+    if shifted is None and -128 <= low < 0 and low <= high <= 127:
+        return Meaning(np.dtype(np.int16), lambda stored: stored.astype(np.int16)) if image else Meaning(data.dtype)
+    if shifted is None and not 0 <= low < high <= 255 and any((plane < 0).any() for plane in data):
+        raise UserError(
+            f"{file}: its bytes (mode 0) may be signed or not, and its header does not say which; save it with 16 "
+            "bits, or by IMOD"
+        )
+    return Meaning(np.dtype(np.uint8))
 
 
 def _voxel_size(opened) -> Triple | None:
@@ -78,9 +115,7 @@ def _position(header, stored: list[int], size: Triple | None) -> Triple | None:
     """
     origin = [float(header.origin[axis]) / 10 for axis in "zyx"]
     if any(origin) and np.all(np.isfinite(origin)):
-        extra = header.tobytes()[152:160]
-        stamp, flags = np.frombuffer(extra, header.nx.dtype)
-        sign = -1.0 if stamp == _IMOD and not flags & _STANDARD_SIGN else 1.0
+        sign = -1.0 if _stamped(header, _STANDARD_SIGN) is False else 1.0
         return tuple(sign * o for o in origin)
     starts = [int(header[name]) for name in ("nzstart", "nystart", "nxstart")]  # of sections, rows, columns
     if size is None or sorted(stored) != [1, 2, 3]:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from his4mae_jax.data.formats.zarr import to_zyx
+from his4mae_jax.data.stores.axes import named_axes, to_zyx
+from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.grey import meaning_of, meant
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
-from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief, numbers
 from his4mae_jax.errors import UserError
 
@@ -44,7 +46,7 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
             above = location.parent()
             around = _quietly(above[0]) if above else {}
             group = {} if "dimensions" in around else around
-            level = _level("", attributes, group, above[1] if above else "")
+            level = _level("", attributes, group, above[1] if above else "", location.name)
             size = options.voxel_size_nm or level.size_nm
             origin = origin_nm(level, _first_level(level, above, group), size)
             array = _array(location, attributes, options)
@@ -54,7 +56,7 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
             raise UserError(
                 f"{location.name}: an N5 group without levels s0, s1, ...; give the path of a data set in it"
             )
-        levels = [_level(path, own, attributes, path) for path, own in datasets.items()]
+        levels = [_level(path, own, attributes, path, location.child(path).name) for path, own in datasets.items()]
         level, size, factors = choose(levels, options)
         array = _array(location.child(level.path), datasets[level.path], options)
         return Opened(array, size, factors, level.unknown_units, origin_nm(level, levels[0], size))
@@ -69,7 +71,7 @@ def _first_level(level: Level, above: tuple[Location, str] | None, group: _Attri
     if level.translation is not None or above is None or not re.fullmatch(r"s[1-9]\d*", above[1]):
         return level
     own = _quietly(above[0].child("s0"))
-    return _level("s0", own, group, "s0") if "dimensions" in own else level
+    return _level("s0", own, group, "s0", above[0].child("s0").name) if "dimensions" in own else level
 
 
 def _quietly(location: Location) -> _Attributes:
@@ -98,16 +100,26 @@ def _datasets(location: Location, attributes: _Attributes) -> dict[str, _Attribu
 
 
 def _array(location: Location, attributes: _Attributes, options: OpenOptions):
-    array = open_array("n5", location, options.missing_chunks, options.cache_bytes)
-    return to_zyx(array, _axes(attributes, array.rank), location.name)
+    array = open_chunks("n5", location, options.missing_chunks, options.cache_bytes)
+    meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
+    array = meant(array, meaning, options.cache_bytes)
+    return to_zyx(array, _axes(attributes, array.rank, location.name), location.name)
 
 
-def _axes(attributes: _Attributes, rank: int) -> list[str] | None:
-    """Returns the names of the stored dimensions: the data set's own `axes`, or x, y, z, ... by convention."""
-    own = attributes.get("axes")
-    if isinstance(own, list) and len(own) == rank and {"x", "y", "z"} <= {str(a).lower() for a in own}:
-        return [str(a).lower() for a in own]
-    return ["x", "y", "z", "c", "t"][:rank] if 3 <= rank <= 5 else None
+def _axes(attributes: _Attributes, rank: int, name: str) -> list[str] | None:
+    """Returns the names of the stored dimensions: those of the attributes, or x, y, z, ... by convention."""
+    own = named_axes({"axes": attributes.get("axes")}, name)
+    if own is None:
+        others = named_axes({key: value for key, value in attributes.items() if key != "axes"}, name)
+        own = others and others[::-1]  # by zarr-python, which lists them the other way round
+    if own is None:
+        return ["x", "y", "z", "c", "t"][:rank] if 3 <= rank <= 5 else None
+    if len(own) != rank or not {"x", "y", "z"} <= set(own):
+        raise UserError(
+            f"{name}: its metadata name the axes {', '.join(own)} of {rank}, and which of them are x, y and z is not "
+            "understood; correct the names there"
+        )
+    return own
 
 
 def _first(multiscales: Any) -> dict[str, Any]:
@@ -123,9 +135,9 @@ def _scales(group: _Attributes) -> list:
     return []
 
 
-def _level(path: str, own: _Attributes, group: _Attributes, name: str) -> Level:
-    """Returns one level with its voxel size; `name` is that of its folder."""
-    axes = (_axes(own, len(own["dimensions"])) or ["x", "y", "z"])[:]
+def _level(path: str, own: _Attributes, group: _Attributes, name: str, place: str) -> Level:
+    """Returns one level with its voxel size; `name` is that of its folder, `place` its path or URL."""
+    axes = _axes(own, len(own["dimensions"]), place) or ["x", "y", "z"]
     factors = own.get("downsamplingFactors")
     factors = factors if isinstance(factors, list) and not any(isinstance(f, list) for f in factors) else None
     size = _size(own, axes, factors)

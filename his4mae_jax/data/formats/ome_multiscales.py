@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from his4mae_jax.data.stores.axes import normal
 from his4mae_jax.data.stores.levels import Level
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
@@ -33,7 +34,7 @@ def ome_levels(name: str, attributes: dict[str, Any]) -> tuple[list[Level], list
     try:
         image = multiscales(attributes)[0]
         axes = [a if isinstance(a, dict) else {"name": a} for a in image.get("axes", [])]
-        names, units = [a["name"] for a in axes], [a.get("unit") for a in axes]
+        names, units = normal([a["name"] for a in axes]), [a.get("unit") for a in axes]
         at = [names.index(n) for n in "zyx"] if {"z", "y", "x"} <= set(names) else None
         common = image.get("coordinateTransformations", [])
         levels = []

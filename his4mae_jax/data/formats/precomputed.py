@@ -4,10 +4,11 @@ from typing import Any
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats.zarr import to_zyx
 from his4mae_jax.data.stores import placement
+from his4mae_jax.data.stores.axes import to_zyx
+from his4mae_jax.data.stores.chunk_names import open_chunks
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
-from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
 
@@ -37,7 +38,7 @@ def open_precomputed(location: Location, info: dict[str, Any], options: OpenOpti
         raise UserError(
             f"{location.name}: damaged precomputed metadata ({type(error).__name__}: {brief(error)}); write it again"
         ) from error
-    array = open_array(
+    array = open_chunks(
         "neuroglancer_precomputed", location, options.missing_chunks, options.cache_bytes, scale_index=int(level.path)
     )
     array = to_zyx(array, ["x", "y", "z", "channel"], location.name)

@@ -19,6 +19,8 @@ from his4mae_jax.data.formats.tiff_headers import (
     tiff_errors,
     tiff_layout,
 )
+from his4mae_jax.data.formats.tiff_values import tiff_meaning
+from his4mae_jax.data.stores.grey import Meaning
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import NM, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
@@ -30,8 +32,8 @@ MOST_CHECKED = 256  # slices of a folder whose headers are checked when it is op
 class _Pages:
     """The pages of a TIFF, which stays open as long as this object is referenced."""
 
-    def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list) -> None:
-        self._file, self._pages = file, pages
+    def __init__(self, file: pathlib.Path, tif: tifffile.TiffFile, pages: list, meaning: Meaning) -> None:
+        self._file, self._pages, self._meaning = file, pages, meaning
         tif.filehandle.set_lock(True)  # pages are read in several threads
         weakref.finalize(self, tif.close)
 
@@ -39,7 +41,7 @@ class _Pages:
         """Returns the page of a box (1, y, x)."""
         with tiff_errors(self._file):
             page = self._pages[box[0].start].asarray(maxworkers=1)
-        return page[None, box[1], box[2]]
+        return self._meaning(page[None, box[1], box[2]])
 
 
 def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
@@ -58,6 +60,7 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
         check_tiff_headers(file)
         tif = stack.enter_context(tifffile.TiffFile(file))
         shape, dtype, series = tiff_layout(tif, file)
+        meaning = tiff_meaning(tif, dtype, options.image, file)
         level = _voxel_size(tif, file)
         size = options.voxel_size_nm or level.size_nm
         origin = origin_nm(level, level, size)
@@ -69,18 +72,26 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
             and series.dataoffset is not None
             and (series.dataoffset % dtype.itemsize == 0 and dtype.newbyteorder(tif.byteorder).isnative)
         ):
-            array = ts.array(np.memmap(file, dtype, "r", series.dataoffset, shape), write=False)
+            mapped = np.memmap(file, dtype, "r", series.dataoffset, shape)
+            array = ts.array(mapped, write=False) if meaning.apply is None else _by_planes(mapped, meaning, options)
             return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
         pages = list(tif.pages if series is None else series.pages)
         by_pages = len(shape) == 3 and len(pages) == shape[0] and all(p.parent is tif for p in pages)
         if by_pages and pages[0].asarray().shape == tuple(shape[1:]):
-            array = virtual_array(_Pages(file, tif, pages).read, shape, dtype, (1, *shape[1:]), options.cache_bytes)
+            array = virtual_array(
+                _Pages(file, tif, pages, meaning).read, shape, meaning.dtype, (1, *shape[1:]), options.cache_bytes
+            )
             stack.pop_all()  # keep the file open
         else:  # a volume in one page, a stack over several files
             _check_memory(math.prod(shape) * dtype.itemsize, file)
             data = series.asarray() if series is not None else tif.asarray(key=slice(None))
-            array = ts.array(data.reshape(shape), write=False)
+            array = ts.array(meaning(data.reshape(shape)), write=False)
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
+
+
+def _by_planes(mapped: np.ndarray, meaning: Meaning, options: OpenOptions) -> ts.TensorStore:
+    chunks = (*(1 for _ in mapped.shape[:-2]), *mapped.shape[-2:])
+    return virtual_array(lambda box: meaning(mapped[box]), mapped.shape, meaning.dtype, chunks, options.cache_bytes)
 
 
 def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
@@ -94,7 +105,7 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
       options: see `OpenOptions`.
 
     Raises:
-      UserError: the folder has no slices, or damaged or unequal ones.
+      UserError: the folder has no slices, damaged or unequal ones, or lacks one of their numbers.
     """
     files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
     if not files:
@@ -102,6 +113,7 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
             f"{folder}: holds neither zarr, N5 or precomputed metadata nor TIFF slices; give the path of a volume"
         )
     files.sort(key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)])
+    _check_numbers(folder, files)
     spread = np.unique(np.linspace(0, len(files) - 1, MOST_CHECKED).round().astype(int))
     for file in files:
         if file.stat().st_size == 0:
@@ -110,6 +122,7 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
     for file in [files[i] for i in spread]:
         with checked_tiff(file) as tif:
             shape, dtype, _ = tiff_layout(tif, file)
+            dtype = tiff_meaning(tif, dtype, options.image, file).dtype
             if first is None:
                 first, level = (shape, dtype), _voxel_size(tif, file)
                 if len(shape) == 2:
@@ -121,13 +134,35 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
         if not file.exists():
             raise UserError(f"{file}: no such file any more; put the slice back")
         with checked_tiff(file) as tif:
-            _check_slice(file, tiff_layout(tif, file)[:2], first, files[0])
-            return tif.series[0].asarray(maxworkers=1)[None, box[1], box[2]]
+            shape, dtype, _ = tiff_layout(tif, file)
+            meaning = tiff_meaning(tif, dtype, options.image, file)
+            _check_slice(file, (shape, meaning.dtype), first, files[0])
+            return meaning(tif.series[0].asarray(maxworkers=1)[None, box[1], box[2]])
 
     (rows, columns), dtype = first
     array = virtual_array(read, (len(files), rows, columns), dtype, (1, rows, columns), options.cache_bytes)
     size = options.voxel_size_nm or level.size_nm
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+
+
+def _check_numbers(folder: pathlib.Path, files: list[pathlib.Path]) -> None:
+    """Raises UserError where names count the slices, and a number is missing: the others would move together."""
+    parts = [re.split(r"(\d+)", p.stem) for p in files]
+    if len({tuple(p[::2]) for p in parts}) > 1:  # names of several kinds
+        return
+    fields = ([int(p[i]) for p in parts] for i in range(1, len(parts[0]), 2))
+    numbers = next((sorted(field) for field in fields if len(set(field)) == len(field)), [])
+    step = math.gcd(*np.diff(numbers).tolist()) if len(numbers) > 1 else 1
+    n_missing = (numbers[-1] - numbers[0]) // step + 1 - len(numbers) if numbers else 0
+    if not 0 < n_missing <= len(numbers) // 2:  # numbers with more gaps than that count something else
+        return
+    there = set(numbers)
+    missing = [str(n) for n in range(numbers[0], numbers[-1], step) if n not in there]
+    raise UserError(
+        f"{folder}: {len(files)} slices from {files[0].name} to {files[-1].name}, without number"
+        f"{'s' if n_missing > 1 else ''} {', '.join(missing[:8])}{', ...' if n_missing > 8 else ''}; put it back or, "
+        "if it was lost, a copy of the slice beside it"
+    )
 
 
 def _check_slice(file: pathlib.Path, layout: tuple, first: tuple, first_file: pathlib.Path) -> None:
@@ -167,13 +202,14 @@ def _voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
             size = [float(pixels.get(f"PhysicalSize{axis}") or 0) for axis in "ZYX"]
             position = _plane_position(pixels, units)
     elif tif.imagej_metadata:
-        units = [tif.imagej_metadata.get("unit")] * 3
-        size.append(float(tif.imagej_metadata.get("spacing", 0)))
+        about = tif.imagej_metadata  # `unit` is that of all axes that have none of their own
+        units = [about.get(key, about.get("unit")) for key in ("zunit", "yunit", "unit")]
+        size.append(float(about.get("spacing", 0)))
         for tag in ("YResolution", "XResolution"):
             pixels, length = tif.pages[0].tags[tag].value if tag in tif.pages[0].tags else (0, 0)
             size.append(length / pixels if pixels else 0)
         # Of the point 0, in voxels from the centre of the first.
-        origin = [_number(tif.imagej_metadata.get(f"{axis}origin")) for axis in "zyx"]
+        origin = [_number(about.get(f"{axis}origin")) for axis in "zyx"]
         position = tuple(-o * s if o else 0.0 for o, s in zip(origin, size, strict=True))
     whole = len(size) == 3 and all(0 < v < math.inf for v in size)
     return Level("", tuple(size), tuple(units), position) if whole else Level("")

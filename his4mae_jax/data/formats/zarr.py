@@ -3,11 +3,12 @@
 import pathlib
 from typing import Any
 
-import tensorstore as ts
-
 from his4mae_jax.data.formats.ome_multiscales import multiscales, ome_levels
+from his4mae_jax.data.stores.axes import named_axes, normal, spatial, to_zyx
+from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.grey import meaning_of, meant
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
-from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import Triple, numbers, triple
 from his4mae_jax.errors import UserError
 
@@ -49,7 +50,10 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
             f"{location.name}: its metadata names the array {level.path!r}, which is not there; "
             "copy the whole folder again"
         )
-    array = open_array(inner[0], folder, options.missing_chunks, options.cache_bytes)
+    array = open_chunks(inner[0], folder, options.missing_chunks, options.cache_bytes)
+    axes = axes or named_axes(inner[1], folder.name) or normal(array.domain.labels)
+    meaning = meaning_of(inner[1], array.dtype.numpy_dtype, options.image, folder.name)
+    array = meant(array, meaning, options.cache_bytes)
     origin = origin_nm(level, levels[0], size)
     return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units, origin)
 
@@ -57,35 +61,37 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
 def _open_single(location: Location, driver: str, attributes: dict[str, Any], options: OpenOptions) -> Opened:
     """Opens an array by its own path; a level of an OME-Zarr image has its scale in the group above it."""
     own = attributes.get("voxel_size_nm")
-    level = _own_level(attributes, location.name)
-    first, axes = level, None
+    array = open_chunks(driver, location, options.missing_chunks, options.cache_bytes)
+    axes = named_axes(attributes, location.name) or normal(array.domain.labels)
+    level = first = _own_level(attributes, axes, location.name)
     above = location.parent()
     parent = None if above is None else _node(_quietly(above[0]))
     if parent and not parent[2] and multiscales(parent[1]):
         levels, names = ome_levels(above[0].name, parent[1])
         entry = next((one for one in levels if one.path.strip("/") == above[1]), None)
-        level, first, axes = (entry, levels[0], names) if entry else (level, level, None)
+        level, first, axes = (entry, levels[0], names or axes) if entry else (level, level, axes)
     size = options.voxel_size_nm or (triple(own, location.name) if own is not None else level.size_nm)
-    array = open_array(driver, location, options.missing_chunks, options.cache_bytes)
     if level.translation and level.scale is None and size:  # an offset without a resolution is in nm
         level = first = Level("", size, ("nm",) * 3, level.translation)
     origin = origin_nm(level, first, size)
+    meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
+    array = meant(array, meaning, options.cache_bytes)
     return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units, origin_nm=origin)
 
 
-def _own_level(attributes: dict[str, Any], name: str) -> Level:
-    """The voxel size and position in an array's own attributes, as funlib writes them (z, y, x are the last axes)."""
+def _own_level(attributes: dict[str, Any], axes: list[str], name: str) -> Level:
+    """The voxel size and position in an array's own attributes, as funlib writes them, in the order of its axes."""
     own, units = attributes.get("voxel_size_nm"), attributes.get("units")
-    offset = _zyx(attributes.get("offset"))
+    offset = _zyx(attributes.get("offset"), axes)
     if own is not None:
         return Level("", triple(own, name), ("nm",) * 3, offset)
-    units = units[-3:] if isinstance(units, list) and len(units) >= 3 else [units] * 3
-    return Level("", _zyx(attributes.get("resolution", attributes.get("voxel_size"))), tuple(units), offset)
+    units = spatial(units, axes) if isinstance(units, list) and len(units) >= 3 else [units] * 3
+    return Level("", _zyx(attributes.get("resolution", attributes.get("voxel_size")), axes), tuple(units), offset)
 
 
-def _zyx(value: Any) -> Triple | None:
+def _zyx(value: Any, axes: list[str]) -> Triple | None:
     listed = numbers(value)
-    return None if listed is None else tuple(listed[-3:])
+    return None if listed is None else tuple(spatial(listed, axes))
 
 
 def _quietly(location: Location) -> dict[str, dict[str, Any]]:
@@ -112,33 +118,3 @@ def _found_inside(location: Location) -> str:
     folders = [p for p in pathlib.Path(location.path).iterdir() if p.is_dir()]
     inside = sorted(p.name for p in folders if any((p / name).exists() for name in FILES))
     return f" (found: {', '.join(inside[:8]) or 'none'})"
-
-
-def to_zyx(array: ts.TensorStore, axes: list[str] | None, name: str) -> ts.TensorStore:
-    """Drops axes of one element (t, c) and puts the others in the order z, y, x.
-
-    Args:
-      array: of any rank.
-      axes: names of its axes; None: the array's own labels or, without labels, the stored order without leading and
-        trailing axes of one element.
-      name: for messages.
-
-    Raises:
-      UserError: the number of names differs from the number of axes.
-    """
-    if axes is None:
-        labels = [label.lower() for label in array.domain.labels]
-        axes = labels if {"z", "y", "x"} <= set(labels) else None
-    if axes is None:
-        while array.rank > 3 and array.shape[0] == 1:
-            array = array[array.domain.origin[0]]
-        while array.rank > 3 and array.shape[-1] == 1:
-            array = array[..., array.domain.origin[-1]]
-        return array
-    if len(axes) != array.rank:
-        raise UserError(f"{name}: its metadata names {len(axes)} axes, its array has {array.rank}; write it again")
-    for i in reversed(range(array.rank)):
-        if axes[i] not in ("z", "y", "x") and array.shape[i] == 1:
-            array = array[(slice(None),) * i + (array.domain.origin[i],)]
-            axes = axes[:i] + axes[i + 1 :]
-    return array.transpose([axes.index(n) for n in "zyx"]) if set(axes) == set("zyx") else array

@@ -70,12 +70,14 @@ class OpenOptions:
       target_nm: voxel size to choose a level by; None: level 0.
       missing_chunks: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
       cache_bytes: decoded chunks kept in memory.
+      image: whether values are grey levels; else they are label ids.
     """
 
     voxel_size_nm: Triple | None = None
     target_nm: Triple | None = None
     missing_chunks: str = "fill"
     cache_bytes: int = 32 << 20
+    image: bool = True
 
 
 def choose(levels: Sequence[Level], options: OpenOptions) -> tuple[Level, Triple | None, Triple]:

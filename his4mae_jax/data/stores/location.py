@@ -183,15 +183,16 @@ def _limit_stalls() -> None:
     os.environ.setdefault("TENSORSTORE_CURL_LOW_SPEED_LIMIT_BYTES", "1")
 
 
-def context(cache_bytes: int) -> ts.Context:
-    """Returns a new TensorStore context with retries and a cache of `cache_bytes`.
+def context(cache_bytes: int, threads: int | None = None) -> ts.Context:
+    """Returns a new TensorStore context with retries, a cache of `cache_bytes`, and threads of its own if need be.
 
     Each array has its own: a shared cache would return stale chunks of a path that was rewritten.
     """
     _limit_stalls()
     retries = {"max_retries": ATTEMPTS, "initial_delay": FIRST_DELAY, "max_delay": LONGEST_DELAY}
     kinds = ("http_request_retries", "s3_request_retries", "gcs_request_retries")
-    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, **{kind: retries for kind in kinds}})
+    own = {"data_copy_concurrency": {"limit": threads}} if threads else {}
+    return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, **own, **{kind: retries for kind in kinds}})
 
 
 def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes: int, **more: Any) -> ts.TensorStore:

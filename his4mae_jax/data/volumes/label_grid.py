@@ -45,7 +45,8 @@ def resample_labels(labels: VolumeLike, image: VolumeLike) -> VolumeLike:
     place = f", nor overlap: they lie at {_text(labels)} and {_text(image)} nm" if known else ""
     raise UserError(
         f"{labels.name}: labels of {labels.shape} voxels (z, y, x) of {labels.voxel_size_nm} nm do not fit the "
-        f"image {image.name} of {image.shape} of {image.voxel_size_nm} nm{place}; give labels of the same volume"
+        f"image {image.name} of {image.shape} of {image.voxel_size_nm} nm{place}; give labels of the same "
+        "volume, or, where the metadata of either are wrong, the voxel size of both as data.file_voxel_size_nm"
     )
 
 

@@ -22,14 +22,21 @@ UNLABELLED = 0  # of a segmentation; its clusters and classes are 1, 2, ...
 
 @dataclasses.dataclass(frozen=True)
 class Foreground(View):
-    """Labels read as 1 wherever the id is above 0: masks stored as 0 and 255, or instances."""
+    """Labels read as 1 wherever the id is above 0: masks stored as 0 and 255, or instances.
+
+    The largest number of 32 or 64 bits without a sign is what becomes of -1: background, as in CREMI and Paintera.
+    """
 
     @property
     def dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 
     def read(self, slices: Box) -> np.ndarray:
-        return (self.source.read(slices) > 0).astype(np.uint8)
+        ids = self.source.read(slices)
+        inside = ids > 0
+        if ids.dtype.kind == "u" and ids.dtype.itemsize >= 4:
+            inside &= ids != np.iinfo(ids.dtype).max
+        return inside.astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,13 +22,18 @@ from his4mae_jax.data.stores.placement import ZERO, moved, origin_of
 from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.errors import UserError
 
-__all__ = ("Box", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
+__all__ = ("Box", "NoVoxelSize", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
 
 IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 MISSING_CHUNKS = ("fill", "error")
+SMALLEST_NM, LARGEST_NM, MOST_ANISOTROPIC = 0.1, 10_000, 50  # beyond these a voxel size has to be confirmed
 CACHE_BYTES = 32 << 20  # decoded chunks kept in memory per open volume, for neighbouring reads
 
 Box = tuple[slice, slice, slice]
+
+
+class NoVoxelSize(UserError):
+    """The metadata of a volume have no voxel size, or one in a unit that is not known."""
 
 
 class VolumeLike(Protocol):
@@ -200,7 +205,7 @@ def open_volume(
     Args:
       path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
         selects a box, in voxels of level 0 whatever level is opened; the box keeps its place (`origin_nm`).
-      voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata.
+      voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata, which must be plausible in images.
       image: True requires one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
       target_nm: opens the coarsest level of a multiscale volume whose voxels are no larger than this on any axis
         (within 1 %), or level 0 if none is that fine; None: level 0.
@@ -213,7 +218,7 @@ def open_volume(
       The Volume.
 
     Raises:
-      UserError: one line that names the file and the remedy.
+      UserError: one line that names the file and the remedy; `NoVoxelSize` where it lacks nothing else.
     """
     name = os.fspath(path)
     if missing_chunks not in MISSING_CHUNKS:
@@ -223,6 +228,7 @@ def open_volume(
         None if target_nm is None else triple(target_nm, name),
         missing_chunks,
         CACHE_BYTES if cache_bytes is None else cache_bytes,
+        image,
     )
     parsed = parse(path)
     opened, remote = open_place(parsed, options)
@@ -240,17 +246,32 @@ def open_volume(
         problem = "no voxel size with a unit in its metadata"
         if units:
             problem = f"its metadata gives the voxel size in {units}, an unknown unit"
-        raise UserError(
+        raise NoVoxelSize(
             f"{name}: {problem}; give it in nm (z, y, x) as voxel_size_nm in Python, or as the config key "
             "data.file_voxel_size_nm"
         )
     size, origin = triple(opened.voxel_size_nm, name), opened.origin_nm
+    if image and options.voxel_size_nm is None:
+        check_plausible(tuple(s / f for s, f in zip(size, opened.factors, strict=True)), name)
     if not all(map(math.isfinite, origin)):
         raise UserError(f"{name}: the position in its metadata is {origin} nm, not finite; write the metadata again")
     if parsed.crop:
         array, first = cropped(array, parsed.crop, opened.factors, name)
         origin = moved(origin, size, first)
     return Volume(name, array, size, remote, origin, placed=any(opened.origin_nm))
+
+
+def check_plausible(size_nm: Triple, name: str) -> None:
+    """Raises UserError for a voxel size in metadata that is none of electron microscopy, most often a wrong unit."""
+    smallest, largest = min(size_nm), max(size_nm)
+    if smallest < SMALLEST_NM or largest > LARGEST_NM or largest > MOST_ANISOTROPIC * smallest:
+        size = " x ".join(f"{s:g}" for s in size_nm)
+        raise UserError(
+            f"{name}: voxels of {size} nm (z, y, x) in its metadata are beyond {SMALLEST_NM:g} to {LARGEST_NM:g} nm, "
+            f"or beyond 1:{MOST_ANISOTROPIC} in shape; give their right size, or confirm this one, in nm as "
+            "voxel_size_nm in Python, or as the config key data.file_voxel_size_nm (for segment.volume: "
+            "segment.file_voxel_size_nm)"
+        )
 
 
 def check_dtype(dtype: np.dtype, image: bool, name: str) -> None:

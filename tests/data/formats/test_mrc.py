@@ -65,10 +65,51 @@ def test_no_voxel_size(tmp_path, refusal, unset):
     assert open_volume(tmp_path / "v.mrc", 8).voxel_size_nm == (8, 8, 8)
 
 
+BYTES = np.random.default_rng(1).integers(0, 256, DATA.shape).astype(np.uint8)
+
+
+def _write_bytes(path, stored, statistics=(0.0, 0.0), imod_flags=None):
+    """Mode 0; `stored` as its bytes are on disk, with IMOD's stamp where there are flags."""
+    _write(path, np.int8, data=stored.view(np.int8))
+    with mrcfile.mmap(path, "r+") as mrc:
+        mrc.header.dmin, mrc.header.dmax = statistics
+    if imod_flags is not None:
+        content = bytearray(path.read_bytes())
+        content[152:160] = np.array([1146047817, imod_flags], "<i4").tobytes()
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("image", [True, False])
+def test_bytes_signed_or_not(tmp_path, refusal, image):
+    """IMOD's flag decides, else the header's statistics, else that all values are below 128."""
+    path = tmp_path / "v.mrc"
+
+    def check(expected, dtype):
+        volume = open_volume(path, image=image)
+        assert volume.dtype == dtype
+        np.testing.assert_array_equal(volume.read(ALL), expected)
+
+    for flags in (0, 4, 16):  # other flags
+        _write_bytes(path, BYTES, imod_flags=flags)
+        check(BYTES, np.uint8)
+    _write_bytes(path, BYTES ^ 128, imod_flags=1 | 4)  # 128 was taken from each
+    check(BYTES, np.uint8)
+    _write_bytes(path, BYTES, statistics=(0, 255))
+    check(BYTES, np.uint8)
+    signed = BYTES.view(np.int8)
+    _write_bytes(path, signed, statistics=(-128, 127))
+    check(signed, np.int16 if image else np.int8)
+    _write_bytes(path, BYTES // 2)
+    check(BYTES // 2, np.uint8)
+    for statistics in ((0, 0), (0, -1)):  # none
+        _write_bytes(path, BYTES, statistics=statistics)
+        assert "signed or not" in refusal(path, image=image)
+
+
 def test_bad_files(tmp_path, refusal):
     path = tmp_path / "v.mrc"
-    _write(path, np.int8)
-    assert "int8" in refusal(path, 8)
+    _write(path, np.complex64)
+    assert "complex64" in refusal(path, 8)
     _write(path)
     content = path.read_bytes()
     path.write_bytes(content[:-100])

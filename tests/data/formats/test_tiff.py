@@ -102,6 +102,38 @@ def test_tiff_voxel_sizes(tmp_path, refusal):
         assert "voxel size" in refusal(tmp_path / "none.tif", bad)
 
 
+@pytest.mark.parametrize(
+    "units, spacing, size",
+    [
+        ({"unit": "nm", "zunit": "um"}, 0.05, (50, 4, 5)),
+        ({"unit": "um", "zunit": "nm"}, 50, (50, 4000, 5000)),
+        ({"unit": "micron", "yunit": "nm", "zunit": "nm"}, 50, (50, 4, 5000)),
+        ({"unit": "um", "zunit": "micron"}, 0.05, (50, 4000, 5000)),
+    ],
+)
+def test_imagejs_units_of_each_axis(tmp_path, units, spacing, size):
+    tifffile.imwrite(tmp_path / "v.tif", _random(), imagej=True, resolution=(1 / 5, 1 / 4),
+                     metadata={"axes": "ZYX", "spacing": spacing, "zorigin": -2, **units})  # fmt: skip
+    volume = open_volume(tmp_path / "v.tif", image=False)
+    np.testing.assert_allclose(volume.voxel_size_nm, size, rtol=1e-5)
+    np.testing.assert_allclose(volume.origin_nm, (100, 0, 0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "size", [(0.05, 4, 4), (50_000, 4, 4), (50_000,) * 3, (210, 4, 4), (4, 0.07, 3), (25_400_000 / 72,) * 3]
+)
+def test_a_voxel_size_that_is_not_plausible_must_be_confirmed(tmp_path, refusal, size):
+    path = tmp_path / "v.tif"
+    tifffile.imwrite(path, _random(), photometric="minisblack", metadata={"spacing_nm": size})
+    message = refusal(path)
+    assert " x ".join(f"{s:g}" for s in size) in message and "data.file_voxel_size_nm" in message
+    assert open_volume(path, size).voxel_size_nm == size
+    assert open_volume(path, image=False).voxel_size_nm == size  # labels are compared with their image
+    for fine in ((0.1,) * 3, (10_000,) * 3, (200, 4, 4)):
+        tifffile.imwrite(path, _random(), photometric="minisblack", metadata={"spacing_nm": fine})
+        assert open_volume(path).voxel_size_nm == fine
+
+
 def test_folder_of_slices(tmp_path, refusal):
     data = _random((12, 8, 9))
     for i, page in enumerate(data):
@@ -114,6 +146,30 @@ def test_folder_of_slices(tmp_path, refusal):
     assert "s_5.TIF" in refusal(tmp_path)
     tifffile.imwrite(tmp_path / "s_5.TIF", data, photometric="minisblack")
     assert "not a 2D slice" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "names, missing",
+    [
+        (["s_0", "s_1", "s_3"], "without number 2;"),
+        ([f"cell2_{i:04d}_8nm" for i in range(8, 30) if i not in (9, 20)], "without numbers 9, 20;"),
+        ([f"{i}" for i in range(0, 100, 10) if i != 50], "without number 50;"),
+        ([f"s{i}" for i in range(30) if i % 3 != 1], "without numbers 1, 4, 7, 10, 13, 16, 19, 22, ...;"),
+        ([f"s{i}" for i in range(5, 12)], None),
+        ([f"s{i}" for i in range(0, 50, 5)], None),
+        (["s_1632", "s_1701", "s_2412", "s_3355"], None),  # times
+        (["a_1", "a_3", "b_1"], None),
+        (["front", "middle", "rear"], None),
+        (["s_7"], None),
+    ],
+)
+def test_a_folder_that_lacks_one_of_its_numbers(tmp_path, refusal, names, missing):
+    for name in names:
+        tifffile.imwrite(tmp_path / f"{name}.tif", _random((4, 5)))
+    if missing:
+        assert missing in refusal(tmp_path, 8)
+    else:
+        assert open_volume(tmp_path, 8).shape == (len(names), 4, 5)
 
 
 @pytest.mark.parametrize(

@@ -65,9 +65,9 @@ def test_zarr_array(tmp_path, version):
 @pytest.mark.parametrize("unit, factor", [("nanometer", 1), ("micrometer", 1e3), ("angstrom", 0.1)])
 def test_ome_zarr_units(tmp_path, version, unit, factor):
     data = _random()
-    _ome(tmp_path / "v", data, version, unit=unit)
+    _ome(tmp_path / "v", data, version, scale=np.divide((30, 4, 5), factor).tolist(), unit=unit)
     volume = open_volume(tmp_path / "v")
-    np.testing.assert_allclose(volume.voxel_size_nm, np.array((30, 4, 5)) * factor)
+    np.testing.assert_allclose(volume.voxel_size_nm, (30, 4, 5))
     np.testing.assert_array_equal(volume.read((slice(None),) * 3), data)
     level = open_volume(tmp_path / "v" / "s0")  # a level by its own path keeps the scale
     assert level.voxel_size_nm == volume.voxel_size_nm
@@ -192,6 +192,19 @@ def test_the_level_for_a_voxel_size(tmp_path, version, refusal):
     assert "8 x 24 x 32" in refusal(f"{tmp_path / 'v'}[0:10, :, :]", target_nm=60)
     with pytest.raises(UserError, match="voxel size"):
         open_volume(tmp_path / "v", target_nm=-1)
+
+
+def test_only_the_finest_level_must_be_plausible(tmp_path, refusal):
+    steps = [(1, 1, 1), (4000, 4000, 4000)]
+    datasets = [{"path": str(i), "coordinateTransformations": [{"type": "scale", "scale": [4 * s for s in step]}]}
+                for i, step in enumerate(steps)]  # fmt: skip
+    image = {"axes": [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"], "datasets": datasets}
+    zarr.create_group(tmp_path / "v", zarr_format=2, attributes={"multiscales": [image]})
+    for i in range(2):
+        _zarr_array(tmp_path / "v" / str(i), _random(), 2)
+    assert open_volume(tmp_path / "v", target_nm=16_000).voxel_size_nm == (16_000,) * 3
+    _ome(tmp_path / "w", _random(), 2, unit="millimeter")
+    assert "3e+07 x 4e+06 x 5e+06 nm" in refusal(tmp_path / "w") and "confirm" in refusal(tmp_path / "w")
 
 
 def test_dimension_names_of_an_array(tmp_path):

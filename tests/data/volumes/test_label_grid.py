@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tifffile
 
 from his4mae_jax.data.datasets import target
 from his4mae_jax.data.ome_zarr.write import create
@@ -92,3 +93,43 @@ def test_a_config_with_labels_of_a_part(tiny, tmp_path, write):
     tiny.data.class_names = ("a", "b", "c", "d")
     labels = target(tiny, tmp_path, need_labels=True).labels.read(WHOLE)
     assert (labels[:4] == IGNORE).all() and (labels[10:] == IGNORE).all() and np.array_equal(labels[4:10], TRUTH[4:10])
+
+
+def test_labels_of_the_images_shape_lie_where_their_own_metadata_say(tiny, tmp_path, write):
+    """Shape alone does not make them labels of the whole image."""
+    data = np.random.default_rng(1).integers(1, 250, (24, 24, 24), np.uint8)
+    write("image", data, origin=(1000, 0, 0))
+    tiny.data.test, tiny.data.class_names = str(tmp_path / "image"), ("a", "b", "c", "d")
+
+    def truth(name):
+        tiny.data.test_labels = str(tmp_path / name)
+        return target(tiny, tmp_path, need_labels=True).labels.read(WHOLE)
+
+    write("fine", TRUTH, size=2.0, origin=(999, -1, -1))  # of the first eighth of the image
+    labels = truth("fine")
+    assert set(np.unique(labels[:12, :12, :12])) <= {0, 1, 2, 3} and np.isin(labels[:12, :12, :12], TRUTH).all()
+    assert (labels[12:] == IGNORE).all() and (labels[:, 12:] == IGNORE).all() and (labels[:, :, 12:] == IGNORE).all()
+    write("coarse", TRUTH, size=8.0, origin=(1002, 2, 2))  # of a space that is larger than the image
+    np.testing.assert_array_equal(truth("coarse"), TRUTH[:12, :12, :12].repeat(2, 0).repeat(2, 1).repeat(2, 2))
+    write("shifted", TRUTH, origin=(1000, 8, 0))
+    labels = truth("shifted")
+    assert (labels[:, :2] == IGNORE).all() and np.array_equal(labels[:, 2:], TRUTH[:, :-2])
+    write("lost", TRUTH, size=8.0)  # of another voxel size, and nothing says where
+    with pytest.raises(UserError, match="lost.* 8.0.*do not fit the image.* 4.0.*data.file_voxel_size_nm"):
+        truth("lost")
+    tiny.data.file_voxel_size_nm = (4.0, 4.0, 4.0)  # the user knows better
+    np.testing.assert_array_equal(truth("lost"), TRUTH)
+    tiny.data.file_voxel_size_nm = ()
+    write("rounded", TRUTH, size=4.01, origin=(1000, 0, 0))
+    np.testing.assert_array_equal(truth("rounded"), TRUTH)
+
+
+def test_labels_without_a_voxel_size_are_those_of_the_image(tiny, tmp_path, write):
+    write("image", np.random.default_rng(1).integers(1, 250, (24, 24, 24), np.uint8))
+    tiny.data.test, tiny.data.test_labels = str(tmp_path / "image"), str(tmp_path / "truth.tif")
+    tiny.data.class_names = ("a", "b", "c", "d")
+    tifffile.imwrite(tmp_path / "truth.tif", TRUTH, photometric="minisblack")
+    np.testing.assert_array_equal(target(tiny, tmp_path, need_labels=True).labels.read(WHOLE), TRUTH)
+    tifffile.imwrite(tmp_path / "truth.tif", TRUTH[:20], photometric="minisblack")
+    with pytest.raises(UserError, match=r"truth.tif.*\(20, 24, 24\).*do not fit the image.*\(24, 24, 24\)"):
+        target(tiny, tmp_path, need_labels=True)

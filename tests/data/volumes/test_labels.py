@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from his4mae_jax.data.volumes.labels import IGNORE, Inside
+from his4mae_jax.data.volumes.labels import IGNORE, Foreground, Inside
 
 
 @dataclasses.dataclass
@@ -80,3 +80,21 @@ def test_the_source_is_not_changed(cell):
 def test_a_box_outside_the_volume_is_refused(cell):
     with pytest.raises(IndexError):
         Inside(cell, 2).read((slice(0, 22), slice(0, 5), slice(0, 5)))
+
+
+@pytest.mark.parametrize(
+    "dtype, values, inside",
+    [
+        (np.uint64, [0, 1, 2**63, 2**64 - 2, 2**64 - 1], [0, 1, 1, 1, 0]),
+        (np.uint32, [0, 7, 2**31, 2**32 - 2, 2**32 - 1], [0, 1, 1, 1, 0]),
+        (np.int64, [0, 7, 255, -1, 2**63 - 1], [0, 1, 1, 0, 1]),
+        (np.uint8, [0, 1, 127, 254, 255], [0, 1, 1, 1, 1]),
+        (np.uint16, [0, 1, 255, 65534, 65535], [0, 1, 1, 1, 1]),
+        (bool, [False, True, True, False, False], [0, 1, 1, 0, 0]),
+    ],
+)
+def test_what_a_mask_holds(dtype, values, inside):
+    """The largest 32- or 64-bit number is a background of -1; 255 and 65535 are masks."""
+    mask = Foreground(Memory(np.array(values, dtype).reshape(1, 1, 5)))
+    np.testing.assert_array_equal(mask.read((slice(None),) * 3).ravel(), inside)
+    assert mask.dtype == np.uint8

@@ -99,7 +99,8 @@ def fit_clusters(
       encoder: bound to the volume's grey levels.
       volume: to sample.
       sizes: numbers of clusters.
-      segment: settings with the keys of `config.segment`: fraction, fit_tiles, fit_voxels, metric and restarts.
+      segment: settings with the keys of `config.segment`: fraction, fit_tiles, fit_least, fit_voxels, metric,
+        restarts.
       seed: of the sample and of k-means.
       fraction: of the voxels that is sampled; None: `segment["fraction"]`.
       mask: label volume; voxels of `IGNORE` are not sampled.
@@ -113,7 +114,7 @@ def fit_clusters(
     whitened, restarts = segment["metric"] == "whitened", segment["restarts"]
     sampled = sample(
         encoder, volume, segment["fraction"] if fraction is None else fraction, segment["fit_tiles"], seed, mask,
-        inside=inside, most=segment["fit_voxels"], noise=whitened, log=log,
+        inside=inside, least=segment["fit_least"], most=segment["fit_voxels"], noise=whitened, log=log,
     )  # fmt: skip
     features = sampled.features_MxD
     if codes_KxD is not None:

@@ -41,6 +41,7 @@ def sample(
     mask: VolumeLike | None = None,
     *,
     inside: Box | None = None,
+    least: int = 0,
     most: int | None = None,
     noise: bool = True,
     log: Log = say,
@@ -58,6 +59,7 @@ def sample(
       seed: of the random tiles and voxels.
       mask: label volume; voxels of `IGNORE` are left out.
       inside: the part of the volume to sample; None: all of it.
+      least: voxels at least, where there are so many: centres of few voxels depend on which were drawn.
       most: voxels at most.
       noise: whether noises are measured.
       log: prints a line of progress.
@@ -66,7 +68,7 @@ def sample(
     tiling = encoder.coverage.fit_tiles(volume.shape, inside=inside)
     strata = _strata(rng, tiling, mask, max_tiles)
     voxels = sum(stratum.voxels for stratum in strata)
-    wanted = min(fraction * voxels, most or math.inf)
+    wanted = min(max(fraction * voxels, least), most or math.inf)
     size = sum(math.prod(stratum.tile.shape) for stratum in strata)
     nothing = np.zeros((0, encoder.coverage.dim), np.float32)
     features, steps, views, encoded = [nothing], [nothing], [nothing], None

@@ -32,7 +32,7 @@ from his4mae_jax.training.run.checkpoints import ENCODERS, Checkpoints, read_con
 
 # Settings of `segment` that decide what the labels are; the others belong to the files that the command writes.
 SETTINGS = (
-    "axes", "batch_fovs", "block", "edge_weight", "expansion", "fit_tiles", "fit_voxels", "fraction",
+    "axes", "batch_fovs", "block", "edge_weight", "expansion", "fit_least", "fit_tiles", "fit_voxels", "fraction",
     "grid", "inference", "metric", "overhang", "restarts", "shifts", "smooth", "stride", "symmetries", "tile",
 )  # fmt: skip
 

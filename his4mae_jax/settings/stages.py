@@ -61,6 +61,9 @@ SETTINGS = (
     Setting("segment.restarts", 10, Whole(1, 1000), "Restarts of k-means.", SEGMENT),
     Setting("segment.fraction", 1e-3, Number(1e-9, 1), "Fraction of the voxels whose features fit the centres.",
             SEGMENT),
+    Setting("segment.fit_least", 30_000, Whole(0, 100_000_000, "voxels"),
+            "Least voxels of that sample, where the volume has so many and segment.fit_voxels allows it: centres of "
+            "few voxels depend on which were drawn.", SEGMENT),
     Setting("segment.fit_voxels", 50_000, Whole(1, 100_000_000, "voxels"),
             "Most voxels of that sample, drawn from all parts of the volume; they bound the memory of the fit.",
             SEGMENT),

@@ -14,7 +14,7 @@ from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_clusters
 from his4mae_jax.clustering.sampling import sample
 
-SETTINGS = dict(fraction=0.02, fit_tiles=5, fit_voxels=10**6, metric="whitened", restarts=3)
+SETTINGS = dict(fraction=0.02, fit_tiles=5, fit_least=0, fit_voxels=10**6, metric="whitened", restarts=3)
 
 
 COVERS = (
@@ -114,6 +114,16 @@ def test_few_tiles_stand_for_those_that_hold_the_cell(make_encoder, blobs, memor
     encoded = [i for i, tile in enumerate(tiles) if tuple(tile.read) in read]
     halves = np.array_split(holding, 2)
     assert len(encoded) == 2 and encoded[0] in halves[0] and encoded[1] in halves[1]
+
+
+def test_a_small_volume_is_sampled_more_densely(make_encoder, blobs):
+    volume = blobs((20, 50, 60))
+    count = [
+        len(sample(make_encoder(), volume, 1e-3, 9, seed=0, least=n, most=5000).features_MxD) for n in (0, 2000, 10**6)
+    ]
+    assert count == pytest.approx([60, 2000, 5000], rel=0.01)
+    everything = sample(make_encoder(), volume, 1e-3, 9, seed=0, least=10**9).features_MxD
+    assert len(everything) == 20 * 50 * 60
 
 
 def test_padding_is_not_sampled(make_encoder, blobs, memory):

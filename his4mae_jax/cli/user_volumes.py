@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from his4mae_jax.cli.process import log
-from his4mae_jax.data.volumes.volume import NoVoxelSize, VolumeLike, open_volume
+from his4mae_jax.data.volumes.volume import NoVoxelSize, UnlikelyVoxelSize, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 
 MOST_CLASSES = 20  # more label ids are instances, not classes
@@ -58,6 +58,9 @@ def look(spec: str, voxel_size_nm: Sequence[float] | None) -> UserVolume:
         volume = open_volume(spec, voxel_size_nm)
     except NoVoxelSize:
         raise UserError(f"{spec}: its metadata have no voxel size; give it in nm as --voxel-size=Z,Y,X") from None
+    except UnlikelyVoxelSize as error:
+        problem = str(error).partition("; ")[0]
+        raise UserError(f"{problem}; give the right size, or confirm this one, as --voxel-size=Z,Y,X") from None
     values = sample_content(volume)
     contrast = contrast_between(volume, values, (0.1, 99.9))
     text = (

@@ -19,7 +19,7 @@ from his4mae_jax.data import datasets
 from his4mae_jax.data.label_check import check_labels
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
-from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, sample_content
+from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, read_sample
 from his4mae_jax.data.volumes.crop import central_box
 from his4mae_jax.data.volumes.volume import VolumeLike, chunks_of
 from his4mae_jax.errors import UserError
@@ -129,7 +129,8 @@ def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> t
     key = "data.axes" if "train" in roles else "segment.axes"
     axes = slice_axes(volume, keys[key], key)
     box = content_box(volume)
-    values = sample_content(volume, seed=config.seed)
+    sample = read_sample(volume, seed=config.seed)
+    values = sample.values
     contrast = estimate_contrast(
         volume, percentiles=tuple(config.data.contrast_percentiles), invert=config.data.invert, seed=config.seed
     )
@@ -150,6 +151,7 @@ def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> t
         "in_plane_nm": in_plane_nm(volume),
         "slices_across": axes,
         "content_box": [[s.start, s.stop] for s in box],
+        **({"left_out": sample.left_out} if sample.left_out else {}),
         "contrast": contrast.to_json(),
         "contrast_from": "window" if getattr(volume, "contrast", None) else "percentiles",
         "grey": {"min": values.min().item(), "max": values.max().item(), "mean": float(values.mean(dtype=float)),
@@ -181,6 +183,8 @@ def describe(facts: dict) -> list[str]:
     if cut != facts["shape"]:
         box = ", ".join(f"{lo}:{hi}" for lo, hi in facts["content_box"])
         lines.append(f"  padding around its content, which is [{box}]")
+    if "left_out" in facts:
+        lines.append(f"  lost or saturated, and left out of the window of grey levels: {facts['left_out']}")
     c, grey = facts["contrast"], facts["grey"]
     lines.append(
         f"  grey levels {grey['min']:g} to {grey['max']:g} (mean {grey['mean']:.4g}), shown from {c['low']:g} to "

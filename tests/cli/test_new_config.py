@@ -122,4 +122,7 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_written(volume, tmp_path)
     name = volume()
     with pytest.raises(UserError, match="no voxel size; give it in nm as --voxel-size"):
         init([name], "mine.py", None)
-    assert set(tmp_path.iterdir()) - before == {tmp_path / "cell.tif"}
+    tifffile.imwrite("far.tif", np.ones((9, 9, 9), np.uint8), metadata={"spacing_nm": 50_000})
+    with pytest.raises(UserError, match="far.tif: voxels of 50000 x .*confirm this one, as --voxel-size=Z,Y,X"):
+        init(["far.tif"], None, None)
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "cell.tif", tmp_path / "far.tif"}

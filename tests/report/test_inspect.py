@@ -84,6 +84,18 @@ def test_a_position_is_printed(tiny, tmp_path):
     assert not any("lies at" in line for line in inspect.describe(facts))
 
 
+def test_a_lost_section_is_said(unmeasured, tmp_path):
+    data = np.random.default_rng(0).integers(100, 200, (24, 40, 40), np.uint8)
+    data[11] = 0
+    create(tmp_path / "lost.ome.zarr", data.shape, data.dtype, 8.0).write(data).result()
+    unmeasured.data.test = str(tmp_path / "lost.ome.zarr")
+    unmeasured.data.train = (unmeasured.data.test,)
+    found, lines = _inspect(unmeasured, tmp_path / "run")
+    (facts,) = found["volumes"]
+    assert facts["left_out"] == "z 11" and facts["contrast"]["low"] >= 100 and facts["grey"]["min"] >= 100
+    assert "inspect:   lost or saturated, and left out of the window of grey levels: z 11" in lines
+
+
 def test_estimates(volumes, tmp_path):
     found = _inspect(volumes, tmp_path / "run")[0]["estimate"]
     training, segmentation = found["training"], found["segmentation"]

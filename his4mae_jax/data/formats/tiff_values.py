@@ -8,6 +8,7 @@ import tifffile
 from his4mae_jax.data.stores.grey import Meaning, linear
 from his4mae_jax.errors import UserError
 
+_MOST_CHANNELS = 7  # that ImageJ shows together; more are slices that were opened as channels
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # values of PhotometricInterpretation
 
 
@@ -24,11 +25,16 @@ def tiff_meaning(tif: tifffile.TiffFile, dtype: np.dtype, image: bool, file: pat
       file: for messages.
 
     Raises:
-      UserError: colours, or labels of which nobody can say whether 0 is the background.
+      UserError: colours, channels, or labels of which nobody can say whether 0 is the background.
     """
     page = tif.pages[0]
     if page.samplesperpixel > 1:
         raise UserError(f"{file}: holds colours ({page.samplesperpixel} values a pixel); convert it to grey levels")
+    series = tif.series[0]
+    if len(series.shape) == 3 and series.axes[0] == "C" and series.shape[0] <= _MOST_CHANNELS:
+        raise UserError(
+            f"{file}: holds {series.shape[0]} channels of one section; save one channel as a stack of slices"
+        )
     dtype = np.dtype(dtype).newbyteorder("=")
     if page.photometric == _PALETTE and image and not tif.is_imagej:  # of ImageJ it is a choice of display
         return _through_palette(page, dtype, file)

@@ -17,7 +17,7 @@ from his4mae_jax.data.stores.gzipped_chunks import open_gzipped
 from his4mae_jax.data.stores.location import Location, open_array
 from his4mae_jax.errors import UserError
 
-_MOST_FILES = 1000  # looked at
+_MOST_FILES = 200  # looked at: each may lie in a folder of its own, on a disk of the network
 _METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata", "attributes.json", "info", "provenance")
 _NOTES = r"\..*|.*\.(md|txt|json|ya?ml|xml|html?|csv|log|png|jpe?g)|README.*|thumbs\.db|desktop\.ini"
 _CHUNK_LIKE = re.compile(r"\.?(c[/.])?-?\d+([-_./]+\d+)*(\.\w+)*")  # indices or bounds, maybe with a suffix
@@ -98,7 +98,8 @@ def _files(folder: str, prefix: str = "") -> Iterator[str]:
         for entry in entries:
             if entry.is_dir():
                 inner = os.path.join(folder, entry.name)
-                if not any(os.path.exists(os.path.join(inner, name)) for name in _METADATA):
+                is_index = entry.name.isdigit() or entry.name == "c"
+                if is_index or not any(os.path.exists(os.path.join(inner, name)) for name in _METADATA):
                     yield from _files(inner, f"{prefix}{entry.name}/")
             elif entry.name not in _METADATA:
                 yield prefix + entry.name

@@ -1,6 +1,7 @@
 """Map grey levels to [0, 1], and find where a volume's content ends and its padding begins."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,17 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from his4mae_jax.data.volumes.blocks import PendingRead, read_async
-from his4mae_jax.data.volumes.padding import without_padding
+from his4mae_jax.data.volumes.outlying import find_outlying
+from his4mae_jax.data.volumes.padding import constant_volume, content_box, without_padding
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.errors import UserError
+from his4mae_jax.progress import say
 
 if TYPE_CHECKING:
     import jax
 
 _BLOCK = 64  # side in voxels of a sampled block
 _TRIES = 4  # at most so many times the blocks are drawn, to replace those that are all padding
-_SLAB = 16  # planes searched for padding at once
-_TILE = 256  # side in voxels of the part of those planes read at once
 
 _Array = TypeVar("_Array", np.ndarray, "jax.Array")
 
@@ -148,7 +149,7 @@ def contrast_between(
     if not high > low:
         low, high = float(values.min()), float(values.max())
     if not high > low:
-        raise _constant(volume, low)
+        raise constant_volume(volume, low)
     return Contrast(low, high, invert)
 
 
@@ -157,7 +158,7 @@ def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np
 
     A volume no larger than the sample is used whole; of a larger one, blocks of 64^3 voxels at random positions.
     Padding is left out: constant planes at the borders (`content_box`), and constant blocks at the corners of a rotated
-    volume (`padding.without_padding`).
+    volume (`padding.without_padding`). So are sections that were lost or saturated (`outlying`), which is said once.
 
     Args:
       volume: anything with the interface of Volume.
@@ -170,18 +171,46 @@ def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np
     Raises:
       UserError: NaN or infinite values in the sample, or a constant volume.
     """
+    sample = read_sample(volume, seed=seed, blocks=blocks)
+    if sample.left_out:
+        _tell(f"{volume.name}: left out of the window of grey levels: {sample.left_out}")
+    return sample.values
+
+
+@functools.cache
+def _tell(line: str) -> None:
+    say(line)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A sample of a volume's grey levels.
+
+    Attributes:
+      values: 1D, in the volume's dtype.
+      left_out: planes that were lost or saturated, see `outlying.Outlying`; empty: none.
+    """
+
+    values: np.ndarray
+    left_out: str = ""
+
+
+def read_sample(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> Sample:
+    """Reads what `sample_content` returns, with what was left out of it; arguments and errors are the same."""
     box = content_box(volume)
     sizes = [s.stop - s.start for s in box]
     if math.prod(sizes) <= blocks * _BLOCK**3:
-        sample = [volume.read(box)]
+        sample, boxes = [volume.read(box)], [box]
     else:
         rng = np.random.default_rng(seed)
-        sample = []
+        sample, boxes = [], []
         for tried in range(_TRIES * blocks):
-            block = volume.read(_random_block(box, rng))
+            drawn = _random_block(box, rng)
+            block = volume.read(drawn)
             # A block that is all padding is drawn again while enough draws remain for the others.
             if block.min() != block.max() or _TRIES * blocks - tried <= blocks - len(sample):
                 sample.append(block)
+                boxes.append(drawn)
             if len(sample) == blocks:
                 break
     if sample[0].dtype.kind == "f" and not all(np.isfinite(block).all() for block in sample):
@@ -189,71 +218,8 @@ def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np
             f"{volume.name}: holds NaN or infinite values; replace them, for example "
             "by 0 (numpy.nan_to_num), and save the volume again"
         )
-    return without_padding(sample)
-
-
-def content_box(volume: VolumeLike) -> Box:
-    """Finds the box that remains when planes of one constant value are cut off at the borders.
-
-    Each of the six faces loses its outermost planes as long as they hold a single value, that of the face's corner
-    (often 0). Planes are read from the faces inwards in small tiles, up to the first voxel that differs, so that a
-    volume without padding takes next to no time and memory stays bounded.
-
-    Args:
-      volume: anything with the interface of Volume.
-
-    Returns:
-      (z, y, x) slices; the full extent if there is no padding.
-
-    Raises:
-      UserError: the whole volume is one value.
-    """
-    box = [[0, n] for n in volume.shape]
-    faces = [(axis, side) for axis in range(3) for side in (0, 1)]
-    # Cutting one face can uncover padding of another value on another face, so the round is repeated. A face is cut
-    # only once: a constant plane of real content behind the padding would be lost as well.
-    while True:
-        cut = [face for face in faces if _peel(volume, box, *face)]
-        faces = [face for face in faces if face not in cut]
-        if not cut:
-            return tuple(slice(low, high) for low, high in box)
-
-
-def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> bool:
-    """Moves one face of `box` (in place) past its constant planes; returns whether it moved."""
-    corner = [low for low, _ in box]
-    if side:
-        corner[axis] = box[axis][1] - 1
-    value = volume.read(tuple(slice(c, c + 1) for c in corner)).item()
-    moved, slab = False, 1  # one plane first: most faces have no padding
-    while box[axis][0] < box[axis][1]:
-        low, high = box[axis]
-        thick, slab = min(slab, high - low), _SLAB
-        run = _constant_planes(volume, box, axis, side, thick, value)
-        box[axis][side] += -run if side else run
-        moved = moved or run > 0
-        if run < thick:
-            return moved
-    raise _constant(volume, value)
-
-
-def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int, value: float) -> int:
-    """Counts how many of the `thick` outermost planes of a face hold only `value`."""
-    run = thick
-    across, down = (a for a in range(3) if a != axis)
-    for i in range(*box[across], _TILE):
-        for j in range(*box[down], _TILE):
-            tile = [slice(0)] * 3
-            edge = box[axis][side]
-            tile[axis] = slice(edge - run, edge) if side else slice(edge, edge + run)
-            tile[across] = slice(i, min(i + _TILE, box[across][1]))
-            tile[down] = slice(j, min(j + _TILE, box[down][1]))
-            same = (volume.read(tuple(tile)) == value).all(axis=(across, down))
-            same = same[::-1] if side else same
-            run = run if same.all() else int(np.argmin(same))
-            if run == 0:
-                return 0
-    return run
+    outlying = find_outlying(sample, boxes, box)
+    return Sample(without_padding(sample, outlying.masks), outlying.text)
 
 
 def _random_block(box: Box, rng: np.random.Generator) -> Box:
@@ -264,10 +230,3 @@ def _random_block(box: Box, rng: np.random.Generator) -> Box:
         start = s.start + int(rng.integers(s.stop - s.start - side + 1))
         block.append(slice(start, start + side))
     return tuple(block)
-
-
-def _constant(volume: VolumeLike, value: float) -> UserError:
-    return UserError(
-        f"{volume.name}: every voxel read is {value}; there is nothing to "
-        "segment, check that this is the image volume and not an empty export"
-    )

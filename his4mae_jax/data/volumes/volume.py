@@ -22,7 +22,10 @@ from his4mae_jax.data.stores.placement import ZERO, moved, origin_of
 from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.errors import UserError
 
-__all__ = ("Box", "NoVoxelSize", "Triple", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of", "open_volume")
+__all__ = (
+    "Box", "NoVoxelSize", "Triple", "UnlikelyVoxelSize", "View", "Volume", "VolumeLike", "box_bounds", "chunks_of",
+    "open_volume",
+)  # fmt: skip
 
 IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 MISSING_CHUNKS = ("fill", "error")
@@ -34,6 +37,10 @@ Box = tuple[slice, slice, slice]
 
 class NoVoxelSize(UserError):
     """The metadata of a volume have no voxel size, or one in a unit that is not known."""
+
+
+class UnlikelyVoxelSize(UserError):
+    """The metadata of an image have a voxel size that has to be confirmed."""
 
 
 class VolumeLike(Protocol):
@@ -262,11 +269,11 @@ def open_volume(
 
 
 def check_plausible(size_nm: Triple, name: str) -> None:
-    """Raises UserError for a voxel size in metadata that is none of electron microscopy, most often a wrong unit."""
+    """Raises UnlikelyVoxelSize for a size in metadata that is none of electron microscopy: often a wrong unit."""
     smallest, largest = min(size_nm), max(size_nm)
     if smallest < SMALLEST_NM or largest > LARGEST_NM or largest > MOST_ANISOTROPIC * smallest:
         size = " x ".join(f"{s:g}" for s in size_nm)
-        raise UserError(
+        raise UnlikelyVoxelSize(
             f"{name}: voxels of {size} nm (z, y, x) in its metadata are beyond {SMALLEST_NM:g} to {LARGEST_NM:g} nm, "
             f"or beyond 1:{MOST_ANISOTROPIC} in shape; give their right size, or confirm this one, in nm as "
             "voxel_size_nm in Python, or as the config key data.file_voxel_size_nm (for segment.volume: "

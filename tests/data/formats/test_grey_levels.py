@@ -158,3 +158,14 @@ def test_colours_are_no_third_axis(tmp_path, refusal):
     assert "colours (3 values a pixel)" in refusal(tmp_path / "rgb.tif", 8)
     tifffile.imwrite(tmp_path / "page.tif", DATA[0, :, :, None].repeat(3, 2), photometric="rgb")
     assert "colours" in refusal(tmp_path / "page.tif", 8)
+
+
+@pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True, "photometric": "minisblack"}])
+def test_channels_are_no_third_axis(tmp_path, refusal, options):
+    for name, data, axes in (("c.tif", DATA[:3], "CYX"), ("z.tif", DATA[:3], "ZYX"), ("t.tif", DATA[:3], "TYX"),
+                             ("many.tif", DATA.repeat(2, 0), "CYX")):  # fmt: skip
+        tifffile.imwrite(tmp_path / name, data, metadata={"axes": axes}, **options)
+        if name == "c.tif":
+            assert "3 channels of one section" in refusal(tmp_path / name, 8)
+        else:
+            np.testing.assert_array_equal(open_volume(tmp_path / name, 8).read(ALL), data)

@@ -151,5 +151,5 @@ def test_an_array_inside_the_folder_of_another_is_not_in_its_place(tmp_path):
     _zarr(tmp_path / "v", 2, ".")
     for chunk in [p for p in (tmp_path / "v").iterdir() if p.name[0].isdigit()]:
         chunk.unlink()
-    _zarr(tmp_path / "v" / "7", 2, ".")
+    _zarr(tmp_path / "v" / "raw", 2, ".")
     assert not open_volume(tmp_path / "v", 8).read(ALL).any()

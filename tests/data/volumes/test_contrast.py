@@ -9,7 +9,7 @@ import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from his4mae_jax.data.volumes import contrast
+from his4mae_jax.data.volumes import padding
 from his4mae_jax.data.volumes.contrast import (
     Contrast,
     Windowed,
@@ -171,7 +171,7 @@ def test_without_padding_it_reads_little():
     volume = _Counting(_noise((400, 300, 300)))
     assert content_box(volume) == tuple(slice(0, n) for n in volume.shape)
     assert volume.voxels < 0.02 * 400 * 300 * 300
-    assert volume.largest <= contrast._SLAB * contrast._TILE**2
+    assert volume.largest <= padding._SLAB * padding._TILE**2
 
 
 def _rotated(data, value, angle=0.5):

@@ -8,11 +8,16 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from his4mae_jax.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 _REMEDIES = (
     ((errno.ENOSPC, errno.EDQUOT), "no space left on the device or quota used up; free some space or write elsewhere"),
@@ -21,6 +26,9 @@ _REMEDIES = (
         "no permission to write there; change the access rights or write elsewhere",
     ),
     ((errno.ENOTDIR, errno.EEXIST), "a file stands where a folder is needed; write elsewhere"),
+    ((errno.EISDIR,), "a folder stands where a file is needed; move it, or write elsewhere"),
+    ((errno.EFBIG,), "a file would be larger than the disk or a limit allows; raise `ulimit -f`, or write elsewhere"),
+    ((errno.ENAMETOOLONG,), "the path, or a name in it, is too long for the disk; choose shorter ones"),
 )
 
 
@@ -83,6 +91,44 @@ def write_bytes(file: pathlib.Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def lock_file(path: pathlib.Path, *, shared: bool = False, wait: bool = True) -> IO[str] | None:
+    """Opens a file, made where it is missing, and locks it.
+
+    The lock is the operating system's (flock): it ends with the process that holds it, however that ends. On a file
+    system without locks the file is open and nothing is locked.
+
+    Args:
+      path: of the file.
+      shared: whether others may hold it, shared, at the same time.
+      wait: whether to wait for another process that holds it.
+
+    Returns:
+      The open file, which holds the lock until it is closed; None where another process has it and `wait` is False.
+    """
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
+    if fcntl is not None:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.close()
+            return None
+        except OSError:
+            pass  # a file system without locks
+    return file
+
+
+def parse_json(content: bytes) -> Any:
+    """Parses JSON in UTF-8.
+
+    Raises:
+      ValueError: it is none; brackets that are nested too deeply are damage as any other.
+    """
+    try:
+        return json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 class _Loader(yaml.SafeLoader):

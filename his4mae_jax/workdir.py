@@ -14,7 +14,7 @@ import tempfile
 from typing import Any
 
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import writing
+from his4mae_jax.files import parse_json, writing
 
 VOLUMES, RECORD = "volumes", "volume.json"
 _ENDINGS = re.compile(r"(\.ome)?\.(zarr|tiff?|n5|h5|hdf5|mrc)$", re.IGNORECASE)
@@ -54,7 +54,7 @@ def volume_folder(
             if not create:
                 return folder
             _make(folder, {"volume": os.fspath(spec), "identity": identity, **facts})
-        if _record(folder)["identity"] == identity:
+        if read_record(folder)["identity"] == identity:
             return folder
     raise UserError(f"{folder}: is of another volume; move it")
 
@@ -88,14 +88,19 @@ def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
 def only_volume(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """The record of the volume that was segmented in a workdir, if there is exactly one."""
     folders = sorted((pathlib.Path(workdir) / VOLUMES).glob(f"*/{RECORD}"))
-    return _record(folders[0].parent) if len(folders) == 1 else None
+    return read_record(folders[0].parent) if len(folders) == 1 else None
 
 
-def _record(folder: pathlib.Path) -> dict[str, Any]:
+def read_record(folder: pathlib.Path) -> dict[str, Any]:
+    """The record of the folder of a volume.
+
+    Raises:
+      UserError: there is none, or it is damaged.
+    """
     path = folder / RECORD
     try:
-        record = json.loads(path.read_text("utf-8"))
-        if isinstance(record, dict) and {"volume", "identity"} <= record.keys():
+        record = parse_json(path.read_bytes())
+        if isinstance(record, dict) and all(isinstance(record.get(key), str) for key in ("volume", "identity")):
             return record
     except FileNotFoundError:
         raise UserError(f"{folder}: in the way, and no folder of a segmented volume; move it") from None

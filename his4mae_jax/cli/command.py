@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -132,6 +133,13 @@ SUBCOMMANDS = {
         "Runs the rows of compare.rows and writes their table as Markdown, CSV, JSON and LaTeX.",
         ("his4mae compare --config=compare/table3 --workdir=runs/table3",),
     ),
+    "check": Subcommand(
+        "look for damage in a workdir: settings, checkpoints, labels",
+        "Reads all that a run wrote, compares labels and probabilities with the checksums that were taken when they "
+        "were written, and lists what is damaged, with what to do. Changes nothing; exits with status 2 where there "
+        "is damage.",
+        ("his4mae check --workdir=runs/demo",),
+    ),
     "settings": Subcommand(
         "list settings with their defaults and meaning",
         "Lists all settings, or those whose name or meaning has a word in it.",
@@ -178,6 +186,7 @@ def make_parser() -> Parser:
     view.add_argument("--napari", action="store_true", help="open napari (short for --config.view.viewer=napari)")
     view.add_argument("--port", metavar="PORT", help="of neuroglancer (default: one that is free)")
     view.add_argument("--address", metavar="ADDRESS", help="to serve at (default: 127.0.0.1, this machine alone)")
+    added.choices["check"].add_argument("--workdir", metavar="FOLDER", required=True, help="folder of the run")
     init = added.choices["init"]
     init.add_argument("volumes", nargs="+", metavar="VOLUME", help="path or URL, with a box as in cell.tif[0:99, :, :]")
     init.add_argument("--output", metavar="FILE.py", help="the config (default: named after the first volume)")
@@ -237,7 +246,16 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
         voxel_size_nm = arguments.voxel_size and _voxel_size(arguments.voxel_size)
         output = arguments.output
         return process.Command(lambda: new_config.init(arguments.volumes, output, voxel_size_nm), output or ".")
+    if arguments.command == "check":
+        return process.Command(lambda: _check(arguments.workdir), arguments.workdir)
     return process.Command(lambda: print(describe(arguments.word)), "the terminal")
+
+
+def _check(workdir: str) -> None:
+    from his4mae_jax.evaluation.check import check  # late, as it imports JAX
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each checkpoint in many lines
+    check(workdir, process.log)
 
 
 def _probe_overrides(arguments: argparse.Namespace) -> list[str]:

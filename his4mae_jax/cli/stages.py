@@ -80,7 +80,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     check_workdir(workdir, config)
     frozen.check(config, mode)
     make_phantoms(config, workdir)
-    if config.segment.centres == "probe" and not config.segment.centres_file and mode in ("segment", "evaluate"):
+    if config.segment.centres == "probe" and not config.segment.centres_file and mode in ("segment", "evaluate", "all"):
         config.segment.centres_file = _probe_file(workdir)
     if mode == "inspect":
         inspect(config, workdir)

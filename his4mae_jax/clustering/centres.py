@@ -2,10 +2,14 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -103,7 +107,7 @@ def load(path: str | os.PathLike) -> tuple[dict[int, Centres | Classes], dict[st
     Raises:
       UserError: the file is not one of ours.
     """
-    with _reading(path), np.load(path) as data:
+    with _reading(path) as data:
         facts = json.loads(str(data["facts"]))
         sizes = [int(k.removeprefix("centres_")) for k in data.files if k.startswith("centres_")]
         centres = {
@@ -117,23 +121,78 @@ def load(path: str | os.PathLike) -> tuple[dict[int, Centres | Classes], dict[st
             names = tuple(facts["class_names"])
             hidden = (data["class_hidden"], data["class_hidden_bias"]) if "class_hidden" in data else None
             centres[len(names)] = Classes(names, data["class_weights"], data["class_offset"], hidden)
+        for size, each in centres.items():
+            _check(size, each)
     return centres, facts
+
+
+def _check(size: int, centres: Centres | Classes) -> None:
+    """Raises `ValueError` where arrays do not fit each other, or hold what is no number."""
+    if isinstance(centres, Classes):
+        rows, arrays = centres.weights_KxH, [centres.weights_KxH, centres.offset_K, *(centres.hidden or ())]
+        fits = centres.offset_K.shape == (size,) and all(isinstance(name, str) for name in centres.names)
+        if fits and centres.hidden:
+            fits = centres.hidden[0].ndim == 2 and centres.hidden[1].shape == (rows.shape[-1],) == rows.shape[1:]
+    else:
+        rows, arrays = centres.centres_CxM, [centres.centres_CxM, centres.projection_DxM, np.asarray(centres.variance)]
+        fits = centres.projection_DxM.ndim == 2 and centres.projection_DxM.shape[1:] == rows.shape[1:]
+        group_C = np.arange(size) if centres.group_C is None else centres.group_C
+        fits = fits and group_C.shape == rows.shape[:1] and set(group_C.tolist()) <= set(range(size))
+    if not fits or rows.ndim != 2 or len(rows) < size:
+        raise ValueError(f"its arrays of {size} labels do not fit each other")
+    if not all(np.issubdtype(array.dtype, np.number) and np.isfinite(array).all() for array in arrays):
+        raise ValueError(f"its arrays of {size} labels hold values that are no numbers")
 
 
 def class_names(path: str | os.PathLike) -> tuple[str, ...]:
     """Names of the classes of a centres file; empty where it has cluster centres only, or the path is empty."""
     if not path:
         return ()
-    with _reading(path), np.load(path) as data:
-        return tuple(json.loads(str(data["facts"])).get("class_names", ()))
+    return tuple(load(path)[1].get("class_names", ()))  # all of it: damage is told before any work
+
+
+def digest_of(path: str | os.PathLike, labels: int) -> str:
+    """A hash of what so many labels stand for, from a centres file: of the centres of clusters.
+
+    Classes of a probe are hashed by their names alone: they mean the same whichever labels the probe was fitted on.
+
+    Raises:
+      UserError: there is no such file, or it lacks them.
+    """
+    digest = hashlib.sha256()
+    with _reading(path) as data:
+        classes = json.loads(str(data["facts"])).get("class_names", ())
+        if len(classes) == labels:
+            digest.update(json.dumps(["classes", *classes]).encode())
+        else:
+            for key in (f"centres_{labels}", f"projection_{labels}", f"group_{labels}"):
+                if key in data.files or not key.startswith("group"):
+                    array = np.ascontiguousarray(data[key])
+                    digest.update(f"{key} {array.dtype.str} {array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+_FAULTS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, OverflowError, RecursionError,
+    NotImplementedError, SyntaxError, MemoryError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 @contextlib.contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[None]:
+def _reading(path: str | os.PathLike) -> Iterator[Any]:
     try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not a centres file ({error}); delete it and segment again") from error
+        with open(path, "rb") as stream, np.load(stream) as data:  # np.load leaves a path open that it cannot read
+            yield data
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such centres file; correct segment.centres_file, or segment (again) to write it"
+        ) from error
+    except _FAULTS as error:
+        problem = " ".join(str(error).split())[:100] or type(error).__name__
+        raise UserError(
+            f"{path}: damaged, or not a centres file ({problem}); where segment.centres_file names it give another, "
+            "else delete it and segment again"
+        ) from error
 
 
 def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int, Centres | Classes]:

@@ -19,6 +19,7 @@ from his4mae_jax.evaluation import dice, scores
 from his4mae_jax.evaluation.baseline import score_baseline
 from his4mae_jax.evaluation.curve import dsc_curve
 from his4mae_jax.output.plan import headline, label_path, label_sizes, labelled_by, need_checkpoint
+from his4mae_jax.output.publish import damage
 from his4mae_jax.output.records import SEGMENTATION, centres_digest, segmentation, segmented
 from his4mae_jax.progress import Log
 from his4mae_jax.training.run.checkpoints import Checkpoints
@@ -52,6 +53,10 @@ def evaluate(
         need_checkpoint(workdir)
     facts = segmented(folder, label_sizes(config))
     _check_volume(facts, test, folder)
+    found = damage(folder, log)
+    if found:
+        more = f" (and {len(found) - 1} more, which `his4mae check` lists)" if len(found) > 1 else ""
+        raise UserError(f"{found[0]}{more}; run the segment stage again, which makes damaged labels anew")
     probed, clusters = class_names(config.segment.centres_file), headline(config)
     supervised = config.method in SUPERVISED or probed == tuple(test.class_names)
     confusions = _confusions(config, test, folder)

@@ -1,6 +1,5 @@
 """Training curves: losses, the codebook's health, the learning rate, and the DSC over the steps."""
 
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -10,7 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from his4mae_jax.errors import UserError
 from his4mae_jax.figures import style
+from his4mae_jax.files import parse_json
 
 
 def training_curves(
@@ -97,18 +98,27 @@ def training_curves(
 
 
 def read_log(train_jsonl: str | os.PathLike) -> dict[int, dict[str, Any]]:
-    """The entries of a training log by step, ascending; see `training_curves`. Empty where there is no file."""
+    """The entries of a training log by step, ascending; see `training_curves`. Empty where there is no file.
+
+    Lines that are none, as a torn disk leaves them, are left out.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
     log: dict[int, dict] = {}
     if not Path(train_jsonl).exists():
         return log
-    with open(train_jsonl, encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            try:
-                entry = json.loads(line)
-                step = int(entry["step"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            log[step] = entry
+    try:
+        lines = Path(train_jsonl).read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"{train_jsonl}: cannot be read ({error.strerror}); move it away") from error
+    for line in lines:
+        try:
+            entry = parse_json(line)
+            step = int(entry["step"])
+        except (ValueError, KeyError, TypeError, OverflowError):
+            continue
+        log[step] = entry
     return dict(sorted(log.items()))
 
 

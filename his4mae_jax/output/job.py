@@ -5,12 +5,13 @@ A job is a folder beside the labels to come:
     segment.partial/job.json     what it computes, and its files; a job of anything else is started anew
     segment.partial/centres.npz  its cluster centres, fitted once
     segment.partial/*.ome.zarr   its label volumes, tile by tile
-    segment.partial/done/<n>     written after tile n; holds the seconds it took
+    segment.partial/done/<n>     written after tile n; holds the seconds it took, and checksums of what it wrote
     segment.partial/claims/<n>   locked by the process that computes tile n
 
 Locks are those of the operating system (flock): they end with the process that holds them, however it ends.
 Tiles are written whole and come out the same whichever process computes them, so that on a file system without
-locks work is done twice and nothing worse.
+locks work is done twice and nothing worse. A marker that cannot be read is a tile to do again; where centres or an
+array are damaged all tiles are.
 """
 
 import contextlib
@@ -19,11 +20,15 @@ import os
 import pathlib
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import tensorstore as ts
+
+from his4mae_jax.data.ome_zarr import checksums
+from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import write_json
+from his4mae_jax.files import lock_file, parse_json, write_json
 from his4mae_jax.output import records
 
 try:
@@ -34,20 +39,6 @@ except ImportError:  # Windows
 FOLDER = "segment.partial"
 WAIT = 0.5  # seconds between looks at tiles that other processes compute
 Claims = dict[int, IO]  # the open, locked file of each tile that this process computes
-
-
-def _lock(path: pathlib.Path, *, shared: bool = False, wait: bool = True) -> IO | None:
-    """An open file that holds a lock, or None where another process has it and `wait` is False."""
-    file = open(path, "a")  # noqa: SIM115
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.close()
-            return None
-        except OSError:
-            pass  # a file system without locks
-    return file
 
 
 def job_files(files: Iterable[str]) -> list[str]:
@@ -92,7 +83,7 @@ class Job:
         self.folder = workdir / FOLDER
         inputs = json.loads(json.dumps(inputs))
         path = workdir / "segment.lock"
-        self._workdir_lock = _lock(path, wait=False)
+        self._workdir_lock = lock_file(path, wait=False)
         if self._workdir_lock is not None:  # no other process segments here
             try:
                 if self._saved().get("what") != inputs:
@@ -104,7 +95,7 @@ class Job:
                 with contextlib.suppress(OSError):
                     fcntl.flock(self._workdir_lock, fcntl.LOCK_SH)
         else:
-            self._workdir_lock = _lock(path, shared=True)
+            self._workdir_lock = lock_file(path, shared=True)
         saved = self._saved()
         if saved.get("what") != inputs:
             self.close()
@@ -112,7 +103,12 @@ class Job:
                 f"{self.folder}: another process segments this workdir with other settings "
                 f"({_differs(saved, inputs)}); wait for its end, or use another workdir"
             )
+        if not isinstance(saved.get("id"), str):
+            self.close()
+            raise UserError(f"{self.folder / 'job.json'}: damaged; delete {self.folder} and segment again")
         self.id = saved["id"]
+        for name in ("done", "claims"):
+            (self.folder / name).mkdir(exist_ok=True)
 
     def _saved(self) -> dict[str, Any]:
         return records.read(self.folder / "job.json")
@@ -139,7 +135,7 @@ class Job:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Keeps other processes of this job out while the `with` block runs."""
-        with contextlib.closing(_lock(self.folder.parent / "segment.mutex")):
+        with contextlib.closing(lock_file(self.folder.parent / "segment.mutex")):
             yield
 
     @property
@@ -147,15 +143,60 @@ class Job:
         """Whether the labels have been given their final names, by whichever process."""
         return self._saved().get("id") != self.id
 
+    @property
+    def publishing(self) -> bool:
+        """Whether a process was killed while it gave the files of this job, all of them whole, their final names."""
+        return records.read(self.folder.parent / records.SEGMENTATION).get("publishing") == self.id
+
+    def array(self, name: str, version: str, create: Callable[[pathlib.Path], object]) -> ts.TensorStore:
+        """The array of a volume of this job; one that is damaged is made anew, and all tiles are to be done again.
+
+        Args:
+          name: of the volume.
+          version: of OME-Zarr.
+          create: makes the volume at a path.
+        """
+        part, whole = self.folder / name, self.folder / f"{name}.made"
+        if whole.exists():
+            with contextlib.suppress(UserError):
+                ome_zarr.read_group(part)
+                return ome_zarr.open_array(part / "0", version)
+            self.forget()
+        create(part)
+        whole.touch()
+        return ome_zarr.open_array(part / "0", version)
+
+    def forget(self) -> None:
+        """Makes every tile one to do again."""
+        for path in (self.folder / "done").glob("*"):
+            records.remove(path)
+
+    def _marker(self, path: pathlib.Path) -> dict[str, Any] | None:
+        """What is recorded of a tile; None where it is not done, or its marker is damaged."""
+        try:
+            marker = parse_json(path.read_bytes())
+        except (OSError, ValueError):
+            return None
+        if not isinstance(marker, dict) or not isinstance(marker.get("seconds"), (int, float)):
+            return None
+        checks = marker.setdefault("checks", {})  # earlier versions wrote none
+        whole = isinstance(checks, dict) and all(checksums.is_entry(entry) for entry in checks.values())
+        return marker if whole else None
+
+    def _markers(self) -> dict[int, dict[str, Any]]:
+        paths = [p for p in (self.folder / "done").glob("*") if p.name.isdigit()]
+        markers = {int(path.name): self._marker(path) for path in paths}
+        return {number: markers[number] for number in sorted(markers) if markers[number] is not None}
+
     def done(self, number: int) -> bool:
         """Whether a tile is on disk."""
-        return (self.folder / "done" / str(number)).exists()
+        return self._marker(self.folder / "done" / str(number)) is not None
 
     def missing(self, count: int) -> list[int]:
         """Numbers of the tiles, of `count`, that are not done; none when another process has published them."""
         if self.published:
             return []
-        finished = {int(p.name) for p in (self.folder / "done").glob("*") if p.name.isdigit()}
+        finished = self._markers()
         return [n for n in range(count) if n not in finished]
 
     def claim(self, count: int, claims: Claims, start: float = 0.0) -> Iterator[int]:
@@ -175,7 +216,7 @@ class Job:
             if self.done(number):
                 continue
             try:
-                lock = _lock(self.folder / "claims" / str(number), wait=False)
+                lock = lock_file(self.folder / "claims" / str(number), wait=False)
             except FileNotFoundError:  # published meanwhile
                 return
             if lock is None:
@@ -186,14 +227,38 @@ class Job:
             claims[number] = lock
             yield number
 
-    def mark(self, number: int, claims: Claims, seconds: float) -> None:
-        """Records that a tile is on disk, and releases it."""
-        write_json(self.folder / "done" / str(number), {"seconds": seconds})
+    def mark(self, number: int, claims: Claims, seconds: float, checks: Mapping[str, list[Any]] | None = None) -> None:
+        """Records that a tile is on disk, and releases it.
+
+        Args:
+          number: of the tile.
+          claims: as `claim` filled it.
+          seconds: that it took.
+          checks: what it wrote, `checksums.entry` by the name of the volume.
+        """
+        path = self.folder / "done" / str(number)
+        if path.is_dir():
+            records.remove(path)
+        try:
+            write_json(path, {"seconds": seconds, "checks": checks or {}})
+        except FileNotFoundError as error:
+            if not records.segmentation(self.folder.parent):  # else another process has published the labels
+                raise UserError(f"{self.folder}: deleted or moved while tiles were written; segment again") from error
         claims.pop(number).close()
 
     def seconds(self) -> float:
         """Seconds that all processes have spent on the tiles that are done."""
-        return sum(json.loads(p.read_text())["seconds"] for p in (self.folder / "done").glob("*") if p.name.isdigit())
+        return sum(marker["seconds"] for marker in self._markers().values())
+
+    def write_checksums(self) -> None:
+        """Writes what all tiles wrote, by volume, as the file of the job that is published with them."""
+        written: dict[str, list] = {}
+        for marker in self._markers().values():
+            for name, entry in marker["checks"].items():
+                written.setdefault(name, []).append(entry)
+        part = self.folder / f"{records.CHECKSUMS}.partial"  # a name that `_clear` knows, should this be killed
+        part.write_text(json.dumps(written), encoding="utf-8")
+        os.replace(part, self.folder / records.CHECKSUMS)
 
     def pause(self) -> None:
         """Waits a little for tiles that other processes compute."""
@@ -219,10 +284,3 @@ def _differs(saved: dict[str, Any], inputs: dict[str, Any]) -> str:
         before.pop("settings", None), inputs.pop("settings")
     key = next((k for k in {**before, **inputs} if before.get(k) != inputs.get(k)), None)
     return f"{key}: {before.get(key)!r} there, {inputs.get(key)!r} here" if key else "its job is over"
-
-
-def clean_locks(folder: str | os.PathLike) -> None:
-    """Removes what a killed process left of a chunk that it was writing."""
-    for path in pathlib.Path(folder).rglob("*.__lock"):
-        with contextlib.suppress(OSError):
-            os.unlink(path)

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -16,13 +16,14 @@ from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
 from his4mae_jax.data.volumes.contrast import content_box
-from his4mae_jax.data.volumes.grid import Grid
+from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output.records import PROBABILITIES, label_file
+from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.workdir import checkpoint_steps
 
 # Settings of `segment` that decide what is made of the labels, not what the labels are.
@@ -30,6 +31,44 @@ OUTPUT_SETTINGS = (
     "pyramid", "outputs", "instances", "min_instance_voxels", "instance_connectivity", "volume", "file_voxel_size_nm",
     "grid",
 )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What one run of the segment stage works with.
+
+    `inside` is the box of `volume` without padding, `mask` limits the fit of centres, labels are written on the grid
+    `output`.
+    """
+
+    config: ml_collections.ConfigDict
+    folder: pathlib.Path
+    volume: VolumeLike
+    output: Grid
+    class_names: Sequence[str]
+    checkpoints: Checkpoints | None
+    step: int
+    encoder: VolumeEncoder
+    inside: Box
+    mask: VolumeLike | None
+    labels: dict[int, pathlib.Path]
+    probabilities: pathlib.Path | None
+    log: Callable[[str], object]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of clusters, ascending."""
+        return sorted(self.labels)
+
+    @property
+    def onto(self) -> VoxelMap:
+        """The voxels that are labelled, among those that are encoded."""
+        return self.output.among(Grid.of(self.volume))
+
+    @property
+    def paths(self) -> list[pathlib.Path]:
+        """Final paths of all volumes."""
+        return [*self.labels.values(), *([self.probabilities] if self.probabilities else [])]
 
 
 def headline(config: ml_collections.ConfigDict) -> int:

@@ -1,5 +1,7 @@
 """Give the files of a finished segmentation their final names, in place of those of an earlier one."""
 
+import contextlib
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -7,16 +9,25 @@ from typing import Any
 
 import ml_collections
 
+from his4mae_jax.clustering import centres
+from his4mae_jax.data.ome_zarr import checksums
+from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json
 from his4mae_jax.output import outputs, records
-from his4mae_jax.output.job import Job, check_folder, clean_locks
+from his4mae_jax.output.job import Job, check_folder
 from his4mae_jax.output.plan import headline, label_names, volume_paths
+from his4mae_jax.progress import Log, progress
 
 
 def files_of(config: ml_collections.ConfigDict) -> list[str]:
     """Names of the files in the workdir that a segmentation with this config writes itself."""
     labels, probabilities = volume_paths(config, "")
-    return [*(path.name for path in labels.values()), *([probabilities.name] if probabilities else []), records.CENTRES]
+    return [
+        *(path.name for path in labels.values()),
+        *([probabilities.name] if probabilities else []),
+        records.CENTRES,
+        records.CHECKSUMS,
+    ]
 
 
 def check_free(config: ml_collections.ConfigDict, workdir: str | os.PathLike, class_names: Sequence[str]) -> None:
@@ -38,6 +49,13 @@ def check_free(config: ml_collections.ConfigDict, workdir: str | os.PathLike, cl
     outputs.check_free(config, workdir, list(labels.values()), names)
 
 
+def clean_locks(folder: str | os.PathLike) -> None:
+    """Removes what a killed process left of a chunk that it was writing."""
+    for path in pathlib.Path(folder).rglob("*.__lock"):
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
 def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
     """Gives the files of a job, all of them whole, their final names, and ends the job.
 
@@ -57,6 +75,8 @@ def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: d
     workdir = pathlib.Path(workdir)
     before = records.recorded_labels(workdir)
     records.check_free(workdir, files, before)
+    if records.CHECKSUMS in files and not job.publishing:
+        job.write_checksums()
     record = workdir / records.SEGMENTATION
     write_json(record, {"publishing": job.id, "files": sorted({*before, *files})})
     outputs.remove_outputs(workdir)
@@ -71,3 +91,38 @@ def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: d
             os.replace(part, workdir / name)
     write_json(record, {**facts, "files": sorted(files)})
     job.finish()
+
+
+def damage(folder: str | os.PathLike, log: Log) -> list[str]:
+    """What of a segmentation is not as it was written: centres, and voxels of labels and of probabilities.
+
+    All that was written is read. Labels of versions that kept no checksums are not looked at.
+
+    Args:
+      folder: of the labels.
+      log: prints a line.
+
+    Returns:
+      One line for each damage; empty where all is whole.
+    """
+    folder, found = pathlib.Path(folder), []
+    try:
+        centres.load(folder / records.CENTRES)
+    except UserError as error:
+        found.append(str(error))
+    if records.CHECKSUMS not in records.read(folder / records.SEGMENTATION).get("files", ()):
+        return found
+    try:
+        written = records.read(folder / records.CHECKSUMS)
+    except UserError as error:
+        return [*found, str(error)]
+    if not written:
+        return [*found, f"{folder / records.CHECKSUMS}: missing"]
+    for name, entries in written.items():
+        if not isinstance(entries, list) or not all(checksums.is_entry(entry) for entry in entries):
+            found.append(f"{folder / records.CHECKSUMS}: damaged")
+            continue
+        voxels = sum(math.prod(stop - start for start, stop in box) for box, _ in entries)
+        with progress(f"check {name}", voxels, unit="voxels", log=log) as bar:
+            found += checksums.damaged(folder / name, entries, bar.advance)
+    return found

@@ -6,26 +6,23 @@ killed in between leaves nothing that the next one would take for the user's own
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 import re
 import shutil
-import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import write_json, writing
+from his4mae_jax.files import parse_json, write_json, writing
 
 SEGMENTATION = "segment.json"
+_SHAPE = {"clusters": list, "step": int, "volume": str, "seconds": (int, float), "fovs": int, "job": str, "what": dict}
 CENTRES = "centres.npz"
+CHECKSUMS = "checksums.json"  # of what each tile wrote, see `data.ome_zarr.checksums`
 PROBABILITIES = "probabilities.ome.zarr"
 # What a record of label volumes may name: a record that was tampered with must not have other files removed.
-_LABELS = re.compile(r"labels(_c\d+)?\.ome\.zarr|probabilities\.ome\.zarr|centres\.npz")
+_LABELS = re.compile(r"labels(_c\d+)?\.ome\.zarr|probabilities\.ome\.zarr|centres\.npz|checksums\.json")
 
 
 def label_file(clusters: int, headline: int) -> str:
@@ -40,7 +37,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
       UserError: the file is no record, or damaged.
     """
     try:
-        record = json.loads(path.read_text("utf-8"))
+        record = parse_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
@@ -81,8 +78,11 @@ def labels_named_by(path: pathlib.Path, record: dict[str, Any]) -> set[str]:
     """
     if "files" in record:
         return checked(path, record["files"], _LABELS)
-    values = record.get("what") or {}
-    sizes, settings = record.get("clusters") or values.get("clusters") or [], values.get("settings") or {}
+    values = record.get("what") if isinstance(record.get("what"), dict) else {}
+    settings = values.get("settings") if isinstance(values.get("settings"), dict) else {}
+    sizes = record.get("clusters") or values.get("clusters") or []
+    if not isinstance(sizes, list):
+        raise UserError(_damaged(path))
     first = settings.get("clusters") if len(sizes) > 1 else (sizes or [None])[0]
     names = [label_file(size, first) for size in sizes]
     names += [PROBABILITIES] if settings.get("probabilities") else []
@@ -170,9 +170,19 @@ def remove(path: pathlib.Path) -> None:
 
 
 def segmentation(workdir: str | pathlib.Path) -> dict[str, Any]:
-    """The content of segment.json; empty where there is no whole segmentation."""
-    record = read(pathlib.Path(workdir) / SEGMENTATION)
-    return {} if "publishing" in record or "clusters" not in record else record
+    """The content of segment.json; empty where there is no whole segmentation.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = pathlib.Path(workdir) / SEGMENTATION
+    record = read(path)
+    if "publishing" in record or "clusters" not in record:
+        return {}
+    shaped = all(key not in record or isinstance(record[key], kind) for key, kind in _SHAPE.items())
+    if not shaped or not all(isinstance(size, int) for size in record["clusters"]):
+        raise UserError(_damaged(path))
+    return record
 
 
 def segmented(workdir: str | pathlib.Path, clusters: Iterable[int]) -> dict[str, Any]:
@@ -265,24 +275,7 @@ def _with_partials(names: Iterable[str]) -> list[str]:
 
 
 def centres_digest(folder: str | os.PathLike, labels: int) -> str:
-    """A hash of what so many labels stand for, from the folder's centres.npz: of the centres of clusters.
+    """A hash of what so many labels stand for, from the folder's centres.npz; see `clustering.centres.digest_of`."""
+    from his4mae_jax.clustering.centres import digest_of  # late, as it imports JAX, which records do without
 
-    Classes of a probe are hashed by their names alone: they mean the same whichever labels the probe was fitted on.
-
-    Raises:
-      UserError: there is no such file, or it lacks them.
-    """
-    path, digest = pathlib.Path(folder) / CENTRES, hashlib.sha256()
-    try:
-        with np.load(path) as data:
-            classes = json.loads(str(data["facts"])).get("class_names", ())
-            if len(classes) == labels:
-                digest.update(json.dumps(["classes", *classes]).encode())
-            else:
-                for key in (f"centres_{labels}", f"projection_{labels}", f"group_{labels}"):
-                    if key in data.files or not key.startswith("group"):
-                        array = np.ascontiguousarray(data[key])
-                        digest.update(f"{key} {array.dtype.str} {array.shape}".encode() + array.tobytes())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: no centres of {labels} labels ({error}); segment again") from error
-    return digest.hexdigest()[:16]
+    return digest_of(pathlib.Path(folder) / CENTRES, labels)

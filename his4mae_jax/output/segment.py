@@ -6,7 +6,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -20,18 +20,19 @@ from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import Fit, encoder_digest, fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
+from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import size_text
-from his4mae_jax.data.volumes.grid import Grid, VoxelMap
+from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.labels import UNLABELLED
-from his4mae_jax.data.volumes.volume import Box, VolumeLike
+from his4mae_jax.errors import UserError
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.kept_features import kept_features
 from his4mae_jax.inference.tiling import Tiling
-from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Claims, Job
 from his4mae_jax.output.plan import (
+    Task,
     bind_to,
     headline,
     label_names,
@@ -40,49 +41,10 @@ from his4mae_jax.output.plan import (
     same_labels,
     volume_paths,
 )
-from his4mae_jax.output.publish import check_free, files_of, publish
+from his4mae_jax.output.publish import check_free, damage, files_of, publish
 from his4mae_jax.progress import progress, rate
-from his4mae_jax.training.run.checkpoints import Checkpoints
 
 Log = Callable[[str], object]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    """What one run of the stage works with.
-
-    `inside` is the box of `volume` without padding, `mask` limits the fit of centres, labels are written on the grid
-    `output`.
-    """
-
-    config: ml_collections.ConfigDict
-    folder: pathlib.Path
-    volume: VolumeLike
-    output: Grid
-    class_names: Sequence[str]
-    checkpoints: Checkpoints | None
-    step: int
-    encoder: VolumeEncoder
-    inside: Box
-    mask: VolumeLike | None
-    labels: dict[int, pathlib.Path]
-    probabilities: pathlib.Path | None
-    log: Log
-
-    @property
-    def sizes(self) -> list[int]:
-        """Numbers of clusters, ascending."""
-        return sorted(self.labels)
-
-    @property
-    def onto(self) -> VoxelMap:
-        """The voxels that are labelled, among those that are encoded."""
-        return self.output.among(Grid.of(self.volume))
-
-    @property
-    def paths(self) -> list[pathlib.Path]:
-        """Final paths of all volumes."""
-        return [*self.labels.values(), *([self.probabilities] if self.probabilities else [])]
 
 
 def segment(
@@ -118,9 +80,7 @@ def segment(
         task = _prepare(config, test, folder, checkpoints, log)
         values = labels_depend_on(config, task.encoder, task.volume, task.inside, task.mask, task.step, task.output)
         facts = records.segmentation(folder)
-        if same_labels(facts.get("what"), values) and all(path.exists() for path in task.paths):
-            log(f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings")
-        else:
+        if not _there(task, facts, values):
             facts = _run(task, values)
     if facts is None:
         return 0.0
@@ -134,18 +94,32 @@ def segment(
     return facts["seconds"]
 
 
-def _prepare(config, test, folder, checkpoints, log) -> _Task:
+def _prepare(config, test, folder, checkpoints, log) -> Task:
     """Opens the encoder and measures the volume; raises UserError where they do not fit each other."""
     trained, volume = open_encoder(config, checkpoints), test.image
     encoder, inside = bind_to(trained, volume, config.segment, config.seed)
     labels, probabilities = volume_paths(config, folder)
-    return _Task(
+    return Task(
         config, folder, volume, Grid.of(test.output), test.class_names, checkpoints, trained.step, encoder, inside,
         fit_mask(config, test.labels), labels, probabilities, log,
     )  # fmt: skip
 
 
-def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
+def _there(task: Task, facts: dict[str, Any], values: dict[str, Any]) -> bool:
+    """Whether the labels are there, of the same inputs and whole; damage is told."""
+    if not same_labels(facts.get("what"), values) or not all(path.exists() for path in task.paths):
+        return False
+    found = damage(task.folder, task.log)
+    for line in found:
+        task.log(f"segment: {line}")
+    task.log(
+        "segment: the labels are damaged, and made anew" if found
+        else f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings"
+    )  # fmt: skip
+    return not found
+
+
+def _run(task: Task, values: dict[str, Any]) -> dict[str, Any] | None:
     """Carries one `Job` through; returns the content of segment.json, or None where another process published it."""
     s, volume, encoder, log = task.config.segment, task.volume, task.encoder, task.log
     fovs = encoder.coverage.count_fovs(tuple(i.stop - i.start for i in task.inside))
@@ -163,6 +137,7 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
         with job.alone():
             if job.published:
                 return None
+            publishing = job.publishing
             fit = _fit(task, job)
             scores = centre_files.linear_scores(fit.centres)
             maps = sum(c.maps for c in scores.values())
@@ -170,8 +145,8 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             tiling = encoder.coverage.label_tiles(
                 volume.shape, written, maps, inside=task.inside, block=tuple(s.block), onto=task.onto
             )
-            missing = job.missing(len(tiling))
-            arrays = _open_volumes(task, job) if missing else {}
+            arrays = {} if publishing else _open_volumes(task, job)
+            missing = [] if publishing else job.missing(len(tiling))
             if s.keep_features:
                 digest = encoder_digest(encoder.params)
                 kept = kept_features(encoder, volume, task.inside, task.folder, digest, log)
@@ -199,12 +174,18 @@ def _run(task: _Task, values: dict[str, Any]) -> dict[str, Any] | None:
             return facts
 
 
-def _fit(task: _Task, job: Job) -> Fit:
+def _fit(task: Task, job: Job) -> Fit:
     """The centres that the job has already, or those of `segment.centres_file`, or new ones; saved with the job."""
     path, s, log = job.folder / records.CENTRES, task.config.segment, task.log
     if path.exists():
-        log("segment: going on; centres are there")
-        return Fit(centre_files.load(path)[0])
+        try:
+            fit = Fit(centre_files.load(path)[0])
+            log("segment: going on; centres are there")
+            return fit
+        except UserError as error:
+            log(f"segment: {error}; fitted anew")
+            job.forget()
+            records.remove(path)
     began, digest = time.perf_counter(), encoder_digest(task.encoder.params)
     sizes = ", ".join(map(str, task.sizes))
     if s.centres_file:
@@ -233,19 +214,15 @@ def _fit_seconds(job: Job) -> float:
     return centre_files.load(path)[1].get("seconds", 0.0) if path.exists() else 0.0
 
 
-def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
+def _open_volumes(task: Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
     """The arrays of all volumes in the job's folder, by their final paths; created where they are not there yet."""
     arrays, version = {}, task.config.segment.ome_zarr_version
 
     def open_volume(path, shape, fill_value, **names):
-        part, whole = job.folder / path.name, job.folder / f"{path.name}.made"
-        if not whole.exists():
-            ome_zarr.create(
-                part, shape, np.uint8, task.output.voxel_size_nm, origin_nm=task.output.origin_nm,
-                chunks=task.config.segment.block, fill_value=fill_value, overwrite=True, version=version, **names,
-            )  # fmt: skip
-            whole.touch()
-        arrays[path] = ome_zarr.open_array(part / "0", version)
+        arrays[path] = job.array(path.name, version, lambda part: ome_zarr.create(
+            part, shape, np.uint8, task.output.voxel_size_nm, origin_nm=task.output.origin_nm,
+            chunks=task.config.segment.block, fill_value=fill_value, overwrite=True, version=version, **names,
+        ))  # fmt: skip
 
     for size, path in task.labels.items():
         names = label_names(task.config, size, task.class_names)
@@ -256,20 +233,21 @@ def _open_volumes(task: _Task, job: Job) -> dict[pathlib.Path, ts.TensorStore]:
     return arrays
 
 
-def _write_tiles(task: _Task, job: Job, fit: Fit, tiling: Tiling, arrays: dict[pathlib.Path, ts.TensorStore]) -> None:
+def _write_tiles(task: Task, job: Job, fit: Fit, tiling: Tiling, arrays: dict[pathlib.Path, ts.TensorStore]) -> None:
     """Labels, and writes, every tile that no other process takes; returns when all are done."""
     clusterings = centre_files.linear_scores(fit.centres)
     claims: Claims = {}
-    in_flight: list[tuple[int, list[Future]]] = []  # the tile whose chunks are written while the next is computed
+    # The tile whose chunks are written while the next is computed.
+    in_flight: list[tuple[int, list[Future], dict[str, list]]] = []
     began = time.perf_counter()
 
     def finish_writes():
         nonlocal began
-        for number, writes in in_flight:
+        for number, writes, checks in in_flight:
             for write in writes:
                 write.result()
             now = time.perf_counter()
-            job.mark(number, claims, now - began)
+            job.mark(number, claims, now - began, checks)
             began = now
         in_flight.clear()
 
@@ -278,7 +256,8 @@ def _write_tiles(task: _Task, job: Job, fit: Fit, tiling: Tiling, arrays: dict[p
         task.log(f"segment: going on; {len(tiling) - len(missing)} of {len(tiling)} tiles are done")
     voxels = sum(math.prod(tiling[n].shape) for n in missing)
     probabilities_of = headline(task.config) if task.probabilities else None
-    with progress("segment", voxels, unit="voxels", log=task.log) as bar:
+    with contextlib.ExitStack() as held, progress("segment", voxels, unit="voxels", log=task.log) as bar:
+        held.callback(lambda: [lock.close() for lock in claims.values()])  # of tiles that an error leaves undone
         while job.missing(len(tiling)):
             start = jax.process_index() / jax.process_count()
             tiles = (tiling[n] for n in job.claim(len(tiling), claims, start))
@@ -286,10 +265,12 @@ def _write_tiles(task: _Task, job: Job, fit: Fit, tiling: Tiling, arrays: dict[p
                 task.volume, clusterings, tiles, probabilities_of=probabilities_of, encoded=fit.encoded, bar=bar
             ):
                 finish_writes()
-                writes = [arrays[task.labels[size]][tile.write].write(block) for size, block in labels.items()]
+                blocks = {task.labels[size]: block for size, block in labels.items()}
                 if probabilities is not None:
-                    writes.append(arrays[task.probabilities][(slice(None), *tile.write)].write(probabilities))
-                in_flight.append((tile.number, writes))
+                    blocks[task.probabilities] = probabilities
+                writes = [arrays[path][(..., *tile.write)].write(block) for path, block in blocks.items()]
+                checks = {path.name: checksums.entry(tile.write, block) for path, block in blocks.items()}
+                in_flight.append((tile.number, writes, checks))
             if not in_flight:
                 job.pause()  # other processes compute the rest
             finish_writes()

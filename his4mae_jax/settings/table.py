@@ -45,6 +45,20 @@ def flat_settings(saved: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _lists(_saved(saved, key)) for key in TABLE}
 
 
+def is_saved(value: Any) -> bool:
+    """Whether a JSON value has the shape of the settings that a run saves: groups are objects, a method is named."""
+    groups = {key.rpartition(".")[0] for key in TABLE}
+    whole = all(isinstance(_group(value, group), Mapping) for group in groups if group)
+    return isinstance(value, Mapping) and isinstance(value.get("method"), str) and whole
+
+
+def _group(tree: Any, name: str) -> Any:
+    """A group of settings; empty where it was added after they were saved."""
+    for part in name.split("."):
+        tree = tree.get(part, {}) if isinstance(tree, Mapping) else None
+    return tree
+
+
 def _saved(tree: Any, key: str) -> Any:
     for part in key.split("."):
         if not isinstance(tree, Mapping) or part not in tree:

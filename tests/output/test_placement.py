@@ -11,6 +11,7 @@ import tensorstore as ts
 import tifffile
 import zarr
 
+from his4mae_jax.clustering import centres
 from his4mae_jax.data import datasets
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm
@@ -54,7 +55,13 @@ def run(tiny, tmp_path, monkeypatch):
         monkeypatch.setattr(segment, "checkpoints_of", lambda *args: contextlib.nullcontext())
         monkeypatch.setattr(segment, "open_encoder", lambda *args: trained)
         darker = LinearScores(np.float32([[1], [-1]]), np.float32([0, 2 * 140 / 255]))  # the cube: 140 of 255 and more
-        monkeypatch.setattr(segment, "_fit", lambda *args: segment.Fit({2: darker}))
+        unused = {2: centres.Centres(np.zeros((2, 1), np.float32), np.ones((1, 1), np.float32))}
+
+        def fit(task, job):
+            centres.save(job.folder / "centres.npz", unused)
+            return segment.Fit({2: darker})
+
+        monkeypatch.setattr(segment, "_fit", fit)
         monkeypatch.setattr(segment.centre_files, "linear_scores", lambda centres: centres)
         monkeypatch.setattr(pyramid, "SMALLEST", 20)
         segment.segment(c, target, tmp_path / "run", lambda line: None)

@@ -57,12 +57,12 @@ def whole_job(workdir, files=LATER, what="later"):
 def end(workdir, files=LATER, what="later"):
     """The end of the segment stage: nothing where the segmentation is there, else the rest of the job."""
     facts = records.segmentation(workdir)
-    if facts.get("what") == what:
+    if facts.get("what") == {"text": what}:
         return
     records.check_free(workdir, files, records.recorded_labels(workdir))
     check_folder(workdir, files)
     job = whole_job(workdir, files, what)
-    publish(job, files, workdir, {"clusters": [2, 5], "what": what})
+    publish(job, files, workdir, {"clusters": [2, 5], "what": {"text": what}})
     job.close()
 
 
@@ -220,7 +220,7 @@ def test_whatever_is_in_the_way_is_an_error_before_any_work(tmp_path, name):
     config.segment.probabilities, config.evaluate.clusters = True, (6,)
     check_free(config, tmp_path, ())
     assert set(files_of(config)) == {
-        "labels.ome.zarr", "labels_c6.ome.zarr", "centres.npz", "probabilities.ome.zarr",
+        "labels.ome.zarr", "labels_c6.ome.zarr", "centres.npz", "probabilities.ome.zarr", "checksums.json",
     }  # fmt: skip
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")

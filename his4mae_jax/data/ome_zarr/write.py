@@ -1,7 +1,6 @@
 """Create OME-Zarr images and label volumes (0.4 and 0.5), with one-line errors when a disk refuses the write."""
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -16,7 +15,7 @@ from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import Triple, brief
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import write_json, writing
+from his4mae_jax.files import friendly_io_error, parse_json, write_json, writing
 
 # Every zarr volume has at least one of them, even if its creation was interrupted.
 _ZARR_FILES = (".zgroup", ".zattrs", ".zarray", "zarr.json", "0/.zarray", "0/zarr.json")
@@ -132,8 +131,16 @@ def create_array(
 
 
 def open_array(folder: pathlib.Path, version: str) -> ts.TensorStore:
-    """Opens one level created by `create_array`, for reading and writing."""
-    return ts.open(_spec(folder, version), open=True).result()
+    """Opens one level created by `create_array`, for reading and writing.
+
+    Raises:
+      UserError: it is not there, or its metadata are damaged.
+    """
+    try:
+        return ts.open(_spec(folder, version), open=True).result()
+    except (ValueError, OSError) as error:
+        problem = f"no whole array ({brief(error)})"
+        raise friendly_io_error(error, folder) or UserError(f"{folder}: {problem}; write the volume again") from error
 
 
 def describe(folder: pathlib.Path, version: str, attributes: dict[str, Any]) -> None:
@@ -157,10 +164,10 @@ def read_group(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     folder = pathlib.Path(path)
     try:
         if (folder / "zarr.json").exists():
-            attributes = json.loads((folder / "zarr.json").read_text("utf-8"))["attributes"]["ome"]
+            attributes = parse_json((folder / "zarr.json").read_bytes())["attributes"]["ome"]
             version = attributes["version"]
         else:
-            attributes = json.loads((folder / ".zattrs").read_text("utf-8"))
+            attributes = parse_json((folder / ".zattrs").read_bytes())
             version = attributes["multiscales"][0]["version"]
         names = [a["name"] for a in attributes["multiscales"][0]["axes"]]
         first = attributes["multiscales"][0]["datasets"][0]["path"]

@@ -15,7 +15,6 @@ Environment variables:
 
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import re
@@ -26,6 +25,7 @@ import tensorstore as ts
 
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
+from his4mae_jax.files import parse_json
 
 ATTEMPTS = 5  # per request
 FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between attempts; doubles each time
@@ -116,7 +116,7 @@ class Location:
     def json_object(self, key: str, value: bytes) -> dict[str, Any]:
         """Parses `value`, the content of the file `key` of this folder, as a JSON object; UserError if it is none."""
         try:
-            content = json.loads(value.decode("utf-8"))
+            content = parse_json(value)
         except ValueError as error:
             raise UserError(
                 f"{self.child(key).name}: damaged metadata, not JSON ({brief(error)}); copy or write the volume again"

@@ -4,7 +4,6 @@ Each holds the items `student` and `teacher` (the encoders), `rest` (all other s
 configuration, seconds trained, pixel size). Inference reads one encoder and `about`.
 """
 
-import json
 import pathlib
 import shutil
 from typing import Any
@@ -16,9 +15,11 @@ from jax.sharding import Sharding
 
 from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import write_json, writing
-from his4mae_jax.settings.table import fixed_by_training
+from his4mae_jax.files import parse_json, write_json, writing
+from his4mae_jax.settings.table import fixed_by_training, is_saved
+from his4mae_jax.training.run.run_lock import check_there
 from his4mae_jax.training.step.state import TrainState
+from his4mae_jax.workdir import checkpoint_steps
 
 ENCODERS = ("student", "teacher")
 
@@ -87,7 +88,10 @@ class Checkpoints:
         )
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._manager = ocp.CheckpointManager(self.path, options=options)
+            try:
+                self._manager = ocp.CheckpointManager(self.path, options=options)
+            except (ValueError, TypeError, RecursionError) as error:
+                raise self._damaged(_damaged_step(self.path), error) from error
 
     def steps(self) -> list[int]:
         """Returns the steps with a whole checkpoint, ascending; partly written ones do not count."""
@@ -104,8 +108,9 @@ class Checkpoints:
         This comes before each save, because errors in orbax's threads do not say what to do.
 
         Raises:
-          UserError: it has not.
+          UserError: it has not, or the workdir is gone.
         """
+        check_there(self.path)
         need = sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 20)
         free = shutil.disk_usage(self.path).free
         if free < need:
@@ -151,12 +156,19 @@ class Checkpoints:
 
     def _restore(self, step: int, args: ocp.args.Composite) -> Any:
         try:
-            return self._manager.restore(step, args=args)
+            restored = self._manager.restore(step, args=args)
+            _check_about(restored["about"])
         except Exception as error:
-            raise UserError(
-                f"{self.path / str(step)}: this checkpoint cannot be read ({type(error).__name__}); delete that "
-                "folder to go on from the one before it"
-            ) from error
+            raise self._damaged(step, error) from error
+        return restored
+
+    def _damaged(self, step: int | None, error: Exception) -> UserError:
+        if step is None:
+            return UserError(f"{self.path}: cannot be read ({type(error).__name__}: {error}); move what is not ours")
+        return UserError(
+            f"{self.path / str(step)}: this checkpoint cannot be read ({type(error).__name__}); delete that "
+            "folder to go on from the one before it"
+        )
 
     def restore_encoder(self, step: int, which: str, like: Any, sharding: Sharding) -> tuple[Any, dict[str, Any]]:
         """Reads one encoder, for inference on any number of devices.
@@ -193,15 +205,39 @@ class Checkpoints:
         self._manager.close()
 
 
+def _damaged_step(folder: pathlib.Path) -> int | None:
+    """The first step whose metadata are no JSON object, for which orbax cannot open the folder at all."""
+    for step in checkpoint_steps(folder.parent):
+        try:
+            if not isinstance(parse_json((folder / str(step) / "_CHECKPOINT_METADATA").read_bytes()), dict):
+                return step
+        except (OSError, ValueError):
+            return step
+    return None
+
+
+def _check_about(about: Any) -> None:
+    """Raises `ValueError` where the JSON item of a checkpoint has another shape than the one that is saved."""
+    numbers = [about.get(key) for key in ("seconds", "voxel_size_nm")] if isinstance(about, dict) else [None]
+    if not all(isinstance(number, (int, float)) for number in numbers) or not is_saved(about.get("config")):
+        raise ValueError("not what is saved beside a checkpoint")
+
+
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
     """Returns the saved `config.json` of a run as a dict; None if there is none."""
     path = pathlib.Path(workdir) / "config.json"
     try:
-        return json.loads(path.read_text())
+        saved = parse_json(path.read_bytes())
+        if not is_saved(saved):
+            raise ValueError("not the settings of a run")
+        return saved
     except FileNotFoundError:
         return None
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); use another workdir") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path}: damaged ({error}); delete it and train again with the config of this run, which writes it and "
+            "goes on from the last checkpoint, or use another workdir"
+        ) from error
 
 
 def check_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -31,6 +31,7 @@ from his4mae_jax.training.run.checkpoints import (
     write_config,
 )
 from his4mae_jax.training.run.metrics import MetricWindows, MetricWriter, make_writer
+from his4mae_jax.training.run.run_lock import RunLock
 from his4mae_jax.training.run.save_clock import SaveClock
 from his4mae_jax.training.run.terminal import TerminalLog
 from his4mae_jax.training.step import state as states
@@ -63,22 +64,24 @@ def train(
       Seconds trained, those before a resume included.
 
     Raises:
-      UserError: the input cannot be used, or the loss is not finite.
+      UserError: the input cannot be used, another run trains in the workdir, or what is trained is not finite.
       Preempted: this process or another one of the run received a signal; what was trained is saved.
     """
     check_backend(config)
-    mesh = meshes.make_mesh()
-    in_memory_gb = initial_in_memory_gb(workdir, config)
-    if read_config(workdir) is None:
-        in_memory_gb = max(in_memory_gb, in_accelerator_gb(config, volumes, labels))
-    source = open_batch_source(config, volumes, mesh, log, labels, in_memory_gb)
-    settings = StepSettings.from_config(config)
-    if distributed.is_main():
-        write_config(workdir, config, in_memory_gb=in_memory_gb)  # the first thing written: all input has been checked
-    distributed.barrier("config")
-    distributed.check_same({"the configuration": config.to_dict(), **shared_config(workdir)})
-    trainer = Trainer(config, settings, source, mesh, workdir, log)
-    return trainer.train(about={"config": config.to_dict(), "voxel_size_nm": in_plane_nm(volumes[0])})
+    with RunLock(workdir) as lock:
+        mesh = meshes.make_mesh()
+        in_memory_gb = initial_in_memory_gb(workdir, config)
+        if read_config(workdir) is None:
+            in_memory_gb = max(in_memory_gb, in_accelerator_gb(config, volumes, labels))
+        source = open_batch_source(config, volumes, mesh, log, labels, in_memory_gb)
+        settings = StepSettings.from_config(config)
+        lock.take()
+        if distributed.is_main():
+            write_config(workdir, config, in_memory_gb=in_memory_gb)  # the first record: all input has been checked
+        distributed.barrier("config")
+        distributed.check_same({"the configuration": config.to_dict(), **shared_config(workdir)})
+        trainer = Trainer(config, settings, source, mesh, workdir, log)
+        return trainer.train(about={"config": config.to_dict(), "voxel_size_nm": in_plane_nm(volumes[0])})
 
 
 def check_backend(config: ml_collections.ConfigDict) -> None:
@@ -143,6 +146,7 @@ class Trainer:
         self._mesh, self._workdir, self._log = mesh, workdir, log
         self._total = total_steps(config)
         self._checkpoints = Checkpoints(workdir, config, together=True)
+        self._finite = jax.jit(states.finite, out_shardings=meshes.replicated(mesh))
         self._programs = StepPrograms(settings, mesh, per_dispatch=source.per_dispatch, resident=source.resident)
 
     def train(self, about: dict[str, Any]) -> float:
@@ -220,7 +224,8 @@ class Trainer:
                 agreed = agree(Request.STOP if signal_name() is not None else clock.request())
                 due = done % self._checkpoints.every == 0 or done == self._total
                 if due or agreed == Request.STOP or clock.grants(agreed):
-                    report.fetch()  # a state that is not finite is not saved
+                    report.fetch()  # a state that is not finite is not saved: neither its loss, nor what the step made
+                    states.check_finite(done, jax.device_get(self._finite(state)))
                     self._checkpoints.save(done, state, {**about, "seconds": report.seconds()})
                     clock.saved()
                 if agreed == Request.STOP:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from his4mae_jax.files import writing
+from his4mae_jax.files import parse_json, writing
+from his4mae_jax.training.run.run_lock import check_there
 
 
 class MetricWindows:
@@ -95,18 +96,23 @@ class MetricWriter:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
+        for line in self._path.read_bytes().splitlines():
             try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError):
-                continue  # the half-written last line of a killed run
+                if parse_json(line)["step"] <= step:
+                    kept.append(line + b"\n")
+            except (ValueError, KeyError, TypeError):
+                continue  # the half-written last line of a killed run, or what a damaged disk left
         part = self._path.with_suffix(".partial")
-        part.write_text("".join(kept), encoding="utf-8")
+        part.write_bytes(b"".join(kept))
         part.replace(self._path)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
-        """Writes the scalars of one logged step."""
+        """Writes the scalars of one logged step.
+
+        Raises:
+          UserError: the workdir is gone, or the disk refuses the write.
+        """
+        check_there(self._path.parent)
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **scalars}) + "\n")
             self._file.flush()

@@ -1,5 +1,6 @@
 """Everything that training changes, as one pytree."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from his4mae_jax.errors import UserError
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.step.optimizer import make_optimizer
 from his4mae_jax.training.step.settings import StepSettings
@@ -47,6 +49,36 @@ def create(settings: StepSettings) -> TrainState:
         opt_state=make_optimizer(settings.optimizer).init(params),
         codes=codes,
     )
+
+
+def finite(state: TrainState) -> dict[str, jax.Array]:
+    """Whether all numbers of the parts of a state are finite: one boolean each, to be fetched together."""
+    parts = {
+        "parameters": state.params, "parameters of the teacher": state.teacher,
+        "moments of the optimiser": state.opt_state, "statistics of the codebook": state.codes,
+    }  # fmt: skip
+    return {
+        name: jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(part)] or [jnp.array(True)]).all()
+        for name, part in parts.items()
+    }
+
+
+def check_finite(step: int, parts: Mapping[str, bool]) -> None:
+    """Checks a state that is about to be saved: the loss of a step is that of the parameters before it.
+
+    Args:
+      step: of the state.
+      parts: what `finite` returned, on the host.
+
+    Raises:
+      UserError: a part is not finite.
+    """
+    wrong = [name for name, is_finite in parts.items() if not is_finite]
+    if wrong:
+        raise UserError(
+            f"train: {', '.join(wrong)} are not finite after step {step}, which is not saved; lower config key "
+            "train.lr, check train.weight_decay, and start again in another workdir"
+        )
 
 
 def state_like(config: ml_collections.ConfigDict) -> TrainState:

@@ -19,7 +19,7 @@ def saved(tiny, tmp_path):
     checkpoints = Checkpoints(tmp_path, tiny)
     for step in range(5, 61, 5):
         numbered = jax.tree.map(lambda x, step=step: (x * 0 + step).astype(x.dtype), state)
-        checkpoints.save(step, numbered, {"seconds": step / 10, "config": tiny.to_dict()})
+        checkpoints.save(step, numbered, {"seconds": step / 10, "config": tiny.to_dict(), "voxel_size_nm": 8.0})
     checkpoints.wait()
     yield checkpoints, state
     checkpoints.close()

@@ -1,0 +1,76 @@
+"""One training in a workdir at a time, and none in a workdir that is gone."""
+
+import os
+import pathlib
+import socket
+from types import TracebackType
+from typing import IO
+
+from his4mae_jax.errors import UserError
+from his4mae_jax.files import lock_file, writing
+from his4mae_jax.training.devices import distributed
+
+FILE = "train.lock"
+
+
+class RunLock:
+    """The lock of a workdir: of the processes of one run the first holds it, and the kernel releases it at its end."""
+
+    def __init__(self, workdir: str | os.PathLike):
+        """Takes the lock where the workdir is there already, before anything is read.
+
+        Raises:
+          UserError: another run trains in this workdir.
+        """
+        self._folder, self._file = pathlib.Path(workdir), None
+        if self._folder.is_dir():
+            self.take()
+
+    def take(self) -> None:
+        """Takes the lock, in a workdir that is made where it is missing; does nothing where it is taken already.
+
+        Raises:
+          UserError: another run trains in this workdir.
+        """
+        if self._file is not None or not distributed.is_main():
+            return
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._file = lock_file(self._folder / FILE, wait=False)
+            if self._file is None:
+                raise UserError(
+                    f"{self._folder}: another process trains in this workdir ({_holder(self._folder / FILE)}); wait "
+                    "for its end, stop it, or use another workdir"
+                )
+            _note(self._file, f"process {os.getpid()} on {socket.gethostname()}")
+
+    def __enter__(self) -> "RunLock":
+        """Returns the lock, which may not be taken yet."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Releases the lock."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _note(file: IO[str], text: str) -> None:
+    file.truncate(0)
+    file.write(text)
+    file.flush()
+
+
+def _holder(path: pathlib.Path) -> str:
+    return path.read_text("utf-8", errors="replace")[:100] or "unknown"
+
+
+def check_there(workdir: str | os.PathLike) -> None:
+    """Checks that the workdir of a run is where it was: files that are open can be written to when it is not.
+
+    Raises:
+      UserError: it was deleted or moved.
+    """
+    if not pathlib.Path(workdir).is_dir():
+        raise UserError(f"{workdir}: deleted or moved while the training ran; what it had saved went with it")

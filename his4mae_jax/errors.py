@@ -1,14 +1,31 @@
-"""Errors that end a run with one line: bad input, and a device that is out of memory."""
+"""Errors that end a run with one line: bad input, and a device that is out of memory; secrets are masked in texts."""
+
+import re
+
+_PASSWORD = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+_SECRET = re.compile(
+    r"([?&;]|%3F|%26)([\w.%-]*(?:sig|signature|token|secret|password|passwd|pwd|credential|accesskey|access_key|"
+    r"accesskeyid|api_key|apikey|auth|authorization|key))(=|%3D)(?!%26)[^&;#\s'\"\]\)|]+",
+    re.IGNORECASE,
+)
+
+
+def mask(text: object) -> str:
+    """A text in which passwords, and signatures and keys in queries, of URLs are replaced by ***.
+
+    For whatever is shown to people or kept for them: a signed URL gives access to whoever reads it.
+    """
+    return _SECRET.sub(r"\1\2\3***", _PASSWORD.sub("***", str(text)))
 
 
 class UserError(Exception):
     """Bad input: one line that names the file or key and says what to do.
 
-    The command prints the message alone, without a traceback, and exits with status 2.
+    Secrets in URLs are masked. The command prints the message alone, without a traceback, and exits with status 2.
     """
 
     def __init__(self, message: str):
-        super().__init__(" ".join(str(message).split()))
+        super().__init__(" ".join(mask(message).split()))
 
 
 Error = UserError  # its name in the library: `his4mae_jax.Error`

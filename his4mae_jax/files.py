@@ -64,6 +64,11 @@ def slugs(names: Mapping[int, str]) -> dict[int, str]:
     return parts
 
 
+def csv_cell(value: Any) -> Any:
+    """A value as a cell of a CSV file: text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
+
+
 def write_json(file: pathlib.Path, value: Any) -> None:
     """Writes JSON atomically: a reader finds the old file or the new one, never a part.
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 
 import tqdm
 
+from his4mae_jax.errors import mask
+
 QUIET = 5.0  # seconds before a step says anything
 EVERY = 10.0  # seconds between two lines where there is no terminal
 
@@ -19,11 +21,11 @@ Log = Callable[[str], None]
 
 
 def say(message: object) -> None:
-    """Prints one line to standard error, above a bar that may be on the terminal."""
+    """Prints one line to standard error, above a bar that may be on the terminal; secrets in URLs are masked."""
     if sys.stderr.isatty():
-        tqdm.tqdm.write(str(message), file=sys.stderr)
+        tqdm.tqdm.write(mask(message), file=sys.stderr)
     else:
-        print(message, file=sys.stderr, flush=True)
+        print(mask(message), file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from his4mae_jax.errors import UserError, friendly_memory_error
+from his4mae_jax.errors import UserError, friendly_memory_error, mask
 from his4mae_jax.training.run import preemption
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 1, 130  # exit statuses; that of a run stopped by a signal is preemption's
@@ -92,6 +92,7 @@ def execute(parse: Callable[[], Command]) -> None:
 
 def _end(status: int, message: str) -> NoReturn:
     """Print why, and end this process; one of several does not wait for the others."""
+    message = mask(message)  # tracebacks too: people paste them into public reports
     if _index is None:
         print(message, file=sys.stderr, flush=True)
         sys.exit(status)

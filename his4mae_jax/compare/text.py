@@ -15,6 +15,8 @@ from typing import Any
 
 import tabulate
 
+from his4mae_jax.files import csv_cell
+
 Rows = Sequence[dict[str, Any]]  # of `tables.collect`
 
 MISSING = "–"
@@ -221,5 +223,5 @@ def comma_separated(rows: Rows) -> str:
     text, lines = io.StringIO(), [line(row) for row in rows]
     writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: csv_cell(value) for key, value in each.items()} for each in lines)
     return text.getvalue()

@@ -21,7 +21,7 @@ from typing import Any
 
 import tabulate
 
-from his4mae_jax.files import write_text
+from his4mae_jax.files import csv_cell, write_text
 
 MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
 
@@ -74,7 +74,7 @@ def write_metrics(metrics: dict[str, Any], workdir: str | os.PathLike) -> None:
     for method, matching, clusters, dsc in _rows(metrics):
         for name, value in dsc.items():
             number = "" if _absent(value) else repr(float(value))
-            writer.writerow([method, matching, clusters, name, number])
+            writer.writerow([csv_cell(method), matching, clusters, csv_cell(name), number])
     write_text(workdir / "metrics.csv", table.getvalue())
 
 

@@ -19,7 +19,7 @@ from his4mae_jax.data.volumes.contrast import content_box
 from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output.records import PROBABILITIES, label_file
@@ -209,7 +209,7 @@ def labels_depend_on(
     encoder: VolumeEncoder,
     volume: VolumeLike,
     inside: Box,
-    mask: VolumeLike | None,
+    fitted: VolumeLike | None,
     step: int,
     output: Grid,
 ) -> dict[str, Any]:
@@ -224,10 +224,10 @@ def labels_depend_on(
     if frozen:  # not its name, but what is in its files; records of trained encoders are what they were
         settings["encoder_file"] = encoder_digest(encoder.params)
     values = {
-        "first_label": 1, "step": step, "volume": str(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
+        "first_label": 1, "step": step, "volume": mask(volume.name), "shape": volume.shape, "dtype": volume.dtype.name,
         "voxel_size_nm": volume.voxel_size_nm, "contrast": encoder.contrast.to_json(),
         "inside": [[s.start, s.stop] for s in inside], "padding": encoder.padding, "clusters": label_sizes(config),
-        "mask": None if mask is None else str(mask.name), "seed": config.seed, "slices": encoder.coverage.axes,
+        "mask": None if fitted is None else mask(fitted.name), "seed": config.seed, "slices": encoder.coverage.axes,
         "settings": settings,
     }  # fmt: skip
     origin = origin_of(volume)

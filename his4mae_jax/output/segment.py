@@ -25,7 +25,7 @@ from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import size_text
 from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.labels import UNLABELLED
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.kept_features import kept_features
 from his4mae_jax.inference.tiling import Tiling
@@ -164,7 +164,7 @@ def _run(task: Task, values: dict[str, Any]) -> dict[str, Any] | None:
                 return None
             facts = {
                 "seconds": job.seconds() + _fit_seconds(job), "fovs": fovs, "step": task.step,
-                "clusters": task.sizes, "volume": str(volume.name), "job": job.id, "what": values,
+                "clusters": task.sizes, "volume": mask(volume.name), "job": job.id, "what": values,
             }  # fmt: skip
             if s.encoder_file:
                 facts["encoder_file"] = os.path.abspath(s.encoder_file)
@@ -202,7 +202,7 @@ def _fit(task: Task, job: Job) -> Fit:
             else f"segment: centres of {sizes} clusters from {fit.voxels:,} voxels"
         )  # fmt: skip
     centre_files.save(
-        path, fit.centres, encoder=s.encoder_file or s.encoder, step=task.step, volume=str(task.volume.name),
+        path, fit.centres, encoder=s.encoder_file or s.encoder, step=task.step, volume=mask(task.volume.name),
         seed=task.config.seed, voxels=fit.voxels, contrast=task.encoder.contrast.to_json(), encoder_digest=digest,
         seconds=time.perf_counter() - began,
     )  # fmt: skip

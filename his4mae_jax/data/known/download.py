@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from his4mae_jax.data.known.redirects import open_url
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json, writing
 from his4mae_jax.progress import Log, progress
@@ -158,7 +159,7 @@ def _connect(url: str, stream: BinaryIO, record: pathlib.Path, log: Log) -> Iter
         if known.get("version"):
             headers["If-Range"] = known["version"]
     try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        answer = open_url(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 import his4mae_jax
+from his4mae_jax.errors import mask
 from his4mae_jax.files import write_bytes, write_json, writing
 from his4mae_jax.output import records
 
@@ -39,7 +40,7 @@ def write_page(workdir: pathlib.Path, text: str) -> pathlib.Path:
       UserError: a page of the user is in the way, or the disk refuses a write.
     """
     check_free(workdir)
-    _write(workdir, PAGE, text.encode("utf-8"))
+    _write(workdir, PAGE, mask(text).encode("utf-8"))  # it is made to be sent to others
     return workdir / FOLDER / PAGE
 
 

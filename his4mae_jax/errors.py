@@ -5,7 +5,7 @@ import re
 _PASSWORD = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
 _SECRET = re.compile(
     r"([?&;]|%3F|%26)([\w.%-]*(?:sig|signature|token|secret|password|passwd|pwd|credential|accesskey|access_key|"
-    r"accesskeyid|api_key|apikey|auth|authorization|key))(=|%3D)(?!%26)[^&;#\s'\"\]\)|]+",
+    r"accesskeyid|api_key|apikey|auth|authorization|key))(=|%3D)(?!%26)[^&;#,\s'\"\[\]\)|]+",
     re.IGNORECASE,
 )
 

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from typing import Any
 
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.files import parse_json, writing
 
 VOLUMES, RECORD = "volumes", "volume.json"
@@ -47,14 +47,14 @@ def volume_folder(
     Raises:
       UserError: a folder of the user has its name, or its record is damaged.
     """
-    name, identity = short_name(spec), _identity(spec, workdir)
+    name, identity = short_name(spec), mask(_identity(spec, workdir))  # signatures of URLs change
     other = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"  # where another volume has that name already
     for folder in (pathlib.Path(workdir) / VOLUMES / part for part in (name, other)):
         if not folder.exists():
             if not create:
                 return folder
             _make(folder, {"volume": os.fspath(spec), "identity": identity, **facts})
-        if read_record(folder)["identity"] == identity:
+        if mask(read_record(folder)["identity"]) == identity:
             return folder
     raise UserError(f"{folder}: is of another volume; move it")
 

@@ -34,6 +34,7 @@ arguments=
 for word in "--config=$1" "--workdir=$2" --config.train.require_accelerator=True "${@:3}"; do
     word=${word//\\/\\\\}
     word=${word//\"/\\\"}
+    word=${word//$'\n'/\\n}
     arguments+="${arguments:+, }\"${word//\$/\$\$}\""
 done
 

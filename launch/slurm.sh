@@ -25,7 +25,7 @@ export PYTHON=${PYTHON:-.venv/bin/python}
 need sbatch "run this on a login node of the cluster"
 [[ $dry_run == yes ]] || command -v "$PYTHON" >/dev/null ||
     fail "$PYTHON: no such interpreter; install the package (README.md), or name one as PYTHON=..."
-run mkdir -p "$2" # SLURM does not make the folder of its log
+run mkdir -p -- "$2" # SLURM does not make the folder of its log
 run sbatch --job-name=his4mae --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus" --exclusive \
-    --time="$time" --requeue --signal=USR1@120 --open-mode=append --output="$2/slurm-%j.log" --export=ALL \
+    --time="$time" --requeue --signal=USR1@120 --open-mode=append --output="${2//%/%%}/slurm-%j.log" --export=ALL \
     launch/slurm_job.sh "$@"

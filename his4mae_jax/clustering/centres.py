@@ -1,20 +1,15 @@
 """Cluster centres, and classes of a few labels: fitted once, saved, then only applied."""
 
-import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
-import struct
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from his4mae_jax.clustering.centres_file import reading
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.score_maps import LinearScores
 
@@ -107,7 +102,7 @@ def load(path: str | os.PathLike) -> tuple[dict[int, Centres | Classes], dict[st
     Raises:
       UserError: the file is not one of ours.
     """
-    with _reading(path) as data:
+    with reading(path) as data:
         facts = json.loads(str(data["facts"]))
         sizes = [int(k.removeprefix("centres_")) for k in data.files if k.startswith("centres_")]
         centres = {
@@ -149,50 +144,6 @@ def class_names(path: str | os.PathLike) -> tuple[str, ...]:
     if not path:
         return ()
     return tuple(load(path)[1].get("class_names", ()))  # all of it: damage is told before any work
-
-
-def digest_of(path: str | os.PathLike, labels: int) -> str:
-    """A hash of what so many labels stand for, from a centres file: of the centres of clusters.
-
-    Classes of a probe are hashed by their names alone: they mean the same whichever labels the probe was fitted on.
-
-    Raises:
-      UserError: there is no such file, or it lacks them.
-    """
-    digest = hashlib.sha256()
-    with _reading(path) as data:
-        classes = json.loads(str(data["facts"])).get("class_names", ())
-        if len(classes) == labels:
-            digest.update(json.dumps(["classes", *classes]).encode())
-        else:
-            for key in (f"centres_{labels}", f"projection_{labels}", f"group_{labels}"):
-                if key in data.files or not key.startswith("group"):
-                    array = np.ascontiguousarray(data[key])
-                    digest.update(f"{key} {array.dtype.str} {array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
-
-
-_FAULTS = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, IndexError, OverflowError, RecursionError,
-    NotImplementedError, SyntaxError, MemoryError, struct.error, tokenize.TokenError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
-
-
-@contextlib.contextmanager
-def _reading(path: str | os.PathLike) -> Iterator[Any]:
-    try:
-        with open(path, "rb") as stream, np.load(stream) as data:  # np.load leaves a path open that it cannot read
-            yield data
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path}: no such centres file; correct segment.centres_file, or segment (again) to write it"
-        ) from error
-    except _FAULTS as error:
-        problem = " ".join(str(error).split())[:100] or type(error).__name__
-        raise UserError(
-            f"{path}: damaged, or not a centres file ({problem}); where segment.centres_file names it give another, "
-            "else delete it and segment again"
-        ) from error
 
 
 def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int, Centres | Classes]:

@@ -8,7 +8,7 @@ import ml_collections
 from his4mae_jax import files, palette
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.naming import clusters_file
 from his4mae_jax.naming.clusters_file import FILE, Cluster, Clusters
 from his4mae_jax.naming.measure import measure
@@ -125,7 +125,7 @@ def _new(
         name, colour = (given[i].name, given[i].colour) if given else (names[i], palette.colour(i))
         mean_grey = None if grey is None else float(f"{grey:.5g}")
         clusters.append(Cluster(i, name, colour, round(float(fraction), 6), mean_grey))
-    return Clusters(centres, str(image.name), tuple(clusters))
+    return Clusters(centres, mask(image.name), tuple(clusters))
 
 
 def name(

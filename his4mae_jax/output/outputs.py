@@ -17,7 +17,7 @@ import ml_collections
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.group import copy_image, list_labels
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.files import slugs
 from his4mae_jax.output import records
 from his4mae_jax.output.cellsketch import write_cellsketch
@@ -173,8 +173,8 @@ def _dependencies(config, image, paths, names, cell, segmentation) -> dict[str, 
     if segmentation is None:
         return None
     values = {
-        "segmentation": segmentation, "image": str(image.name), "labels": [p.name for p in paths],
-        "names": list(names.items()), "cell": str(cell.name) if cell is not None else None,
+        "segmentation": segmentation, "image": mask(image.name), "labels": [p.name for p in paths],
+        "names": list(names.items()), "cell": mask(cell.name) if cell is not None else None,
         **{key: config.segment[key] for key in _SETTINGS},
     }  # fmt: skip
     return json.loads(json.dumps(values))

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from his4mae_jax.clustering.centres_file import digest_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import parse_json, write_json, writing
 
@@ -275,7 +276,5 @@ def _with_partials(names: Iterable[str]) -> list[str]:
 
 
 def centres_digest(folder: str | os.PathLike, labels: int) -> str:
-    """A hash of what so many labels stand for, from the folder's centres.npz; see `clustering.centres.digest_of`."""
-    from his4mae_jax.clustering.centres import digest_of  # late, as it imports JAX, which records do without
-
+    """A hash of what so many labels stand for, from the folder's centres.npz; see `clustering.centres_file`."""
     return digest_of(pathlib.Path(folder) / CENTRES, labels)

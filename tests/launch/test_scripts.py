@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
@@ -166,3 +167,75 @@ def test_a_tpu_pod_gets_the_commit_and_starts_again_on_status_75(programs, tmp_p
     subprocess.run(["bash", "-c", command.removesuffix("&")], cwd=tmp_path, env={"PATH": path}, check=True)
     args = (tmp_path / "args").read_text().splitlines()
     assert args.count("--workdir=/mnt/x") == 2 and args.count("--config.data.train=('a b',)") == 2
+
+
+# Workdirs and flags with quotes, blanks and what shells expand arrive as they are, and nothing of them is run.
+HOSTILE = "a b'c\"d $(touch pwned) `touch pwned`; touch pwned & | * \\ ${HOME} %j -é"
+HOSTILE_FLAG = f"--config.data.test={HOSTILE}"
+
+
+@pytest.fixture
+def nothing_run():
+    """Fails where a command in a name was run."""
+    yield
+    found = ROOT / "pwned"
+    there = found.exists()
+    found.unlink(missing_ok=True)
+    assert not there
+
+
+def test_local_prints_what_can_be_typed(nothing_run):
+    done = launch("local.sh", "--dry-run", "--device=cpu", "configs/demo.py", HOSTILE, HOSTILE_FLAG)
+    assert done.returncode == 0, done.stderr
+    line = next(line for line in done.stdout.splitlines() if "his4mae_jax.main" in line).removeprefix("+")
+    typed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True).stdout
+    assert typed.split("\0")[-3:-1] == [f"--workdir={HOSTILE}", HOSTILE_FLAG]
+
+
+def test_slurm_gets_the_words(programs, tmp_path, nothing_run):
+    workdir = tmp_path / HOSTILE
+    done = launch("slurm.sh", "configs/demo.py", workdir, HOSTILE_FLAG, programs=programs)
+    assert done.returncode == 0, done.stderr
+    called = calls(programs)
+    assert called[-2:] == [str(workdir), HOSTILE_FLAG] and workdir.is_dir()
+    assert f"--output={str(workdir).replace('%', '%%')}/slurm-%j.log" in called  # % is SLURM's own
+
+
+def test_a_workdir_that_looks_like_an_option(programs, tmp_path, nothing_run):
+    done = launch("slurm.sh", "configs/demo.py", "--help=x", programs=programs)
+    try:
+        assert done.returncode == 0 and (ROOT / "--help=x").is_dir(), done.stderr
+    finally:
+        if (ROOT / "--help=x").is_dir():
+            os.rmdir(ROOT / "--help=x")
+
+
+def test_a_slurm_job_gets_the_words(programs, nothing_run):
+    done = launch("slurm_job.sh", "configs/demo.py", HOSTILE, HOSTILE_FLAG, programs=programs, SLURM_JOB_ID="1")
+    assert done.returncode == 0 and f"--workdir={HOSTILE}" in calls(programs) and calls(programs)[-1] == HOSTILE_FLAG
+
+
+def test_hosts_of_a_pod_get_the_words(programs, tmp_path, nothing_run):
+    done = launch(
+        "tpu_pod.sh", *GOOD["tpu_pod.sh"][0], "configs/demo.py", f"/mnt/{HOSTILE}", HOSTILE_FLAG, programs=programs
+    )
+    assert done.returncode == 0, done.stderr
+    command = next(c for c in calls(programs) if "nohup" in c).removeprefix("--command=")
+    python = tmp_path / "his4mae_jax" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>../args\n')
+    python.chmod(0o755)
+    subprocess.run(["bash", "-c", command.removesuffix("&")], cwd=tmp_path, check=True)
+    args = (tmp_path / "args").read_text().splitlines()
+    assert f"--workdir=/mnt/{HOSTILE}" in args and args[-1] == HOSTILE_FLAG
+    assert not list(tmp_path.rglob("pwned"))
+
+
+@pytest.mark.parametrize("name", [HOSTILE, "two\nlines: [x]\n"])
+def test_a_manifest_holds_the_words(name, nothing_run):
+    flag = f"--config.data.test={name}"
+    done = launch("gke.sh", "--dry-run", *GOOD["gke.sh"][0], "configs/demo.py", f"/shared/{name}", flag)
+    assert done.returncode == 0, done.stderr
+    found = yaml.safe_load(done.stdout)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    args = [word.replace("$$", "$") for word in found["containers"][0]["args"]]
+    assert args[1] == f"--workdir=/shared/{name}" and args[-1] == flag

@@ -177,5 +177,5 @@ def test_labels_that_are_not_there(tmp_path, named, config):
     with pytest.raises(UserError, match="clusters.yaml: not there"):
         stage.name(config, named.folder, print)
     (named.folder / "centres.npz").unlink()
-    with pytest.raises(UserError, match=r"centres.npz: no centres of 4 labels"):
+    with pytest.raises(UserError, match=r"centres.npz: no such centres file"):
         stage.name(config, named.folder, print)

@@ -70,7 +70,8 @@ def _random(like):
         return jax.random.split(jax.random.key(0), like.shape) if like.shape else jax.random.key(0)
     if jax.numpy.issubdtype(like.dtype, np.floating):
         return _rng.random(like.shape, np.float32).astype(like.dtype)
-    return np.zeros(like.shape, like.dtype)
+    # Flags are True: a training whose state is not finite would end.
+    return np.full(like.shape, like.dtype == bool, like.dtype)
 
 
 def traced_jit(function=None, **options):

@@ -148,7 +148,7 @@ def open_levels(layer: Layer, image: VolumeLike) -> Levels:
 def _open(layer: Layer, path: str, version: str) -> ts.TensorStore:
     try:
         array = ome_zarr.open_array(layer.path / path, version)
-    except (OSError, ValueError) as error:
+    except UserError as error:
         raise UserError(f"{layer.path}: level {path} cannot be read; write the volume again") from error
     return array if layer.channel is None else array[layer.channel]
 

@@ -3,7 +3,6 @@
 import email.message
 import hashlib
 import io
-import urllib.request
 import zipfile
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import tifffile
 
 from his4mae_jax.cli import command, config_file
-from his4mae_jax.data.known import betaseg, epfl, openorganelle
+from his4mae_jax.data.known import betaseg, download, epfl, openorganelle
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 
@@ -64,7 +63,7 @@ def requested(monkeypatch):
         urls.append(request.full_url)
         return _Answer(archive if request.full_url == betaseg.URL else _tiff())
 
-    monkeypatch.setattr(urllib.request, "urlopen", urlopen)
+    monkeypatch.setattr(download, "open_url", urlopen)
     return urls
 
 

@@ -208,7 +208,7 @@ def test_labels_of_another_shape_and_a_missing_probe(run, label_volume, tmp_path
     with pytest.raises(UserError, match="run `his4mae probe` first"):
         run("segment", segment__centres="probe")
     (tmp_path / "run" / "probe.npz").write_text("mine")
-    with pytest.raises(UserError, match="probe.npz: not a centres file"):
+    with pytest.raises(UserError, match="probe.npz: damaged, or not a centres file"):
         run("probe", probe__labels=str(path))
     assert (tmp_path / "run" / "probe.npz").read_text() == "mine"
 

@@ -19,12 +19,13 @@ import argparse
 import functools
 import json
 import pathlib
+import types
 
 import numpy as np
-import scipy.ndimage
 from probe_labels import Scene, interpolated
 from reporting import add_json_option, machine, one_line, options, write_json
 
+from his4mae_jax.inference.lattice import smooth_along, smoothing_matrix
 from his4mae_jax.library.encoder import Encoder
 from his4mae_jax.probe.heads import fit_hidden, fit_linear
 
@@ -65,6 +66,25 @@ def token_means(mask: np.ndarray, positions: tuple[np.ndarray, ...]) -> np.ndarr
     return out
 
 
+def smoothed(scene: Scene, lattice: np.ndarray, sigma: float) -> np.ndarray:
+    """A lattice `(z, y, x, ...)` under a Gaussian of `sigma` tokens, of the same width in nm along each axis."""
+    if not sigma:
+        return lattice
+    sides = [
+        (at[1] - at[0] if len(at) > 1 else 1) * nm for at, nm in zip(scene.positions, scene.voxel_size_nm, strict=True)
+    ]
+    for axis, side in enumerate(sides):
+        points = types.SimpleNamespace(points=lattice.shape[axis], scale=sides[-1] / side)
+        lattice = smooth_along(lattice, smoothing_matrix(points, sigma), axis)
+    return lattice
+
+
+def spread(scene: Scene, sigma: float) -> np.ndarray:
+    """The texture of tokens: the standard deviation of each feature in a Gaussian of `sigma` tokens."""
+    variance = smoothed(scene, scene.lattice**2, sigma) - smoothed(scene, scene.lattice, sigma) ** 2
+    return np.sqrt(np.maximum(variance, EDGE))
+
+
 class Ceilings:
     """Dice of each class by row, for one training."""
 
@@ -77,10 +97,8 @@ class Ceilings:
         """
         self.scene = Scene(workdir, 1, smooth=0.0)
         self.config, rng = Encoder.load(workdir).config, np.random.default_rng(0)
-        self.mean = self.smoothed(self.scene.lattice, self.config.segment.smooth)
-        about = self.smoothed(self.scene.lattice, texture)
-        spread = self.smoothed(self.scene.lattice**2, texture) - about**2
-        self.textured = np.concatenate([self.mean, np.sqrt(np.maximum(spread, EDGE))], axis=-1)
+        self.mean = smoothed(self.scene, self.scene.lattice, self.config.segment.smooth)
+        self.textured = np.concatenate([self.mean, spread(self.scene, texture)], axis=-1)
         halves = self.scene.left, self.scene.right
         drawn = [rng.permutation(half)[: fitted + tests] for half in halves]
         self.fits = [self.scene.index(flat[: len(flat) - tests]) for flat in drawn]
@@ -100,28 +118,13 @@ class Ceilings:
                     out[f"{name}{added}, {row}"] = np.mean([way[column] for way in ways], axis=0).tolist()
         return out
 
-    def smoothed(self, lattice: np.ndarray, sigma: float) -> np.ndarray:
-        """A lattice `(z, y, x, ...)` under a Gaussian of `sigma` tokens, of the same width in nm along each axis."""
-        if not sigma:
-            return lattice
-        sides = [
-            (at[1] - at[0] if len(at) > 1 else 1) * nm
-            for at, nm in zip(self.scene.positions, self.scene.voxel_size_nm, strict=True)
-        ]
-        token = sides[-1]
-        for axis, side in enumerate(sides):
-            lattice = scipy.ndimage.gaussian_filter1d(
-                lattice, sigma * token / side, axis=axis, mode="reflect", truncate=3.0
-            )
-        return lattice
-
     def lattice(self) -> dict[str, list[float]]:
         """Dice of the ground truth on the lattice, by cut."""
         points, half, best = np.concatenate(self.tests), [], []
         for k in self.classes:
             truth = self.truth(points) == k
             mean = token_means(self.scene.truth == k, self.scene.positions)
-            mean = self.smoothed(mean, self.config.segment.smooth)
+            mean = smoothed(self.scene, mean, self.config.segment.smooth)
             score = interpolated(mean[..., None], self.scene.positions, points)[:, 0]
             half.append(dice_at(score, truth, 0.5))
             best.append(best_cut(score, truth)[0])

@@ -83,7 +83,7 @@ def ours(config, encoder, path, folder):
     return_freed_memory()
     began = time.perf_counter()
     volume = open_volume(path)
-    fit = fit_centres(config, encoder, volume, [config.segment.clusters], config.segment.fraction, None)
+    fit = fit_centres(config, encoder, volume, [config.segment.clusters], None)
     fitted = time.perf_counter()
     label_ours(config, encoder, path, folder, fit.centres)
     return fitted - began, time.perf_counter() - fitted, fit.centres

@@ -85,6 +85,15 @@ def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
     return sorted(int(p.name) for p in (pathlib.Path(workdir) / "checkpoints").glob("*") if p.name.isdigit())
 
 
+def log_entry(line: bytes) -> dict[str, Any] | None:
+    """An entry of train.jsonl from its line; None where that is none, as a killed run or a damaged disk leaves it."""
+    try:
+        entry = parse_json(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+
+
 def only_volume(workdir: str | os.PathLike) -> dict[str, Any] | None:
     """The record of the volume that was segmented in a workdir, if there is exactly one."""
     folders = sorted((pathlib.Path(workdir) / VOLUMES).glob(f"*/{RECORD}"))

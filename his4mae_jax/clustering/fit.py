@@ -52,7 +52,6 @@ def fit_centres(
     encoder: VolumeEncoder,
     volume: VolumeLike,
     sizes: Sequence[int],
-    fraction: float,
     mask: VolumeLike | None,
     codes_KxD: np.ndarray | None = None,
     inside: Box | None = None,
@@ -65,7 +64,6 @@ def fit_centres(
       encoder: bound to the volume's grey levels.
       volume: to sample.
       sizes: numbers of clusters.
-      fraction: of the voxels that is sampled.
       mask: see `fit_mask`.
       codes_KxD: the codebook where `segment.centres` is "codebook".
       inside: the part of the volume to sample; None: all of it.
@@ -75,8 +73,8 @@ def fit_centres(
         eye = np.eye(sizes[0], dtype=np.float32)  # |z - e_c|^2 is least where z_c is largest
         return Fit({sizes[0]: Centres(eye, eye)})
     return fit_clusters(
-        encoder, volume, sizes, config.segment, seed=config.seed, fraction=fraction, mask=mask, codes_KxD=codes_KxD,
-        inside=inside, log=log,
+        encoder, volume, sizes, config.segment, seed=config.seed, mask=mask, codes_KxD=codes_KxD, inside=inside,
+        log=log,
     )  # fmt: skip
 
 
@@ -87,7 +85,6 @@ def fit_clusters(
     segment: Mapping[str, Any],
     *,
     seed: int = 0,
-    fraction: float | None = None,
     mask: VolumeLike | None = None,
     codes_KxD: np.ndarray | None = None,
     inside: Box | None = None,
@@ -102,7 +99,6 @@ def fit_clusters(
       segment: settings with the keys of `config.segment`: fraction, fit_tiles, fit_least, fit_voxels, metric,
         restarts.
       seed: of the sample and of k-means.
-      fraction: of the voxels that is sampled; None: `segment["fraction"]`.
       mask: label volume; voxels of `IGNORE` are not sampled.
       codes_KxD: group these codes instead, by how often they are nearest in the sample.
       inside: the part of the volume to sample; None: all of it.
@@ -113,8 +109,8 @@ def fit_clusters(
     """
     whitened, restarts = segment["metric"] == "whitened", segment["restarts"]
     sampled = sample(
-        encoder, volume, segment["fraction"] if fraction is None else fraction, segment["fit_tiles"], seed, mask,
-        inside=inside, least=segment["fit_least"], most=segment["fit_voxels"], noise=whitened, log=log,
+        encoder, volume, segment["fraction"], segment["fit_tiles"], seed, mask, inside=inside,
+        least=segment["fit_least"], most=segment["fit_voxels"], noise=whitened, log=log,
     )  # fmt: skip
     features = sampled.features_MxD
     if codes_KxD is not None:

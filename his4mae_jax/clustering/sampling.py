@@ -9,7 +9,7 @@ import numpy as np
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.tiling import EncodedTile, Tile, Tiling
+from his4mae_jax.inference.tiling import EncodedTile, Tile, Tiling, neighbours
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
@@ -109,7 +109,7 @@ def _strata(rng: np.random.Generator, tiling: Tiling, mask: VolumeLike | None, m
         allowed = math.prod(tile.shape) if mask is None else np.count_nonzero(mask.read(tile.write) != IGNORE)
         if allowed:
             found.append((i, int(allowed)))
-    groups = [found[group[0] : group[-1] + 1] for group in np.array_split(range(len(found)), most) if len(group)]
+    groups = [[found[n] for n in group] for group in neighbours(len(found), most)]
     chosen = [(min(group, key=lambda entry: rank[entry[0]]), group) for group in groups]
     return [_Stratum(tiling[i], sum(voxels for _, voxels in group), own) for (i, own), group in chosen]
 

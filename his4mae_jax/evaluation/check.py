@@ -4,21 +4,19 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import ml_collections
 
 from his4mae_jax.data.ome_zarr.checksums import readable
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import parse_json
 from his4mae_jax.output import records
 from his4mae_jax.output.publish import damage
 from his4mae_jax.progress import Log
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
 from his4mae_jax.training.step.state import check_finite, finite, state_like
-from his4mae_jax.workdir import VOLUMES, checkpoint_steps, read_record
+from his4mae_jax.workdir import VOLUMES, checkpoint_steps, log_entry, read_record
 
 
 def check(workdir: str | os.PathLike, log: Log) -> None:
@@ -71,16 +69,13 @@ def _training(workdir: pathlib.Path, log: Log) -> Iterator[str]:
     with contextlib.closing(checkpoints):
         for step in checkpoints.steps():
             log(f"check: checkpoint of step {step}")
-            with contextlib.suppress(_Whole):
-                yield _checkpoint(checkpoints, step)
+            problem = _checkpoint(checkpoints, step)
+            if problem:
+                yield problem
 
 
-class _Whole(Exception):
-    """There is nothing to say of a checkpoint."""
-
-
-def _checkpoint(checkpoints: Checkpoints, step: int) -> str:
-    """What is damaged of a checkpoint; raises `_Whole` where nothing is."""
+def _checkpoint(checkpoints: Checkpoints, step: int) -> str | None:
+    """What is damaged of a checkpoint; None where nothing is."""
     try:
         about = checkpoints.about(step)
         like = state_like(ml_collections.ConfigDict(about["config"]))
@@ -88,7 +83,7 @@ def _checkpoint(checkpoints: Checkpoints, step: int) -> str:
         check_finite(step, jax.device_get(finite(state)))
     except UserError as error:
         return str(error)
-    raise _Whole
+    return None
 
 
 def _training_log(path: pathlib.Path) -> Iterator[str]:
@@ -100,16 +95,8 @@ def _training_log(path: pathlib.Path) -> Iterator[str]:
         yield f"{path}: cannot be read ({error.strerror}); move it away"
         return
     for number, line in enumerate(lines, 1):
-        if not _is_entry(line):
+        if log_entry(line) is None:
             yield f"{path}: line {number} is damaged and left out of curves; delete that line"
-
-
-def _is_entry(line: bytes) -> bool:
-    try:
-        entry: Any = parse_json(line)
-    except ValueError:
-        return False
-    return isinstance(entry, dict) and isinstance(entry.get("step"), int)
 
 
 def _volume(folder: pathlib.Path, log: Log) -> Iterator[str]:

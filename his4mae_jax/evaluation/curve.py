@@ -69,11 +69,7 @@ def _score(
 ) -> dict[str, dict[str, float]]:
     """Fits centres on a box, labels it and scores the labels."""
     image, clusters = part.image, headline(config)
-    # A tenth of the box's voxels at most: small boxes hold few thousandths.
-    fraction = min(0.1, max(config.segment.fraction, 5000 / np.prod(image.shape)))
-    fit = fit_centres(
-        config, encoder, image, [clusters], fraction, fit_mask(config, part.labels), codes_KxD, log=log
-    )  # fmt: skip
+    fit = fit_centres(config, encoder, image, [clusters], fit_mask(config, part.labels), codes_KxD, log=log)
     labels = encoder.labels(image, linear_scores(fit.centres), onto=part.onto, encoded=fit.encoded)[clusters]
     labels = from_array(labels, part.output.voxel_size_nm, f"labels of {image.name}", image=False)
     confusion = dice.confusion(labels, part.output_labels, clusters, len(part.class_names))

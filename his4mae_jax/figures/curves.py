@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from his4mae_jax.errors import UserError
 from his4mae_jax.figures import style
-from his4mae_jax.files import parse_json
+from his4mae_jax.workdir import log_entry
 
 
 def training_curves(
@@ -105,21 +105,14 @@ def read_log(train_jsonl: str | os.PathLike) -> dict[int, dict[str, Any]]:
     Raises:
       UserError: the file cannot be read.
     """
-    log: dict[int, dict] = {}
     if not Path(train_jsonl).exists():
-        return log
+        return {}
     try:
         lines = Path(train_jsonl).read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"{train_jsonl}: cannot be read ({error.strerror}); move it away") from error
-    for line in lines:
-        try:
-            entry = parse_json(line)
-            step = int(entry["step"])
-        except (ValueError, KeyError, TypeError, OverflowError):
-            continue
-        log[step] = entry
-    return dict(sorted(log.items()))
+    entries = [entry for entry in map(log_entry, lines) if entry is not None]
+    return {entry["step"]: entry for entry in sorted(entries, key=lambda entry: entry["step"])}
 
 
 def _dsc_curve(metrics: dict) -> dict[str, list[tuple[int, float]]]:

@@ -138,6 +138,12 @@ class Tiling(Sequence[Tile]):
         return Tile(int(number), grids, self._sizes, self.read_shape, self._smooth)
 
 
+def neighbours(count: int, most: int) -> list[range]:
+    """The numbers of `count` tiles in `most` groups of neighbours of about one size; each by itself if they are few."""
+    parts = np.array_split(np.arange(count), most)
+    return [range(int(part[0]), int(part[-1]) + 1) for part in parts if len(part)]
+
+
 def _read(plans: Sequence[Plan]) -> tuple[int, int]:
     """The voxels that plans of one axis read together, (start, stop)."""
     starts, stops = zip(*(plan.read for plan in plans), strict=True)

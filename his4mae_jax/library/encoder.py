@@ -171,9 +171,7 @@ class Encoder:
         size = given.clusters if given else _labels(config)
         encoded = None
         if given is None:
-            fit = fit_centres(
-                config, encoder, image, [size], config.segment.fraction, None, self._codes(config), inside, log or say
-            )
+            fit = fit_centres(config, encoder, image, [size], None, self._codes(config), inside, log or say)
             given, encoded = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded
         names = getattr(given.centres, "names", ())
         scores = centre_files.linear_scores({size: given.centres})

@@ -195,7 +195,7 @@ def _fit(task: Task, job: Job) -> Fit:
     else:
         codes_KxD = read_codes(task.config, task.checkpoints, task.step)
         fit = fit_centres(
-            task.config, task.encoder, task.volume, task.sizes, s.fraction, task.mask, codes_KxD, task.inside, task.log
+            task.config, task.encoder, task.volume, task.sizes, task.mask, codes_KxD, task.inside, task.log
         )
         log(
             f"segment: classes of method {task.config.method}, no clusters" if task.config.method in SUPERVISED

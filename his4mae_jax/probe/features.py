@@ -7,7 +7,7 @@ import numpy as np
 
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.inference.tiling import Encoded, Tiling
+from his4mae_jax.inference.tiling import Encoded, Tiling, neighbours
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
@@ -29,8 +29,7 @@ def random_voxels(
       seed: of the draw.
     """
     rng, tiling = np.random.default_rng(seed), sample_tiles(encoder, volume, inside)
-    groups = [group for group in np.array_split(range(len(tiling)), most_tiles) if len(group)]
-    tiles = [tiling[int(rng.choice(group))] for group in groups]
+    tiles = [tiling[int(rng.choice(group))] for group in neighbours(len(tiling), most_tiles)]
     total = sum(math.prod(tile.shape) for tile in tiles)
     drawn = []
     for tile in tiles:

@@ -7,10 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.ndimage
-
-import his4mae_jax
-from his4mae_jax.data.ome_zarr import write as ome_zarr
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "ceilings.py"
 
@@ -41,22 +37,11 @@ def test_a_token_is_the_mean_of_its_voxels(script):
     assert means[2, 1, 2] == pytest.approx(mask[2, 4:8, 7:9].mean())
 
 
-def test_its_table(script, tmp_path, monkeypatch, capsys, tiny):
-    noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(24, 48, 64)), 2)
-    image, labels = np.uint8(127 + 90 * noise / abs(noise).max()), np.uint8(noise > np.quantile(noise, 0.8))
-    for name, array in (("image", image), ("labels", labels)):
-        ome_zarr.create(tmp_path / name, array.shape, np.uint8, 8.0, chunks=(24, 48, 64)).write(array).result()
-    tiny.segment.stride, tiny.train.steps = 10, 2
-    his4mae_jax.train(tmp_path / "image", tiny, workdir=tmp_path / "run", log=lambda line: None)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["data"] |= {
-        "test": str(tmp_path / "image"), "test_labels": str(tmp_path / "labels"), "class_names": ["rest", "dark"],
-    }  # fmt: skip
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    metrics = tmp_path / "run" / "volumes" / "image" / "metrics.json"
+def test_its_table(script, labelled_run, tmp_path, monkeypatch, capsys):
+    metrics = labelled_run / "volumes" / "image" / "metrics.json"
     metrics.parent.mkdir(parents=True)
     metrics.write_text(json.dumps({"by_clusters": {"4": {"one_to_one": {"rest": 0.5, "dark": None, "mean": 0.5}}}}))
-    options = (str(tmp_path / "run"), "--fitted", "2000", "--tests", "3000", "--json", str(tmp_path / "out.json"))
+    options = (str(labelled_run), "--fitted", "2000", "--tests", "3000", "--json", str(tmp_path / "out.json"))
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
     script["main"]()
     dice = json.loads((tmp_path / "out.json").read_text())["dice"]

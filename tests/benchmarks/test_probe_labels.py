@@ -7,27 +7,13 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.ndimage
-
-import his4mae_jax
-from his4mae_jax.data.ome_zarr import write as ome_zarr
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "benchmarks" / "probe_labels.py"
 
 
 @pytest.mark.slow  # forests and classifiers of every kind
-def test_its_tables_and_json(tmp_path, monkeypatch, capsys, tiny):
-    noise = scipy.ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(24, 48, 64)), 2)
-    image, labels = np.uint8(127 + 90 * noise / abs(noise).max()), np.uint8(noise > np.quantile(noise, 0.8))
-    for name, array in (("image", image), ("labels", labels)):
-        ome_zarr.create(tmp_path / name, array.shape, np.uint8, 8.0, chunks=(24, 48, 64)).write(array).result()
-    tiny.data.test, tiny.data.test_labels = str(tmp_path / "image"), str(tmp_path / "labels")
-    tiny.data.class_names, tiny.segment.stride, tiny.train.steps = ("rest", "dark"), 10, 2
-    his4mae_jax.train(tmp_path / "image", tiny, workdir=tmp_path / "run", log=lambda line: None)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["data"]["test_labels"], config["data"]["class_names"] = str(tmp_path / "labels"), ["rest", "dark"]
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
-    options = ("--workdir", str(tmp_path / "run"), "--shares", "0.01", "--clicks", "10", "--draws", "1")
+def test_its_tables_and_json(labelled_run, tmp_path, monkeypatch, capsys):
+    options = ("--workdir", str(labelled_run), "--shares", "0.01", "--clicks", "10", "--draws", "1")
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options, "--tests", "500", "--json", str(tmp_path / "out.json")])
     runpy.run_path(str(SCRIPT))["main"]()
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]

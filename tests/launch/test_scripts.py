@@ -149,17 +149,23 @@ def test_a_slurm_job_is_requeued_on_status_75_alone(programs, status, requeued):
     assert (called[-3:] == ["scontrol", "requeue", "17"]) == requeued and ("scontrol" in called) == requeued
 
 
+def sent_to_hosts(done, programs, tmp_path, script):
+    """The command that `tpu_pod.sh` sent to the hosts, with a script in place of the program's Python there."""
+    assert done.returncode == 0, done.stderr
+    python = tmp_path / "his4mae_jax" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >>../args\n{script}')
+    python.chmod(0o755)
+    return next(c for c in calls(programs) if "nohup" in c).removeprefix("--command=")
+
+
 def test_a_tpu_pod_gets_the_commit_and_starts_again_on_status_75(programs, tmp_path):
     """What is sent to the hosts is run here, with stand-ins for the program."""
     done = launch("tpu_pod.sh", *GOOD["tpu_pod.sh"][0], "configs/demo.py", "/mnt/x", "--config.data.train=('a b',)",
                   programs=programs)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    command = next(c for c in calls(programs) if "nohup" in c).removeprefix("--command=")
-    python = tmp_path / "his4mae_jax" / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
     # Stopped by a signal at first, done the second time.
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>../args\n[ -e ../again ] && exit 0\ntouch ../again\nexit 75\n')
-    python.chmod(0o755)
+    twice = "[ -e ../again ] && exit 0\ntouch ../again\nexit 75\n"
+    command = sent_to_hosts(done, programs, tmp_path, twice)
     (tmp_path / "bin" / "sleep").write_text("#!/bin/sh\n")
     (tmp_path / "bin" / "sleep").chmod(0o755)
     path = f"{programs}{os.pathsep}{os.environ['PATH']}"
@@ -219,12 +225,7 @@ def test_hosts_of_a_pod_get_the_words(programs, tmp_path, nothing_run):
     done = launch(
         "tpu_pod.sh", *GOOD["tpu_pod.sh"][0], "configs/demo.py", f"/mnt/{HOSTILE}", HOSTILE_FLAG, programs=programs
     )
-    assert done.returncode == 0, done.stderr
-    command = next(c for c in calls(programs) if "nohup" in c).removeprefix("--command=")
-    python = tmp_path / "his4mae_jax" / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >>../args\n')
-    python.chmod(0o755)
+    command = sent_to_hosts(done, programs, tmp_path, "")
     subprocess.run(["bash", "-c", command.removesuffix("&")], cwd=tmp_path, check=True)
     args = (tmp_path / "args").read_text().splitlines()
     assert f"--workdir=/mnt/{HOSTILE}" in args and args[-1] == HOSTILE_FLAG

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from his4mae_jax.files import parse_json, writing
+from his4mae_jax.files import writing
 from his4mae_jax.training.run.run_lock import check_there
+from his4mae_jax.workdir import log_entry
 
 
 class MetricWindows:
@@ -95,15 +96,9 @@ class MetricWriter:
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
             return
-        kept = []
-        for line in self._path.read_bytes().splitlines():
-            try:
-                if parse_json(line)["step"] <= step:
-                    kept.append(line + b"\n")
-            except (ValueError, KeyError, TypeError):
-                continue  # the half-written last line of a killed run, or what a damaged disk left
+        lines = [(line, log_entry(line)) for line in self._path.read_bytes().splitlines()]
         part = self._path.with_suffix(".partial")
-        part.write_bytes(b"".join(kept))
+        part.write_bytes(b"".join(line + b"\n" for line, entry in lines if entry and entry["step"] <= step))
         part.replace(self._path)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:

@@ -22,8 +22,8 @@ from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json, writing
-from his4mae_jax.inference.tiling import Tile, Tiling
-from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to, needed_points
+from his4mae_jax.inference.tiling import Tile, Tiling, needed_points
+from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
 NAME = "features.zarr"
@@ -109,7 +109,7 @@ def kept_features(
 def _facts(encoder: VolumeEncoder, volume: VolumeLike, inside: Box, encoder_digest: str) -> dict[str, Any]:
     """What lattices depend on: not the tiles, nor the smoothing, which comes after them."""
     coverage = dataclasses.asdict(encoder.coverage)
-    for key in ("tile", "smooth", "spacing"):
+    for key in ("tile", "smooth", "spacing", "texture"):
         del coverage[key]
     return {
         "encoder": encoder_digest, "volume": str(volume.name), "shape": list(volume.shape),

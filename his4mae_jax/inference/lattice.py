@@ -1,6 +1,6 @@
 """Operations on a token lattice: Gaussian smoothing, linear expansion to voxels, values at single voxels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+LEAST_VARIANCE = 1e-6  # of a feature within a Gaussian: below it rounding decides
 BLOCK = 32  # rows of a smoothing matrix that the host multiplies by at once
 
 
@@ -46,6 +47,24 @@ def smooth(grid_ZxYxXxF: jax.Array, matrices: Sequence[jax.Array]) -> jax.Array:
     grid = jnp.einsum("az,zyxf->ayxf", z, grid_ZxYxXxF, precision="highest")
     grid = jnp.einsum("ay,zyxf->zaxf", y, grid, precision="highest")
     return jnp.einsum("ax,zyxf->zyaf", x, grid, precision="highest")
+
+
+def with_texture(means, grid, smooth_wide: Callable):
+    """Features with their texture beside them, `(z, y, x, 2 F)`; for NumPy and JAX arrays alike.
+
+    The texture is the standard deviation of each feature in a Gaussian, wider than that of the means: what the spread
+    of tokens around a point says beyond their mean.
+
+    Args:
+      means: the lattice under the Gaussian of `segment.smooth`, `(z, y, x, F)`.
+      grid: the lattice before it.
+      smooth_wide: applies the wider Gaussian to a lattice of any number of features.
+    """
+    xp = jnp if isinstance(grid, jax.Array) else np
+    moments = smooth_wide(xp.concatenate([grid, grid * grid], axis=-1))
+    mean, square = moments[..., : grid.shape[-1]], moments[..., grid.shape[-1] :]
+    texture = xp.sqrt(xp.maximum(square - mean * mean, LEAST_VARIANCE))
+    return xp.concatenate([means, texture], axis=-1)
 
 
 def smooth_along(grid: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:

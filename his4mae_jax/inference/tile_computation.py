@@ -20,9 +20,9 @@ from his4mae_jax.data.volumes.contrast import Contrast, apply_window
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
 from his4mae_jax.inference.coverage import EXPAND_SLICES, Coverage
-from his4mae_jax.inference.device_loops import split_batches, split_map, split_once, split_some
+from his4mae_jax.inference.device_loops import slices_of_round, split_batches, split_map, split_once, split_some
 from his4mae_jax.inference.encode import make_encode
-from his4mae_jax.inference.lattice import along, smooth
+from his4mae_jax.inference.lattice import along, smooth, with_texture
 from his4mae_jax.inference.score_maps import StackedScores, head_scores, nearest, probabilities, scores
 from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.training.devices.mesh import batch_sharding, make_local_mesh, replicated
@@ -231,8 +231,18 @@ class TileComputation:
 
     def _expand(self, lattices, arrays, groups, variance, counts, probable, heads=None):
         """Score maps on the lattice (with `heads`: features), for each shift, to labels, a few slices at a time."""
+        tokens = lattices
+
+        def smoothed(x, name, grid):
+            return smooth(x, [axis[name] for axis in grid])
+
         if self.coverage.smooth:
-            lattices = [smooth(x, [axis["smooth"] for axis in grid]) for x, grid in zip(lattices, arrays, strict=True)]
+            lattices = [smoothed(x, "smooth", grid) for x, grid in zip(tokens, arrays, strict=True)]
+        if self.coverage.texture and heads is not None:
+            lattices = [
+                with_texture(mean, x, lambda moments, grid=grid: smoothed(moments, "texture", grid))
+                for mean, x, grid in zip(lattices, tokens, arrays, strict=True)
+            ]
         if heads is not None:
             lattices = [head_scores(x, heads) for x in lattices]
         depth = len(arrays[0][0]["lower"])
@@ -285,16 +295,3 @@ def _merge(chunks, depth):
 def _for_encoding(arrays: AxisArrays) -> AxisArrays:
     """The arrays that `token_grid` takes; others may have other shapes along other axes, and compile anew."""
     return {key: value for key, value in arrays.items() if key in ("pixels", "origins", "cover", "weight", "token")}
-
-
-def slices_of_round(fovs: int, batch: int, number: int, most: int) -> int:
-    """How many slices to encode together, so that fewest batches are needed in all.
-
-    Args:
-      fovs: fields of view of a slice.
-      batch: fields of view encoded at once.
-      number: of slices in all.
-      most: fields of view of a round at most (but at least one slice).
-    """
-    choices = range(1, max(1, min(most // fovs, number)) + 1)
-    return min(choices, key=lambda s: (-(-number // s) * -(-s * fovs // batch), s))

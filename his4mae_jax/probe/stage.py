@@ -60,6 +60,7 @@ def probe(
     with checkpoints_of(config, workdir) as checkpoints:
         trained = open_encoder(config, checkpoints)
     encoder, inside = bind_to(trained, image, config.segment, config.seed)
+    encoder = encoder.textured(0.0 if encoder.coverage.cover else settings.texture)
     digest = encoder_digest(encoder.params)
     clusters = _kept_clusters(folder, digest, settings.keep_clusters)
     labelled = read_labels(

@@ -109,6 +109,9 @@ SETTINGS = (
             "Names of the ids 1, 2, ... of such a volume; empty: those in its metadata, or data.class_names.", PROBE),
     Setting("probe.hidden", 0, Whole(1, 4096, "units", special=0, meaning="a linear classifier"),
             "Units of a hidden layer of the classifier.", PROBE),
+    Setting("probe.texture", 1.5, Number(0, 5, "tokens"),
+            "Sigma of a 3D Gaussian over the tokens in which the spread of each feature counts beside its mean; 0: "
+            "means alone. Without effect by cover-stride, which has no lattice of tokens.", PROBE),
     Setting("probe.keep_clusters", 0, Whole(2, 254, "clusters", special=0, meaning="classes alone"),
             "Clusters of the volume's centres.npz beside the classes: those with hardly any labels stay clusters.",
             PROBE),

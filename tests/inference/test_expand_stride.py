@@ -227,6 +227,19 @@ def test_smoothing_is_a_gaussian_and_linear():
     np.testing.assert_allclose(on_host, want, atol=1e-5)
 
 
+def test_texture_is_the_spread_within_a_gaussian():
+    grid = np.random.default_rng(0).normal(size=(9, 8, 7, 3)).astype(np.float32)
+
+    def gaussian(x):
+        return scipy.ndimage.gaussian_filter(x, (1.5, 1.5, 1.5, 0), mode="reflect", truncate=3.4)
+
+    for lattice_ in (grid, jax.numpy.asarray(grid)):
+        out = np.asarray(lattice.with_texture(lattice_, lattice_, gaussian))
+        np.testing.assert_array_equal(out[..., :3], grid)
+        wanted = np.sqrt(np.maximum(gaussian(grid.astype(np.float64) ** 2) - gaussian(grid.astype(np.float64)) ** 2, 0))
+        np.testing.assert_allclose(out[..., 3:], np.maximum(wanted, 1e-3), atol=1e-4)
+
+
 def test_the_host_smooths_long_axes_block_by_block():
     grid = np.random.default_rng(0).normal(size=(3, 100, 5)).astype(np.float32)
     t = types.SimpleNamespace(points=100, scale=1.0)

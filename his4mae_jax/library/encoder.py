@@ -170,17 +170,17 @@ class Encoder:
         image, stored = self._images(volume, voxel_size_nm)
         encoder, inside = bind_to(self._trained, image, config.segment, config.seed)
         size = given.clusters if given else _labels(config)
-        encoded = None
+        encoded = choice = None
         if given is None:
-            fit = fit_centres(config, encoder, image, [size], None, self._codes(config), inside, log or say)
-            given, encoded = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded
+            fit = fit_centres(config, encoder, image, [size], None, self._codes(config), inside, log=log or say)
+            given, encoded, choice = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded, fit.choice
         names = getattr(given.centres, "names", ())
         scores = centre_files.linear_scores({size: given.centres})
         encoder = encoder.textured(texture_of(scores))
         output = image if config.segment.grid == "model" else stored
         labels = LazyLabels(image, encoder, scores, inside, config.segment, encoded, Grid.of(output), names)
         in_memory = not is_path(volume) and not hasattr(volume, "read")
-        return Segmentation(labels.read((slice(None),) * 3) if in_memory else labels, given)
+        return Segmentation(labels.read((slice(None),) * 3) if in_memory else labels, given, choice)
 
     @one_family
     def probe(

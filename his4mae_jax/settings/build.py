@@ -36,6 +36,7 @@ SMALL = {
     "train.steps": 10_000,
     "train.keep_checkpoints": 3,
     "segment.axes": "zyx",
+    "segment.compare_clusters": tuple(range(2, 13)),
     "segment.stride": 8,
     "segment.smooth": 0.7,
     "segment.metric": "whitened",

@@ -40,6 +40,9 @@ SETTINGS = (
             "Centres of another segmentation with this encoder, to apply; of a probe.npz its named classes.", SEGMENT),
     Setting("segment.clusters", 4, CLUSTERS, "Clusters of labels.ome.zarr and of the headline score, the paper's C.",
             SEGMENT),
+    Setting("segment.compare_clusters", (), Several("a tuple of whole numbers from 2 to 254", CLUSTERS),
+            "Numbers of clusters to compare without labels, by how well they are found again in other parts of the "
+            "volume (prediction strength); the report draws the curve.", SEGMENT),
     Setting("segment.stride", 40, Whole(1, 4096, "pixels"),
             "Distance between fields of view, the paper's S; a multiple of model.patch_size.", SEGMENT),
     Setting("segment.axes", "z", AXES, "Axes across which slices are encoded; the scores of several are averaged.",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.clustering.choice import Choice
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import values_at
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
@@ -93,7 +94,8 @@ def _volume(
     """The sections that show the volume, the slices first, and the content of the page's JSON."""
     contrast = Contrast.from_json(facts.segmentation["what"]["contrast"])
     labels = open_volume(folder / LABELS, image=False)
-    centres = centre_files.load(folder / records.CENTRES)[0].get(facts.labels)
+    fitted, about = centre_files.load(folder / records.CENTRES)
+    centres = fitted.get(facts.labels)
     read = slices.read(segmented.image, labels, segmented.truth, contrast, log)
     found = features.find(
         workdir, folder, facts.segmentation, segmented.encoded, labels, log, compute=compute, umap=umap
@@ -107,6 +109,7 @@ def _volume(
     return [
         ("slices", "Slices", viewer.section(layers, segmented, read)),
         ("clusters", "Clusters", gallery.section(facts, segmented, labels, centres, found, read, contrast)),
+        ("choice", "How many", sections.choice(Choice.from_json(about.get("choice")), facts.labels)),
         ("scores", "Scores", sections.scores(facts)),
         ("features", "Features", features.section(found, centres, described, look.colours, classes)),
     ], viewer.data(layers, segmented, read)  # fmt: skip

@@ -18,6 +18,7 @@ from his4mae_jax.progress import duration
 from his4mae_jax.report.html.facts import Facts
 from his4mae_jax.report.html.markup import note, section, table
 
+CONVERGED = 0.05  # fall of the loss over half of the training, up to which it counts as converged
 STAGES = ("train", "segment", "evaluate", "name", "probe")
 
 
@@ -80,9 +81,24 @@ def _stages(facts, train):
     return table(("stage", "took", "on", "ended"), rows) + "".join(lines) if rows else note("Nothing was recorded yet.")
 
 
-def training(curves: str | None) -> str:
-    """The training curves, a data URI; None: nothing was logged."""
+def training(curves: str | None, fall: float | None) -> str:
+    """The training curves, and whether the training had converged.
+
+    Args:
+      curves: a data URI; None: nothing was logged.
+      fall: of the reconstruction loss over the second half, see `late_fall`; None: unknown.
+    """
     body = f'<img class="wide" alt="training curves" src="{curves}">' if curves else "<p>No training log.</p>"
+    if fall is not None:
+        what = f"fell by {100 * fall:.0f} %" if fall > 0 else "did not fall"
+        body += note(
+            f"The reconstruction loss {what} in the second half of the training. "
+            + (
+                "It had not converged: more steps (train.steps) would lower it further, and mostly raise Dice."
+                if fall > CONVERGED
+                else "It had converged: more steps would change little."
+            )
+        )
     return section("training", "Training", body)
 
 
@@ -117,7 +133,8 @@ def choice(found: Choice | None, labels: int) -> str:
     text = (
         "Prediction strength (Tibshirani and Walther 2005): centres are fitted in every other block of the volume; of "
         "the pairs of voxels that a cluster of the other blocks holds, the share that these centres put together. The "
-        f"dotted line is at {STRONG}; the upright one at the number of labels shown."
+        f"dotted line is at {STRONG}; the upright one at the number of labels shown. More clusters divide the volume "
+        "further, in ways that its other parts may not repeat; small organelles often need them."
     )
     return section("choice", "How many clusters", body + f'<div class="maps">{charts}</div>' + note(text))
 

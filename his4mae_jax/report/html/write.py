@@ -15,7 +15,7 @@ from his4mae_jax.data.volumes.grid import values_at
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.evaluate import same_volume
-from his4mae_jax.figures.curves import read_log, training_curves
+from his4mae_jax.figures.curves import late_fall, read_log, training_curves
 from his4mae_jax.output import records
 from his4mae_jax.progress import Log
 from his4mae_jax.report.html import features, gallery, reconstructions, record, sections, slices, viewer
@@ -64,7 +64,7 @@ def write(
     rebuilt = reconstructions.find(workdir, training if compute else None, log)
     body: list[Section] = [
         ("run", "Run", sections.run(facts, image, train)),
-        ("training", "Training", sections.training(_curves(workdir, facts))),
+        ("training", "Training", sections.training(_curves(workdir, facts), late_fall(log_entries))),
         ("reconstructions", "Reconstructions", reconstructions.section(rebuilt, facts.config["method"])),
     ]
     data: dict[str, Any] = {"axes": [], "layers": []}

@@ -9,7 +9,7 @@ from his4mae_jax.data.volumes.grid import Line, VoxelMap
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
-from his4mae_jax.inference.lattice import smoothing_halo
+from his4mae_jax.inference.lattice import reach, smoothing_halo
 from his4mae_jax.inference.tiling import Tiling, spans
 
 Shape = tuple[int, int, int]
@@ -39,7 +39,7 @@ class Coverage:
         expansion matters.
       spacing: voxel size (z, y, x) over the smallest of the three: smoothing is isotropic in nm.
       texture: sigma, in tokens, of the Gaussian in which the spread of features counts as further features
-        (`lattice.with_texture`); 0: none.
+        (`lattice.texture`); 0: none.
     """
 
     fov: int
@@ -77,6 +77,14 @@ class Coverage:
     def width(self) -> int:
         """Features of a voxel: those of a token, and their texture."""
         return self.dim * (2 if self.texture else 1)
+
+    def reaches(self, sigma: float) -> tuple[int, int, int]:
+        """For each axis `lattice.reach` of a Gaussian of `sigma` tokens."""
+        return tuple(reach(sigma, self._scale(axis) if self.axes == "zyx"[axis] else 1.0) for axis in range(3))
+
+    def _scale(self, axis: int) -> float:
+        """Slices a token, across the only axis: the Gaussian is as wide in nm as within the slices."""
+        return self.patch / self.spacing[axis]
 
     @property
     def voxels_per_point(self) -> int:
@@ -203,8 +211,7 @@ class Coverage:
         length, line = part.stop - part.start, line.seen_from(part.start)
         halo = max(smoothing_halo(self.smooth), smoothing_halo(self.texture))
         if self.axes == "zyx"[axis]:
-            # At so many slices a token's side: the Gaussian is as wide in nm as within the slices.
-            scale = self.patch / self.spacing[axis]
+            scale = self._scale(axis)
             tile = es.dense_tile(length, write, math.ceil(halo * scale), scale, line)
         elif self.cover:
             tile = cs.axis_tile(length, write, self.fov, self.patch, line)

@@ -5,7 +5,7 @@ map, so tokens become C scores first, and C maps are expanded to voxels in place
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ class LinearScores:
       hidden: (weights `(D, H)`, bias `(H,)`) of a layer gelu(z weights + bias) that takes the place of z, with
         `weights_CxD` of shape `(C, H)`; None: scores are linear in z.
       texture: where it is not 0, z has the features and their texture in a Gaussian of so many tokens behind them
-        (`lattice.with_texture`): D is twice that of the encoder.
+        (`lattice.texture`): D is twice that of the encoder.
     """
 
     weights_CxD: np.ndarray
@@ -109,16 +109,30 @@ def scores(features: jax.Array, weights_CxD: jax.Array, offset_C: jax.Array) -> 
     return offset_C + jnp.einsum("...d,cd->...c", features.astype(jnp.float32), weights_CxD, precision="highest")
 
 
-def head_scores(features: jax.Array, heads: Sequence) -> jax.Array:
-    """Scores of features `(..., D)` by the `StackedScores.heads`, one after the other: `(..., sum(C))`.
+def head_scores(
+    features: jax.Array,
+    heads: Sequence,
+    smoothed: Callable[[jax.Array], jax.Array] | None = None,
+    texture: jax.Array | None = None,
+) -> jax.Array:
+    """Scores by the `StackedScores.heads`, one after the other: `(..., sum(C))`.
 
-    Each takes as many of the features as it has weights for: cluster centres leave out the texture behind them.
+    What a head does with the features first is linear, so it is smoothed in their place.
+
+    Args:
+      features: `(..., D)`.
+      heads: those with 2 D inputs count the texture, the others leave it out.
+      smoothed: smooths a lattice of any number of maps; None: features count as they are.
+      texture: of the features, `(..., D)`.
     """
-    maps = []
+    maps, dim = [], features.shape[-1]
     for weights_CxH, offset_C, hidden in heads:
-        taken = features[..., : weights_CxH.shape[1] if hidden is None else len(hidden[0])]
-        z = taken if hidden is None else jax.nn.gelu(scores(taken, hidden[0].T, hidden[1]))
-        maps.append(scores(z, weights_CxH, offset_C))
+        inputs, constant = (weights_CxH.T, offset_C) if hidden is None else hidden
+        z = scores(features, inputs[:dim].T, constant)
+        z = z if smoothed is None else smoothed(z)
+        if len(inputs) > dim:
+            z = z + scores(texture, inputs[dim:].T, np.float32(0))
+        maps.append(z if hidden is None else scores(jax.nn.gelu(z), weights_CxH, offset_C))
     return jnp.concatenate(maps, axis=-1)
 
 

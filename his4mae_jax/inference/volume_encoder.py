@@ -17,7 +17,7 @@ from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
-from his4mae_jax.inference.lattice import at_voxels, smooth_along, smoothing_matrix, with_texture
+from his4mae_jax.inference.lattice import at_voxels, smooth_along, smoothing_matrix, texture
 from his4mae_jax.inference.score_maps import LinearScores, StackedScores, texture_of
 from his4mae_jax.inference.tile_computation import Done, TileComputation
 from his4mae_jax.inference.tiling import Encoded, Tile, filled_up, needed_points
@@ -181,8 +181,8 @@ class VolumeEncoder:
             return lattice
 
         out = smoothed(mean, self.coverage.smooth)
-        texture = self.coverage.texture
-        return with_texture(out, mean, lambda moments: smoothed(moments, texture)) if texture else out
+        wide = self.coverage.texture
+        return np.concatenate([out, texture(mean, lambda x: smoothed(x, wide))], axis=-1) if wide else out
 
     # Labels.
 

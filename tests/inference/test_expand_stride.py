@@ -233,11 +233,19 @@ def test_texture_is_the_spread_within_a_gaussian():
     def gaussian(x):
         return scipy.ndimage.gaussian_filter(x, (1.5, 1.5, 1.5, 0), mode="reflect", truncate=3.4)
 
-    for lattice_ in (grid, jax.numpy.asarray(grid)):
-        out = np.asarray(lattice.with_texture(lattice_, lattice_, gaussian))
-        np.testing.assert_array_equal(out[..., :3], grid)
-        wanted = np.sqrt(np.maximum(gaussian(grid.astype(np.float64) ** 2) - gaussian(grid.astype(np.float64)) ** 2, 0))
-        np.testing.assert_allclose(out[..., 3:], np.maximum(wanted, 1e-3), atol=1e-4)
+    wanted = np.sqrt(np.maximum(gaussian(grid.astype(np.float64) ** 2) - gaussian(grid.astype(np.float64)) ** 2, 0))
+    for tokens in (grid, jax.numpy.asarray(grid)):
+        np.testing.assert_allclose(lattice.texture(tokens, gaussian), np.maximum(wanted, 1e-3), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(70, 9, 41), (100, 64, 33)])
+def test_entries_near_the_diagonal_are_all_there_are(shape):
+    tiles = [types.SimpleNamespace(points=n, scale=scale) for n, scale in zip(shape, (1, 1, 2.5), strict=True)]
+    matrices = [lattice.smoothing_matrix(tile, 0.7) for tile in tiles]
+    reaches = [lattice.reach(0.7, tile.scale) for tile in tiles]
+    grid = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
+    near = lattice.smooth(jax.numpy.asarray(grid), matrices, reaches)
+    np.testing.assert_allclose(near, lattice.smooth(jax.numpy.asarray(grid), matrices), atol=1e-6)
 
 
 def test_the_host_smooths_long_axes_block_by_block():

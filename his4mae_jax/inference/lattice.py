@@ -96,13 +96,15 @@ def smooth_along(grid: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
 
     Its entries lie near the diagonal, and only they are multiplied, `BLOCK` rows at a time.
     """
-    grid, parts = np.moveaxis(grid, axis, 0), []
-    for start in range(0, len(matrix), BLOCK):
+    # With the axes behind as one, products are of stacks of matrices as they lie in memory: nothing is transposed.
+    length, before = grid.shape[axis], grid.shape[:axis]
+    x, out = (a.reshape(*before, length, -1) for a in (grid, np.empty(grid.shape, np.float32)))
+    for start in range(0, length, BLOCK):
         rows = matrix[start : start + BLOCK]
         used = np.flatnonzero(rows.any(axis=0))
         near = slice(used[0], used[-1] + 1)
-        parts.append(np.tensordot(rows[:, near], grid[near], 1))
-    return np.moveaxis(np.concatenate(parts), 0, axis)
+        np.matmul(rows[:, near], x[..., near, :], out=out[..., start : start + BLOCK, :])
+    return out.reshape(grid.shape)
 
 
 def along(x: jax.Array, lower: jax.Array, fraction: jax.Array, axis: int) -> jax.Array:

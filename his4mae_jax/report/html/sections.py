@@ -164,7 +164,7 @@ def _chart(x: Sequence[int], span: tuple[float, float] | None, lines, mark: floa
         dashes = ' stroke-dasharray="5 4"' * bool(number)
         parts.append(f'<polyline points="{points}"{dashes}/>')
         if name:
-            key = f"{'- - ' * bool(number)}{name}"
+            key = ("- - " if number else "— ") + name
             parts.append(f'<text x="{left + 8}" y="{top + tall - 24 + 16 * number}">{escape(key)}</text>')
     size = f"0 0 {left + wide + 6} {top + tall + 22}"
     return f'<svg viewBox="{size}" class="chart" role="img">{"".join(parts)}</svg>'

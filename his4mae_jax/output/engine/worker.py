@@ -8,6 +8,7 @@ import pickle
 import platform
 import socket
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from distributed import Worker, WorkerPlugin, get_worker
 import his4mae_jax
 from his4mae_jax.errors import UserError, friendly_memory_error
 from his4mae_jax.files import friendly_io_error
+
+MOST = 5000  # characters of a traceback that are sent
 
 
 class OpenJob(Protocol):
@@ -93,6 +96,7 @@ class JobPlugin(WorkerPlugin):
 
         Raises:
           UserError: the worker cannot take part, or a disk or a device refuses; names the worker.
+          RuntimeError: any other error, as text.
         """
         try:
             with self._lock:
@@ -101,14 +105,18 @@ class JobPlugin(WorkerPlugin):
                     build, recipe = pickle.loads(self._packed)
                     self._opened = build(recipe)
                 return getattr(self._opened, method)(*arguments)
-        except UserError as error:
-            raise UserError(f"{error} ({self._place})") from None
         except Exception as error:
-            memory = friendly_memory_error(error)
-            friendly = UserError(memory) if memory else friendly_io_error(error, "the disk of a worker")
-            if friendly is None:
-                raise
-            raise UserError(f"{friendly} ({self._place})") from None
+            plain = self._plain(error)
+        raise plain  # here, without what led to it: an error that cannot be sent would be waited for forever
+
+    def _plain(self, error: Exception) -> Exception:
+        if isinstance(error, UserError):
+            return UserError(f"{error} ({self._place})")
+        memory = friendly_memory_error(error)
+        friendly = UserError(memory) if memory else friendly_io_error(error, "a disk")
+        if friendly is None:
+            return RuntimeError(f"{self._place}:\n{traceback.format_exc()[-MOST:]}")
+        return UserError(f"{friendly} ({self._place})")
 
 
 def task(job: str, method: str, *arguments: Any) -> Any:

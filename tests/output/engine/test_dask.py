@@ -1,0 +1,208 @@
+"""Tiles labelled by Dask workers: the bytes of one process, whatever becomes of workers and of the command."""
+
+import dataclasses
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import tiny_onnx
+
+from his4mae_jax.cli import stages, volumes
+from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.data.datasets import target
+from his4mae_jax.errors import UserError
+from his4mae_jax.inference.encoders.opening import checkpoints_of
+from his4mae_jax.output import opening
+from his4mae_jax.output.job import Job
+from his4mae_jax.output.publish import files_of
+
+ROOT = pathlib.Path(__file__).parents[3]
+DONE = pathlib.Path("volumes/cell/segment.partial/done")
+TILES = 18
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def when(condition, then):
+    """Does something in a thread once a condition holds."""
+
+    def wait():
+        limit = time.monotonic() + 60
+        while not condition() and time.monotonic() < limit:
+            time.sleep(0.01)
+        then()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+def by_dask(run, dask, **segment):
+    return run.config(engine="dask", scheduler=dask.address, **segment)
+
+
+def test_a_worker_is_killed_in_mid_tile_and_one_comes_late(run, dask):
+    workdir = run.copy()
+    first, _ = dask.add(), dask.add()
+
+    def kill():
+        first.send_signal(signal.SIGKILL)
+        dask.add()
+
+    acting = when(lambda: len(dask.tiles(first)) >= 2, kill)
+    stages.run(by_dask(run, dask), workdir, "segment")
+    acting.join()
+    assert run.labels(workdir) == run.labels(run.local())
+    assert dask.tiles(dask.workers[2])
+    # What the killed one had is begun again, and nothing else.
+    assert sorted(set(dask.tiles())) == list(range(TILES)) and len(dask.tiles()) <= TILES + 1
+
+
+def hidden_probe(run, local):
+    """Classes of a probe with a hidden layer, for the encoder of the run."""
+    facts = centre_files.load(local / "volumes/cell/centres.npz")[1]
+    rng, path = np.random.default_rng(0), run.folder / "probe.npz"
+    dim, hidden = 8, 5
+    classes = centre_files.Classes(
+        ("membrane", "rest"), rng.normal(size=(2, hidden)).astype(np.float32), np.zeros(2, np.float32),
+        (rng.normal(size=(dim, hidden)).astype(np.float32), np.zeros(hidden, np.float32)),
+    )  # fmt: skip
+    centre_files.save(path, {2: classes}, encoder_digest=facts["encoder_digest"])
+    return str(path)
+
+
+def test_whatever_segment_offers(run, two_workers):
+    """Each kind of job by the same workers, and by one process."""
+    paths, local = tuple(str(run.folder / f"{name}.zarr") for name in ("cell", "other")), run.local()
+    kinds = [
+        dict(centres="codebook", axes="z", tile=512),  # one tile, which the fit has encoded
+        dict(volume=paths, centres_file=hidden_probe(run, local), clusters=2, tile=40, smooth=0.7,
+             probabilities=True, ome_zarr_version="0.5"),
+        dict(encoder_file=str(tiny_onnx.write(run.folder)), stride=8, tile=40),
+    ]  # fmt: skip
+    for kind in kinds:
+        workdir = run.copy()
+        stages.run(by_dask(run, two_workers, **kind), workdir, "segment")
+        run.local(**kind)
+        for name in ("cell", "other") if "volume" in kind else ("cell",):
+            labels = run.labels(workdir, name)
+            assert labels == run.labels(local, name), kind
+            assert ("probabilities.ome.zarr" in labels) == ("probabilities" in kind)
+
+
+def test_a_stopped_command_goes_on_with_what_is_missing(run, dask):
+    workdir = run.copy()
+    dask.add(), dask.add()
+    command = [sys.executable, "-m", "his4mae_jax.main", f"--config=saved:{workdir}/config.json",
+               f"--workdir={workdir}", "--mode=segment", "--config.segment.engine=dask",
+               f"--config.segment.scheduler={dask.file}"]  # fmt: skip
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        acting = when(lambda: len(dask.tiles()) >= 4, lambda: process.send_signal(signal.SIGTERM))
+        said = process.communicate()[1]
+        acting.join()
+    assert process.returncode == 75 and "stopped by SIGTERM; run the same command again" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    done, begun = {int(path.name) for path in (workdir / DONE).iterdir()}, len(dask.tiles())
+    assert 2 <= len(done) < TILES
+    # The scheduler goes, with tiles on their way.
+    acting = when(lambda: len(dask.tiles()) >= begun + 4, dask.scheduler.kill)
+    with pytest.raises(UserError, match=f"the Dask scheduler at {dask.address} is gone; start it and its workers"):
+        stages.run(by_dask(run, dask), workdir, "segment")
+    acting.join()
+    assert not done & set(dask.tiles()[begun:])  # what is done is never done twice
+    stages.run(run.config(), workdir, "segment")  # the rest by this process
+    assert run.labels(workdir) == run.labels(run.local())
+
+
+@pytest.fixture
+def recipe(run, monkeypatch, tmp_path):
+    """That of a job of the cell that has begun."""
+    monkeypatch.setattr(opening, "LATE", 0)
+    monkeypatch.chdir(tmp_path)
+    config, workdir = run.config(), run.copy()
+    volume = volumes.created(config, workdir)
+    with checkpoints_of(config, workdir) as checkpoints:
+        test = target(config, workdir, need_labels=False)
+        task = opening.open_task(config, test, volume, checkpoints, print)
+        job = Job(volume, opening.values_of(task), files_of(config))
+        opening.make_volumes(task, job)
+        opening.fit(task, job.folder)
+    return opening.Recipe.of(task, job, workdir)
+
+
+def test_a_worker_that_sees_other_files_is_refused(recipe, tmp_path):
+    assert len(pickle.dumps(recipe)) < 20_000
+    with pytest.raises(UserError, match="segment.partial: not what the command sees there"):
+        opening.JobOnWorker(dataclasses.replace(recipe, job="another"))
+    with pytest.raises(UserError, match=r"segment.partial: not what .* one file system"):
+        opening.JobOnWorker(dataclasses.replace(recipe, job_folder=str(tmp_path / "segment.partial")))
+    other = {**recipe.values, "shape": [1, 2, 3]}
+    with pytest.raises(
+        UserError, match=r"cell.zarr: not what the command sees there \(shape: \[40, 72, 70\] here"
+    ):
+        opening.JobOnWorker(dataclasses.replace(recipe, values=other))
+
+
+def test_a_worker_writes_nothing_once_the_command_is_gone(recipe):
+    job, folder = opening.JobOnWorker(recipe), pathlib.Path(recipe.job_folder)
+    before, written = tree(folder), job.label(0)
+    assert written.number == 0 and tree(folder) != before
+    assert job.label(0) == written  # as its marker says
+    before = tree(folder)
+    (folder / "job.json").write_text(before["job.json"].decode().replace(recipe.job, "another"))
+    with pytest.raises(UserError, match="the command that began this segmentation has ended"):
+        job.label(1)
+    (folder / "job.json").write_bytes(before["job.json"])
+    job.end()
+    with pytest.raises(UserError, match="has ended"):
+        job.label(1)
+    assert tree(folder) == before
+
+
+def test_a_worker_of_another_version_is_refused(run, dask, tmp_path):
+    shutil.copytree(ROOT / "his4mae_jax", tmp_path / "other" / "his4mae_jax")
+    with open(tmp_path / "other" / "his4mae_jax" / "errors.py", "a") as file:
+        file.write("# changed\n")
+    dask.add(package=tmp_path / "other")
+    workdir = run.copy()
+    limit = time.monotonic() + 60
+    while "Registered to" not in (dask.folder / "worker0.log").read_text():
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    with pytest.raises(UserError, match=r"worker tcp://\S+ on \S+ runs his4mae_jax .*: install the same on all"):
+        stages.run(by_dask(run, dask), workdir, "segment")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "said"),
+    [
+        ("tcp://127.0.0.1:9", "no Dask scheduler answers at tcp://127.0.0.1:9"),
+        ("nowhere.json", "neither an address such as 'tcp://host:8786' nor a scheduler file"),
+        ("carrier://pigeon:1", "no Dask scheduler answers"),
+    ],
+)
+def test_no_scheduler_is_one_line_and_nothing_is_begun(run, scheduler, said, monkeypatch):
+    from his4mae_jax.output.engine import client
+
+    monkeypatch.setattr(client, "CONNECT", 1)
+    workdir = run.copy()
+    with pytest.raises(UserError, match=said) as error:
+        stages.run(run.config(engine="dask", scheduler=scheduler), workdir, "segment")
+    assert "config key segment.scheduler" in str(error.value)
+    assert not (workdir / "volumes/cell/segment.partial").exists()
+
+
+def test_a_launcher_of_several_processes_is_refused(run, monkeypatch):
+    for name, value in {"COORDINATOR_ADDRESS": "a:1", "NUM_PROCESSES": "2", "PROCESS_ID": "0"}.items():
+        monkeypatch.setenv(f"JAX_{name}", value)
+    with pytest.raises(UserError, match="segment.engine='dask' is for one process"):
+        stages.run(run.config(engine="dask", scheduler="tcp://a:1"), run.copy(), "segment")

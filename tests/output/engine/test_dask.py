@@ -146,9 +146,7 @@ def test_a_worker_that_sees_other_files_is_refused(recipe, tmp_path):
     with pytest.raises(UserError, match=r"segment.partial: not what .* one file system"):
         opening.JobOnWorker(dataclasses.replace(recipe, job_folder=str(tmp_path / "segment.partial")))
     other = {**recipe.values, "shape": [1, 2, 3]}
-    with pytest.raises(
-        UserError, match=r"cell.zarr: not what the command sees there \(shape: \[40, 72, 70\] here"
-    ):
+    with pytest.raises(UserError, match=r"cell.zarr: not what the command sees there \(shape: \[40, 72, 70\] here"):
         opening.JobOnWorker(dataclasses.replace(recipe, values=other))
 
 

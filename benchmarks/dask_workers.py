@@ -85,7 +85,7 @@ class Cluster:
         """Start further workers."""
         for _ in range(count):
             self.workers.append(self._start(
-                "worker", self.address, "--nthreads=1", "--no-nanny", "--memory-limit=0",
+                "worker", self.address, "--nthreads=2", "--no-nanny", "--memory-limit=0",
                 f"--preload={self.folder}/preload.py",
             ))  # fmt: skip
 

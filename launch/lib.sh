@@ -80,13 +80,14 @@ by_dask() {
 #
 #     segment_by_dask FILE PORT CONFIG WORKDIR [FLAG ...]
 #
-# FILE becomes the scheduler file; PORT 0 is one that is free. Sets `status` to that of the command. `workers` may be the
+# FILE becomes the scheduler file; PORT 0 is one that is free; DASK_INTERFACE may name the network interface. Sets `status` to that of the command. `workers` may be the
 # process that keeps them: without it the command would wait for ever.
 segment_by_dask() {
     local file=$1 port=$2 config=$3 workdir=$4 scheduler command lost=no
     shift 4
     rm -f -- "$file" # of a job that was queued again
-    "${PYTHON:?}" -m dask scheduler "--port=$port" --no-dashboard "--scheduler-file=$file" &
+    "${PYTHON:?}" -m dask scheduler "--port=$port" --no-dashboard "--scheduler-file=$file" \
+        ${DASK_INTERFACE:+"--interface=$DASK_INTERFACE"} &
     scheduler=$!
     until [[ -s $file ]]; do
         kill -0 "$scheduler" 2>/dev/null || fail "the Dask scheduler has ended; see above"

@@ -110,7 +110,7 @@ def _check_alone(config, mode):
     """Raise `UserError` where a launcher started several processes for what a single one does."""
     if mode in ALONE:
         process.check_alone(f"--mode={mode}")
-    elif config.segment.engine == "dask" and mode != "train":
+    elif config.segment.engine == "dask" and mode in ("segment", "all"):
         process.check_alone("segment.engine='dask'")
 
 

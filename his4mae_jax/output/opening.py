@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import threading
 import time
 from typing import Any
 
@@ -21,7 +22,7 @@ from his4mae_jax.files import writing
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.tiling import Encoded
 from his4mae_jax.output import records
-from his4mae_jax.output.engine.markers import LATE, LOOK, Markers, Written
+from his4mae_jax.output.engine.markers import Markers, Written, seen
 from his4mae_jax.output.engine.tiles import TileWriter
 from his4mae_jax.output.job import Job, job_id
 from his4mae_jax.output.plan import (
@@ -38,6 +39,8 @@ from his4mae_jax.progress import Log, say
 from his4mae_jax.training.devices.cpu_devices import share_cores
 from his4mae_jax.training.devices.memory import return_freed_memory
 from his4mae_jax.training.run.checkpoints import Checkpoints
+
+_SHARE = "give all workers the workdir and the data at the same path, on one file system"
 
 
 def open_task(
@@ -87,6 +90,16 @@ def fitted(task: Task, folder: pathlib.Path) -> bool:
         Markers(folder / "done").forget()
         records.remove(path)
     return False
+
+
+def fitted_by_worker(folder: pathlib.Path) -> None:
+    """Waits until the centres that a worker has fitted are seen here.
+
+    Raises:
+      UserError: they never are.
+    """
+    if not seen((folder / records.CENTRES).exists):
+        raise UserError(f"{folder}: a worker has fitted centres, and they are not here; {_SHARE}")
 
 
 def fit(task: Task, folder: pathlib.Path) -> Fit:
@@ -191,7 +204,11 @@ class Recipe:
 
 
 class JobOnWorker:
-    """A job as a worker has it open: encoder, volume and, from the first tile on, centres and label volumes."""
+    """A job as a worker has it open: encoder, volume and, from the first tile on, centres and label volumes.
+
+    One tile at a time is computed, whatever the number of threads: a process has one device. With two threads the next
+    is read, and the last written, meanwhile.
+    """
 
     def __init__(self, recipe: Recipe) -> None:
         """Opens it.
@@ -200,16 +217,16 @@ class JobOnWorker:
           UserError: something that the command sees is not here, or is something else.
         """
         self._recipe, self._folder, self._ended = recipe, pathlib.Path(recipe.job_folder), False
-        self._markers, self._writer = Markers(self._folder / "done"), None
-        limit = time.monotonic() + LATE
-        while job_id(self._folder) != recipe.job:
-            if time.monotonic() > limit:
-                raise UserError(
-                    f"{self._folder}: not what the command sees there; give all workers the workdir and the data at "
-                    "the same path, on one file system"
-                )
-            time.sleep(LOOK)
-        os.chdir(recipe.place)
+        self._markers, self._writer, self._device = Markers(self._folder / "done"), None, threading.Lock()
+        if not seen(lambda: job_id(self._folder) == recipe.job):
+            raise UserError(f"{self._folder}: not what the command sees there; {_SHARE}")
+        try:
+            os.chdir(recipe.place)
+        except OSError as error:
+            raise UserError(
+                f"{recipe.place}: where the command was started, and not there for a worker ({error.strerror}); start "
+                "it in a folder that all workers have"
+            ) from error
         config = ml_collections.ConfigDict(recipe.settings)
         if not config.segment.encoder_file:  # onnxruntime shares out the cores by itself
             share_cores(config)
@@ -239,9 +256,10 @@ class JobOnWorker:
         """Labels a tile, writes it, and marks it as done; one that is marked already is left alone."""
         if (there := self._markers.read(number)) is not None:
             return there
-        self._writer = self._writer or self._open_writer()
+        with self._device:
+            writer = self._writer = self._writer or self._open_writer()
         with writing(self._folder):
-            (written,) = self._writer.write([number])
+            (written,) = writer.read_ahead(number).write([number])
             self._markers.mark(written)
         return written
 
@@ -250,7 +268,8 @@ class JobOnWorker:
         self._ended = True
 
     def _open_writer(self) -> TileWriter:
-        return dataclasses.replace(open_writer(self._task, self._folder), check=self._check)
+        writer = open_writer(self._task, self._folder)
+        return dataclasses.replace(writer, check=self._check, device=self._device)
 
     def _check(self) -> None:
         """Raises where the command is gone: another one may have begun something else in this folder."""

@@ -171,6 +171,7 @@ def _label(task: Task, job: Job, workers: Any, workdir: str | os.PathLike) -> No
     elif workers is not None and not s.centres_file and task.config.method not in SUPERVISED:
         with progress("fit, by a worker", log=log):
             list(workers.results("fit", ["centres"]))
+            opening.fitted_by_worker(job.folder)
         log(f"segment: centres of {', '.join(map(str, task.sizes))} clusters, fitted by a worker")
     else:
         encoded = opening.fit(task, job.folder).encoded

@@ -158,7 +158,7 @@ def test_a_worker_takes_a_gpu_of_its_own(tmp_path, visible, number, gpu):
     python.chmod(0o755)
     env = {"CUDA_VISIBLE_DEVICES": visible, "SLURM_LOCALID": number, "JAX_PLATFORMS": ""}
     done = launch("dask_worker.sh", "tcp://host:8786", PYTHON=str(python), **env)
-    assert done.stdout.startswith(f"{gpu}|cuda,cpu|-m dask worker tcp://host:8786 --nworkers=1 --nthreads=1"), done
+    assert done.stdout.startswith(f"{gpu}|cuda,cpu|-m dask worker tcp://host:8786 --nworkers=1 --nthreads=2"), done
 
 
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (75, True), (2, False)])

@@ -160,10 +160,10 @@ class Cluster:
                         yield result
                         continue
                     item, count = tries.pop(future.key)
-                    self._again(future, item, count)
+                    self._again(future, f"tile {item}" if method == "label" else f"{method} {item}", count)
                     give_out([item], count + 1)
 
-    def _again(self, future: Any, item: Any, count: int) -> None:
+    def _again(self, future: Any, what: str, count: int) -> None:
         """Raises why a task failed, unless all workers that had it were lost, and not too often yet."""
         if future.status != "error":
             raise UserError(self._gone())
@@ -172,11 +172,11 @@ class Cluster:
             raise error
         if count == TRIES:
             raise UserError(
-                f"tile {item}: every worker that had it was lost, {error.last_worker.address} last; if it ran out of "
+                f"{what}: every worker that had it was lost, {error.last_worker.address} last; if it ran out of "
                 "memory, lower segment.tile or segment.batch_fovs, or start fewer workers on a machine; finished tiles "
                 "are kept"
             )
-        self._log(f"segment: warning: several workers that had tile {item} were lost; it is given out again")
+        self._log(f"segment: warning: several workers that had {what} were lost; it is given out again")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:

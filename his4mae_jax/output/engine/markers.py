@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import shutil
 import time
+from collections.abc import Callable
 from typing import Any
 
 from his4mae_jax.data.ome_zarr import checksums
@@ -12,6 +13,24 @@ from his4mae_jax.files import parse_json, write_json
 
 LATE = 90.0  # seconds after which a shared disk shows what another host wrote: NFS keeps lists of files for 60
 LOOK = 0.5  # seconds between looks at it
+
+
+def seen(condition: Callable[[], bool], late: float | None = None) -> bool:
+    """Waits until something is seen on a shared disk that another host has written.
+
+    Args:
+      condition: whether it is.
+      late: seconds to wait at most; None: `LATE`.
+
+    Returns:
+      False where it never was.
+    """
+    limit = time.monotonic() + (LATE if late is None else late)
+    while not condition():
+        if time.monotonic() > limit:
+            return False
+        time.sleep(LOOK)
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,21 +106,18 @@ class Markers:
         """Seconds that all processes have spent on the tiles that are done."""
         return sum(written.seconds for written in self.all().values())
 
-    def wait_for_all(self, count: int, late: float = LATE) -> None:
+    def wait_for_all(self, count: int) -> None:
         """Waits until the markers of all tiles are seen here, those that other hosts wrote too.
 
         Args:
           count: number of tiles, all of which are done.
-          late: seconds to wait.
 
         Raises:
           UserError: some never are.
         """
-        limit = time.monotonic() + late
-        while missing := self.missing(count):
-            if time.monotonic() > limit:
-                raise UserError(
-                    f"{self.folder}: {len(missing)} of {count} tiles that others have labelled are not here (the first "
-                    f"is {missing[0]}); give all of them this folder, on one file system"
-                )
-            time.sleep(LOOK)
+        if not seen(lambda: not self.missing(count)):
+            missing = self.missing(count)
+            raise UserError(
+                f"{self.folder}: {len(missing)} of {count} tiles that others have labelled are not here (the first is "
+                f"{missing[:1]}); give all of them this folder, on one file system"
+            )

@@ -1,14 +1,16 @@
 """Tiles labelled and written, whichever process does it."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
 
+import numpy as np
 import tensorstore as ts
 
 from his4mae_jax.data.ome_zarr import checksums
-from his4mae_jax.data.volumes.volume import VolumeLike
+from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.inference.score_maps import LinearScores
 from his4mae_jax.inference.tiling import Encoded, Tiling
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
@@ -18,6 +20,17 @@ from his4mae_jax.progress import Progress
 
 def _always() -> None:
     """Tiles of the process that began the job may always be written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _ReadAhead(View):
+    """`source`, of which `box` has been read."""
+
+    box: Box
+    array: np.ndarray
+
+    def read(self, slices: Box) -> np.ndarray:
+        return self.array if slices == self.box else self.source.read(slices)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +47,7 @@ class TileWriter:
       arrays: of all these volumes, by name.
       encoded: lattices that are there already.
       check: called before anything of a tile is written; raises where it may not be.
+      device: held while a tile is computed.
     """
 
     encoder: VolumeEncoder
@@ -45,13 +59,21 @@ class TileWriter:
     arrays: Mapping[str, ts.TensorStore]
     encoded: Encoded | None = None
     check: Callable[[], object] = _always
+    device: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
     @property
     def maps(self) -> int:
         """Values at each lattice point, of all clusterings."""
         return sum(c.maps for c in self.clusterings.values())
 
-    def write(self, numbers: Iterable[int], bar: Progress | None = None) -> Iterator[Written]:
+    def read_ahead(self, number: int) -> Self:
+        """The same, with the voxels of a tile read already, for whoever has to wait for the device."""
+        if self.encoded is not None:
+            return self
+        box = self.tiling[number].read
+        return dataclasses.replace(self, volume=_ReadAhead(self.volume, box, self.volume.read(box)))
+
+    def write(self, numbers: Sequence[int], bar: Progress | None = None) -> Iterator[Written]:
         """Labels tiles; the chunks of one are written while the next is computed.
 
         Args:
@@ -63,7 +85,7 @@ class TileWriter:
         """
         of, posterior = self.probabilities or (None, "")
         writing: tuple[int, list[Any], dict[str, list[Any]]] | None = None
-        began = time.perf_counter()
+        began = 0.0
 
         def finished() -> Written:
             nonlocal began
@@ -74,17 +96,22 @@ class TileWriter:
             seconds, began = now - began, now
             return Written(number, seconds, checks)
 
-        for tile, labels, probabilities in self.encoder.label(
+        labelled = self.encoder.label(
             self.volume, self.clusterings, (self.tiling[n] for n in numbers), probabilities_of=of,
             encoded=self.encoded, bar=bar,
-        ):  # fmt: skip
-            if writing is not None:
-                yield finished()
-            blocks = {self.labels[size]: block for size, block in labels.items()}
-            blocks |= {} if probabilities is None else {posterior: probabilities}
-            self.check()
-            writes = [self.arrays[name][(..., *tile.write)].write(block) for name, block in blocks.items()]
-            checks = {name: checksums.entry(tile.write, block) for name, block in blocks.items()}
-            writing = tile.number, writes, checks
+        )  # fmt: skip
+        with contextlib.closing(labelled):
+            for _ in numbers:
+                with self.device:
+                    began = began or time.perf_counter()
+                    tile, labels, probabilities = next(labelled)
+                if writing is not None:
+                    yield finished()
+                blocks = {self.labels[size]: block for size, block in labels.items()}
+                blocks |= {} if probabilities is None else {posterior: probabilities}
+                self.check()
+                writes = [self.arrays[name][(..., *tile.write)].write(block) for name, block in blocks.items()]
+                checks = {name: checksums.entry(tile.write, block) for name, block in blocks.items()}
+                writing = tile.number, writes, checks
         if writing is not None:
             yield finished()

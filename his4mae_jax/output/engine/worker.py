@@ -92,7 +92,7 @@ class JobPlugin(WorkerPlugin):
             self._opened.end()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        """Calls a method of the opened job. One at a time, whatever the number of threads: a process has one device.
+        """Calls a method of the opened job, in any of the worker's threads.
 
         Raises:
           UserError: the worker cannot take part, or a disk or a device refuses; names the worker.
@@ -104,7 +104,7 @@ class JobPlugin(WorkerPlugin):
                     check_version(self._version, self._place)
                     build, recipe = pickle.loads(self._packed)
                     self._opened = build(recipe)
-                return getattr(self._opened, method)(*arguments)
+            return getattr(self._opened, method)(*arguments)
         except Exception as error:
             plain = self._plain(error)
         raise plain  # here, without what led to it: an error that cannot be sent would be waited for forever

@@ -18,9 +18,10 @@ from his4mae_jax.data.ome_zarr import write as ome_zarr
 
 ROOT = pathlib.Path(__file__).parents[3]
 SHAPES = {"cell": (40, 72, 70), "other": (24, 40, 44)}
-# What workers are started with: it notes each tile that is begun, and holds it up, so that a test can act meanwhile.
+# What workers are started with: it notes each tile that is begun, and holds it up, so that a test can act meanwhile. A
+# tile that `deadly` names ends its worker.
 SLOW = """
-import os, pathlib, time
+import os, pathlib, signal, time
 
 from his4mae_jax.output import opening
 
@@ -31,6 +32,9 @@ def slow(self, numbers, bar=None):
     for number in numbers:
         path = pathlib.Path({folder!r}) / f"{{number}}.{{os.getpid()}}.{{time.time_ns()}}"
         path.touch()
+        deadly = path.parent.parent / "deadly"
+        if deadly.exists() and int(deadly.read_text()) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(float((path.parent.parent / "seconds").read_text()))
     yield from self.quick([number], bar)
 
@@ -109,10 +113,10 @@ class Dask:
             command = [sys.executable, "-m", "dask", *map(str, args)]
             return subprocess.Popen(command, cwd=self.folder, env=env, stdout=log, stderr=log)
 
-    def add(self, package=ROOT):
+    def add(self, package=ROOT, threads=1):
         """Starts a worker: one process, without a nanny that would start it again."""
         self.workers.append(self._start(
-            "worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard", "--preload",
+            "worker", self.address, "--nthreads", threads, "--no-nanny", "--no-dashboard", "--preload",
             self.folder / "slow.py", package=package,
         ))  # fmt: skip
         return self.workers[-1]
@@ -140,6 +144,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def dask(tmp_path):
+    """A scheduler, without workers at first."""
     cluster = Dask(tmp_path)
     yield cluster
     cluster.close()
@@ -150,6 +155,6 @@ def two_workers(tmp_path_factory):
     """A cluster of two workers that do not wait."""
     cluster = Dask(tmp_path_factory.mktemp("dask"))
     cluster.slow_down(0)
-    cluster.add(), cluster.add()
+    cluster.add(threads=2), cluster.add(threads=2)
     yield cluster
     cluster.close()

@@ -5,8 +5,6 @@ import pathlib
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -20,6 +18,7 @@ from his4mae_jax.data.datasets import target
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.encoders.opening import checkpoints_of
 from his4mae_jax.output import opening
+from his4mae_jax.output.engine import markers
 from his4mae_jax.output.job import Job
 from his4mae_jax.output.publish import files_of
 
@@ -67,6 +66,27 @@ def test_a_worker_is_killed_in_mid_tile_and_one_comes_late(run, dask):
     assert sorted(set(dask.tiles())) == list(range(TILES)) and len(dask.tiles()) <= TILES + 1
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """A scheduler that is started after this gives a task of a lost worker to no other one by itself."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES", "0")
+
+
+@pytest.mark.slow
+def test_a_tile_that_every_worker_is_lost_with_ends_the_command(run, impatient, dask, capsys):
+    (dask.folder / "deadly").write_text("7")
+    for _ in range(4):
+        dask.add()
+    workdir = run.copy()
+    with pytest.raises(UserError, match=r"tile 7: every worker that had it was lost, tcp://\S+ last; if it ran out"):
+        stages.run(by_dask(run, dask), workdir, "segment")
+    assert capsys.readouterr().err.count("workers that had tile 7 were lost; it is given out again") == 2
+    assert dask.tiles().count(7) == 3
+    (dask.folder / "deadly").unlink()
+    stages.run(by_dask(run, dask), workdir, "segment")
+    assert run.labels(workdir) == run.labels(run.local())
+
+
 def hidden_probe(run, local):
     """Classes of a probe with a hidden layer, for the encoder of the run."""
     facts = centre_files.load(local / "volumes/cell/centres.npz")[1]
@@ -99,34 +119,30 @@ def test_whatever_segment_offers(run, two_workers):
             assert ("probabilities.ome.zarr" in labels) == ("probabilities" in kind)
 
 
-def test_a_stopped_command_goes_on_with_what_is_missing(run, dask):
+def test_a_lost_scheduler_is_one_line_and_what_is_done_is_never_done_twice(run, dask, monkeypatch):
     workdir = run.copy()
     dask.add(), dask.add()
-    command = [sys.executable, "-m", "his4mae_jax.main", f"--config=saved:{workdir}/config.json",
-               f"--workdir={workdir}", "--mode=segment", "--config.segment.engine=dask",
-               f"--config.segment.scheduler={dask.file}"]  # fmt: skip
-    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
-        acting = when(lambda: len(dask.tiles()) >= 4, lambda: process.send_signal(signal.SIGTERM))
-        said = process.communicate()[1]
-        acting.join()
-    assert process.returncode == 75 and "stopped by SIGTERM; run the same command again" in said.splitlines()[-1]
-    assert "Traceback" not in said
-    done, begun = {int(path.name) for path in (workdir / DONE).iterdir()}, len(dask.tiles())
-    assert 2 <= len(done) < TILES
-    # The scheduler goes, with tiles on their way.
-    acting = when(lambda: len(dask.tiles()) >= begun + 4, dask.scheduler.kill)
+    acting = when(lambda: len(dask.tiles()) >= 5, dask.scheduler.kill)
     with pytest.raises(UserError, match=f"the Dask scheduler at {dask.address} is gone; start it and its workers"):
-        stages.run(by_dask(run, dask), workdir, "segment")
+        stages.run(run.config(engine="dask", scheduler=str(dask.file)), workdir, "segment")
     acting.join()
-    assert not done & set(dask.tiles()[begun:])  # what is done is never done twice
+    done, labelled, write = {int(path.name) for path in (workdir / DONE).iterdir()}, [], opening.TileWriter.write
+    assert 2 <= len(done) < TILES
+
+    def noted(self, numbers, bar=None):
+        labelled.extend(numbers)
+        return write(self, numbers, bar)
+
+    monkeypatch.setattr(opening.TileWriter, "write", noted)
     stages.run(run.config(), workdir, "segment")  # the rest by this process
+    assert labelled and not done & set(labelled)
     assert run.labels(workdir) == run.labels(run.local())
 
 
 @pytest.fixture
 def recipe(run, monkeypatch, tmp_path):
     """That of a job of the cell that has begun."""
-    monkeypatch.setattr(opening, "LATE", 0)
+    monkeypatch.setattr(markers, "LATE", 0)
     monkeypatch.chdir(tmp_path)
     config, workdir = run.config(), run.copy()
     volume = volumes.created(config, workdir)
@@ -145,6 +161,8 @@ def test_a_worker_that_sees_other_files_is_refused(recipe, tmp_path):
         opening.JobOnWorker(dataclasses.replace(recipe, job="another"))
     with pytest.raises(UserError, match=r"segment.partial: not what .* one file system"):
         opening.JobOnWorker(dataclasses.replace(recipe, job_folder=str(tmp_path / "segment.partial")))
+    with pytest.raises(UserError, match="nowhere: where the command was started, and not there for a worker"):
+        opening.JobOnWorker(dataclasses.replace(recipe, place=str(tmp_path / "nowhere")))
     other = {**recipe.values, "shape": [1, 2, 3]}
     with pytest.raises(UserError, match=r"cell.zarr: not what the command sees there \(shape: \[40, 72, 70\] here"):
         opening.JobOnWorker(dataclasses.replace(recipe, values=other))

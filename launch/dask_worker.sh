@@ -12,6 +12,7 @@ if [[ -n ${SLURM_LOCALID:-} && ${#gpus[@]} -ne 1 ]]; then
     export CUDA_VISIBLE_DEVICES=${gpus[SLURM_LOCALID]:-$SLURM_LOCALID}
 fi
 export JAX_PLATFORMS=${JAX_PLATFORMS:-cuda,cpu} # JAX would compute on the CPU rather than say that it has no GPU
+export DASK_LOGGING__DISTRIBUTED=${DASK_LOGGING__DISTRIBUTED:-warning}
 # Two threads: one tile is read or written while the GPU has another. What tiles take is bounded by segment.tile: Dask need
 # not watch the memory.
 exec "${PYTHON:-python3}" -m dask worker "$@" --nworkers=1 --nthreads=2 --memory-limit=0 --no-dashboard \

@@ -86,6 +86,7 @@ segment_by_dask() {
     local file=$1 port=$2 config=$3 workdir=$4 scheduler command lost=no
     shift 4
     rm -f -- "$file" # of a job that was queued again
+    export DASK_LOGGING__DISTRIBUTED=${DASK_LOGGING__DISTRIBUTED:-warning} # the log is the command's
     "${PYTHON:?}" -m dask scheduler "--port=$port" --no-dashboard "--scheduler-file=$file" \
         ${DASK_INTERFACE:+"--interface=$DASK_INTERFACE"} &
     scheduler=$!

@@ -40,6 +40,7 @@ from his4mae_jax.training.devices.cpu_devices import share_cores
 from his4mae_jax.training.devices.memory import return_freed_memory
 from his4mae_jax.training.run.checkpoints import Checkpoints
 
+_device = threading.Lock()  # held while a worker computes, for whichever job: one tile at a time has the device
 _SHARE = "give all workers the workdir and the data at the same path, on one file system"
 
 
@@ -217,37 +218,47 @@ class JobOnWorker:
           UserError: something that the command sees is not here, or is something else.
         """
         self._recipe, self._folder, self._ended = recipe, pathlib.Path(recipe.job_folder), False
-        self._markers, self._writer, self._device = Markers(self._folder / "done"), None, threading.Lock()
+        self._markers, self._writer = Markers(self._folder / "done"), None
         if not seen(lambda: job_id(self._folder) == recipe.job):
             raise UserError(f"{self._folder}: not what the command sees there; {_SHARE}")
-        try:
-            os.chdir(recipe.place)
-        except OSError as error:
-            raise UserError(
-                f"{recipe.place}: where the command was started, and not there for a worker ({error.strerror}); start "
-                "it in a folder that all workers have"
-            ) from error
         config = ml_collections.ConfigDict(recipe.settings)
         if not config.segment.encoder_file:  # onnxruntime shares out the cores by itself
             share_cores(config)
         return_freed_memory()
-        test = target(config, recipe.workdir, need_labels=False)
-        with checkpoints_of(config, recipe.workdir) as checkpoints:
-            self._task = open_task(config, test, self._folder.parent, checkpoints, say, recipe.step)
-        values = values_of(self._task)
+        with _device:
+            self._task = self._open(config)
+            values = values_of(self._task)
         if not same_labels(values, recipe.values):
             raise UserError(
                 f"{self._task.volume.name}: not what the command sees there ({differs(values, recipe.values)}); give "
                 "all workers the same data at the same path"
             )
 
+    def _open(self, config: ml_collections.ConfigDict) -> Task:
+        self._go_home()
+        test = target(config, self._recipe.workdir, need_labels=False)
+        with checkpoints_of(config, self._recipe.workdir) as checkpoints:
+            return open_task(config, test, self._folder.parent, checkpoints, say, self._recipe.step)
+
+    def _go_home(self) -> None:
+        """Goes to where relative paths are meant from; another job may have left the worker elsewhere."""
+        try:
+            os.chdir(self._recipe.place)
+        except OSError as error:
+            raise UserError(
+                f"{self._recipe.place}: where the command was started, and not there for a worker ({error.strerror}); "
+                "start it in a folder that all workers have"
+            ) from error
+
     def fit(self, what: str) -> None:
         """Fits the centres. A tile that was encoded whole for that is labelled at once, as in one process."""
-        with writing(self._folder), checkpoints_of(self._task.config, self._recipe.workdir) as checkpoints:
-            task = dataclasses.replace(self._task, checkpoints=checkpoints)
-            encoded = None if fitted(task, self._folder) else fit(task, self._folder).encoded
+        with _device, writing(self._folder):
+            self._go_home()
+            with checkpoints_of(self._task.config, self._recipe.workdir) as checkpoints:
+                task = dataclasses.replace(self._task, checkpoints=checkpoints)
+                encoded = None if fitted(task, self._folder) else fit(task, self._folder).encoded
         if encoded is not None:
-            self._writer = dataclasses.replace(self._open_writer(), encoded=encoded)
+            self._writer = dataclasses.replace(self._opened(), encoded=encoded)
             for tile in self._writer.tiling:
                 if encoded.holds(self._task.volume, tile):
                     self.label(tile.number)
@@ -256,10 +267,8 @@ class JobOnWorker:
         """Labels a tile, writes it, and marks it as done; one that is marked already is left alone."""
         if (there := self._markers.read(number)) is not None:
             return there
-        with self._device:
-            writer = self._writer = self._writer or self._open_writer()
         with writing(self._folder):
-            (written,) = writer.read_ahead(number).write([number])
+            (written,) = self._opened().read_ahead(number).write([number])
             self._markers.mark(written)
         return written
 
@@ -267,9 +276,13 @@ class JobOnWorker:
         """Nothing more is written."""
         self._ended = True
 
-    def _open_writer(self) -> TileWriter:
-        writer = open_writer(self._task, self._folder)
-        return dataclasses.replace(writer, check=self._check, device=self._device)
+    def _opened(self) -> TileWriter:
+        if self._writer is None:
+            with _device:
+                self._go_home()
+                writer = open_writer(self._task, self._folder)
+            self._writer = dataclasses.replace(writer, check=self._check, device=_device)
+        return self._writer
 
     def _check(self) -> None:
         """Raises where the command is gone: another one may have begun something else in this folder."""

@@ -104,13 +104,14 @@ class Cluster:
         """
         with self._explained():
             for where, answer in self._client.run(worker.look, worker.version(), on_error="return").items():
-                if isinstance(answer, (ImportError, AttributeError)):
+                if answer is None or isinstance(answer, OSError):  # it is gone since
+                    continue
+                if isinstance(answer, Exception):
                     answer = (
                         f"worker {where} has no his4mae_jax, or another version ({_short(answer)}): install the same "
                         "on all, and start the workers again"
                     )
-                if answer is not None:
-                    raise answer if isinstance(answer, BaseException) else UserError(answer)
+                raise UserError(answer)
             self._job, self._plugin = job, worker.JobPlugin(job, build, recipe)
             self._client.register_plugin(self._plugin)
             count = self.count()

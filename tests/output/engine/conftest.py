@@ -92,15 +92,16 @@ class Run:
 class Dask:
     """A scheduler, and workers as they are started."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, package=ROOT):
         self.folder, self.workers, self.begun = folder, [], folder / "begun"
         self.begun.mkdir()
         self.slow_down(0.3)
         (folder / "slow.py").write_text(SLOW.format(folder=str(self.begun)))
         self.file = folder / "scheduler.json"
         self.scheduler = self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file
-        )
+            "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", self.file,
+            package=package,
+        )  # fmt: skip
         limit = time.monotonic() + 60
         while not self.file.exists() or not self.file.read_text().strip():
             assert time.monotonic() < limit and self.scheduler.poll() is None
@@ -116,10 +117,17 @@ class Dask:
     def add(self, package=ROOT, threads=1):
         """Starts a worker: one process, without a nanny that would start it again."""
         self.workers.append(self._start(
-            "worker", self.address, "--nthreads", threads, "--no-nanny", "--no-dashboard", "--preload",
-            self.folder / "slow.py", package=package,
+            "worker", self.address, "--nthreads", threads, "--no-nanny", "--no-dashboard",
+            *(("--preload", self.folder / "slow.py") if package == ROOT else ()), package=package,
         ))  # fmt: skip
         return self.workers[-1]
+
+    def wait(self):
+        """Waits until the worker that was started last is there."""
+        log, limit = self.folder / f"worker{len(self.workers) - 1}.log", time.monotonic() + 60
+        while "Registered to" not in log.read_text():
+            assert time.monotonic() < limit
+            time.sleep(0.05)
 
     def slow_down(self, seconds):
         """Workers wait so long in each tile."""
@@ -147,6 +155,17 @@ def dask(tmp_path):
     """A scheduler, without workers at first."""
     cluster = Dask(tmp_path)
     yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A cluster whose scheduler has another version of the package, and the folder of that version."""
+    package = tmp_path / "old"
+    (package / "his4mae_jax").mkdir(parents=True)
+    (package / "his4mae_jax" / "__init__.py").write_text('"""Before there was anything."""\n')
+    cluster = Dask(tmp_path, package)
+    yield cluster, package
     cluster.close()
 
 

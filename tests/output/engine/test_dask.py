@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 import tiny_onnx
@@ -17,10 +18,11 @@ from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.datasets import target
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.encoders.opening import checkpoints_of
-from his4mae_jax.output import opening
+from his4mae_jax.output import opening, segment
 from his4mae_jax.output.engine import markers
 from his4mae_jax.output.job import Job
 from his4mae_jax.output.publish import files_of
+from his4mae_jax.training.devices import distributed
 
 ROOT = pathlib.Path(__file__).parents[3]
 DONE = pathlib.Path("volumes/cell/segment.partial/done")
@@ -140,8 +142,8 @@ def test_a_lost_scheduler_is_one_line_and_what_is_done_is_never_done_twice(run, 
 
 
 @pytest.fixture
-def recipe(run, monkeypatch, tmp_path):
-    """That of a job of the cell that has begun."""
+def begun(run, monkeypatch, tmp_path):
+    """A job of the cell that has begun: its task, the job itself, and the workdir."""
     monkeypatch.setattr(markers, "LATE", 0)
     monkeypatch.chdir(tmp_path)
     config, workdir = run.config(), run.copy()
@@ -152,7 +154,25 @@ def recipe(run, monkeypatch, tmp_path):
         job = Job(volume, opening.values_of(task), files_of(config))
         opening.make_volumes(task, job)
         opening.fit(task, job.folder)
-    return opening.Recipe.of(task, job, workdir)
+    return task, job, workdir
+
+
+@pytest.fixture
+def recipe(begun):
+    return opening.Recipe.of(*begun)
+
+
+def test_processes_of_a_run_share_tiles_by_their_number(begun, monkeypatch):
+    task, job, _ = begun
+    marks = np.ones(TILES, np.uint8)
+    marks[[0, 4]] = 0  # done already
+    from_first = [np.int32(TILES), marks]
+    monkeypatch.setattr(distributed, "of_first", lambda values: from_first.pop(0))
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(distributed, "barrier", lambda name: None)
+    segment._write_share(task, job.folder)
+    assert sorted(job.tiles.all()) == np.flatnonzero(marks)[1::3].tolist()
 
 
 def test_a_worker_that_sees_other_files_is_refused(recipe, tmp_path):
@@ -190,12 +210,20 @@ def test_a_worker_of_another_version_is_refused(run, dask, tmp_path):
         file.write("# changed\n")
     dask.add(package=tmp_path / "other")
     workdir = run.copy()
-    limit = time.monotonic() + 60
-    while "Registered to" not in (dask.folder / "worker0.log").read_text():
-        assert time.monotonic() < limit
-        time.sleep(0.05)
+    dask.wait()
     with pytest.raises(UserError, match=r"worker tcp://\S+ on \S+ runs his4mae_jax .*: install the same on all"):
         stages.run(by_dask(run, dask), workdir, "segment")
+
+
+def test_a_cluster_of_another_version_is_told(run, old):
+    cluster, package = old
+    workdir = run.copy()
+    with pytest.raises(UserError, match=r"the Dask scheduler at \S+ lacks his4mae_jax, or has another version"):
+        stages.run(by_dask(run, cluster), workdir, "segment")
+    cluster.add(package=package)
+    cluster.wait()
+    with pytest.raises(UserError, match=r"worker tcp://\S+ has no his4mae_jax, or another version .*: install"):
+        stages.run(by_dask(run, cluster), workdir, "segment")
 
 
 @pytest.mark.parametrize(

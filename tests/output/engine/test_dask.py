@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import pickle
+import re
 import shutil
 import signal
 import threading
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import tiny_onnx
 
+from his4mae_jax import progress
 from his4mae_jax.cli import stages, volumes
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.datasets import target
@@ -51,7 +53,8 @@ def by_dask(run, dask, **segment):
     return run.config(engine="dask", scheduler=dask.address, **segment)
 
 
-def test_a_worker_is_killed_in_mid_tile_and_one_comes_late(run, dask):
+def test_a_worker_is_killed_in_mid_tile_and_one_comes_late(run, dask, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "QUIET", 0.0), monkeypatch.setattr(progress, "EVERY", 0.5)
     workdir = run.copy()
     first, _ = dask.add(), dask.add()
 
@@ -62,6 +65,8 @@ def test_a_worker_is_killed_in_mid_tile_and_one_comes_late(run, dask):
     acting = when(lambda: len(dask.tiles(first)) >= 2, kill)
     stages.run(by_dask(run, dask), workdir, "segment")
     acting.join()
+    said = capsys.readouterr().err
+    assert "fitted by a worker" in said and re.search(r"segment: \d+ % .* voxels\) after .* left  2 workers", said)
     assert run.labels(workdir) == run.labels(run.local())
     assert dask.tiles(dask.workers[2])
     # What the killed one had is begun again, and nothing else.

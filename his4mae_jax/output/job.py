@@ -59,6 +59,32 @@ def job_id(folder: pathlib.Path) -> str | None:
     return found if isinstance(found, str) else None
 
 
+def clear_published(workdir: pathlib.Path, job: str) -> None:
+    """Removes what a process that was killed at its very end has left of the job whose labels are published.
+
+    Args:
+      workdir: folder of the labels.
+      job: id in their segment.json.
+    """
+    with contextlib.suppress(UserError):  # a damaged record is told when something is segmented
+        saved = records.read(workdir / FOLDER / "job.json")
+        if saved and saved.get("id") in (None, job):
+            _clear(workdir / FOLDER)
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Removes the files of the job that is in a folder; job.json, which names them, goes last."""
+    path = folder / "job.json"
+    saved = records.read(path)
+    if not saved:
+        return
+    for name in job_files(sorted(records.labels_named_by(path, saved))):
+        records.remove(folder / name)
+    path.unlink()
+    with contextlib.suppress(OSError):  # files of the user stay, and the folder with them
+        folder.rmdir()
+
+
 class Job:
     """One segmentation, in the process that began it and that alone may segment into this folder (`segment.lock`).
 
@@ -92,22 +118,10 @@ class Job:
         return records.read(self.folder / "job.json")
 
     def _begin(self, inputs: dict[str, Any], files: Sequence[str]) -> None:
-        self._clear()
+        _clear(self.folder)
         check_folder(self.folder.parent, files)
         self.tiles.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / "job.json", {"what": inputs, "files": sorted(files), "id": uuid.uuid4().hex})
-
-    def _clear(self) -> None:
-        """Removes the files of the job that is there; job.json, which names them, goes last."""
-        path = self.folder / "job.json"
-        saved = self._saved()
-        if not saved:
-            return
-        for name in job_files(sorted(records.labels_named_by(path, saved))):
-            records.remove(self.folder / name)
-        path.unlink()
-        with contextlib.suppress(OSError):  # files of the user stay, and the folder with them
-            self.folder.rmdir()
 
     @property
     def publishing(self) -> bool:
@@ -147,4 +161,4 @@ class Job:
         path = self.folder / "job.json"
         # First: without an id it is over for workers that still have a tile of it.
         write_json(path, {"files": sorted(records.labels_named_by(path, self._saved()))})
-        self._clear()
+        _clear(self.folder)

@@ -25,7 +25,7 @@ from his4mae_jax.inference.tiling import Tiling
 from his4mae_jax.output import opening, outputs, records
 from his4mae_jax.output.engine.markers import Markers
 from his4mae_jax.output.engine.tiles import TileWriter
-from his4mae_jax.output.job import FOLDER, Job
+from his4mae_jax.output.job import FOLDER, Job, clear_published
 from his4mae_jax.output.plan import Task, headline, label_names, need_encoder, same_labels
 from his4mae_jax.output.publish import check_free, damage, files_of, publish
 from his4mae_jax.progress import progress, rate
@@ -84,6 +84,7 @@ def _segment(config, test, workdir, log, folder) -> float:
             return 0.0
         facts = records.segmentation(folder)
         if _there(task, facts, values):
+            clear_published(folder, facts["job"])
             _write_share(task, folder / FOLDER)
         else:
             facts = _run(task, values, workers, workdir)

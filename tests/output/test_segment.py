@@ -171,6 +171,22 @@ def test_a_job_goes_on_only_where_nothing_has_changed(tmp_path):
     assert another.id != same.id and another.tiles.missing(2) == [0, 1]
 
 
+def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_command(trained, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    facts, left = json.loads((workdir / OUT / "segment.json").read_text()), workdir / OUT / "segment.partial"
+    for record in ({"id": facts["job"], "what": facts["what"], "files": facts["files"]}, {"files": facts["files"]}):
+        (left / "done").mkdir(parents=True)
+        (left / "done" / "0").write_text("{}")
+        (left / "job.json").write_text(json.dumps(record))
+        if "id" not in record:
+            (left / "mine").write_text("the user's")
+        assert "is there" in segment(trained, workdir)
+        assert not left.exists() or os.listdir(left) == ["mine"]
+    (left / "mine").unlink(), left.rmdir()
+    same_labels(workdir, undisturbed)
+
+
 def test_settings_that_change_labels_segment_anew_and_others_do_not(trained, undisturbed, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(undisturbed, workdir)

@@ -49,11 +49,12 @@ MOST = 20_000  # labels of a class, `probe.voxels`
 class Scene:
     """One encoded volume with its ground truth, and where labels and tests lie."""
 
-    def __init__(self, workdir: pathlib.Path, tests: int, smooth: float | None = None):
+    def __init__(self, workdir: pathlib.Path, tests: int, smooth: float | None = None, texture: float | None = 0.0):
         """Args:
         workdir: of a training whose config names ground truth.
         tests: voxels of the right part that are scored, at most.
         smooth: in place of the config's `segment.smooth`.
+        texture: see `Coverage.texture`; None: the config's `probe.texture`.
         """
         config = Encoder.load(workdir).config
         if smooth is not None:
@@ -62,6 +63,7 @@ class Scene:
         with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
             trained = load(checkpoints, checkpoints.steps()[-1], config.segment.encoder)
         encoder, _ = bind_to(trained, target.image, config.segment, config.seed)
+        encoder = encoder.textured(config.probe.texture if texture is None else texture)
         began = time.perf_counter()
         self.lattice, self.positions = encoder.features(target.image)
         self.seconds = time.perf_counter() - began
@@ -235,12 +237,13 @@ def main() -> None:
     parser.add_argument("--shares", type=numbers, default=[1e-4, 5e-4, 2e-3], help="of the left part's voxels")
     parser.add_argument("--clicks", type=numbers, default=[10, 30, 100, 300], help="numbers of clicks")
     parser.add_argument("--draws", type=int, default=5, help="of labels")
+    parser.add_argument("--texture", type=float, help="of the features (default: the config's probe.texture)")
     parser.add_argument("--tests", type=int, default=200_000, help="voxels scored")
     add_json_option(parser)
     args = parser.parse_args()
     about = {**machine(), "scikit-learn": sklearn.__version__}
     print(one_line(about), flush=True)
-    scene = Scene(args.workdir, args.tests)
+    scene = Scene(args.workdir, args.tests, texture=args.texture)
     print(
         f"{args.workdir}: {' x '.join(map(str, scene.shape))} voxels, encoded in {scene.seconds:.1f} s; "
         f"{len(scene.left):,} left, {len(scene.tests):,} of {len(scene.right):,} right are scored; of these "

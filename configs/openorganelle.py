@@ -22,5 +22,5 @@ def get_config(number="1"):
     # What was best where there is ground truth (docs/results.md), in place of the paper's slices across z alone.
     c.segment.axes, c.segment.metric, c.segment.smooth, c.segment.overhang = "zyx", "whitened", 0.7, 40
     c.segment.fit_tiles = 32
-    c.segment.clusters = 6
+    c.segment.clusters, c.segment.compare_clusters = 6, tuple(range(2, 15))
     return c

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 from collections.abc import Mapping
@@ -59,16 +60,18 @@ class Classes:
       weights_KxH: float32.
       offset_K: float32.
       hidden: (weights `(D, H)`, bias `(H,)`) of h(z) = gelu(z weights + bias); None: h(z) = z.
+      texture: see `LinearScores`; D is then twice that of the encoder.
     """
 
     names: tuple[str, ...]
     weights_KxH: np.ndarray
     offset_K: np.ndarray
     hidden: tuple[np.ndarray, np.ndarray] | None = None
+    texture: float = 0.0
 
     def linear(self) -> LinearScores:
         """The logits with the other sign: of scores the smallest counts. Their softmax is that of the logits."""
-        return LinearScores(-self.weights_KxH, -self.offset_K, variance=0.5, hidden=self.hidden)
+        return LinearScores(-self.weights_KxH, -self.offset_K, variance=0.5, hidden=self.hidden, texture=self.texture)
 
 
 Labelling = Mapping[int, Centres | Classes]  # by the number of labels
@@ -86,7 +89,7 @@ def save(path: str | os.PathLike, centres_by_size: Labelling, **facts: Any) -> N
         if isinstance(c, Classes):
             arrays |= {"class_weights": c.weights_KxH, "class_offset": c.offset_K}
             arrays |= {} if c.hidden is None else {"class_hidden": c.hidden[0], "class_hidden_bias": c.hidden[1]}
-            facts = {**facts, "class_names": list(c.names)}
+            facts = {**facts, "class_names": list(c.names)} | ({"texture": c.texture} if c.texture else {})
             continue
         arrays |= {f"centres_{size}": c.centres_CxM, f"projection_{size}": c.projection_DxM}
         arrays |= {} if c.group_C is None else {f"group_{size}": c.group_C}
@@ -115,7 +118,9 @@ def load(path: str | os.PathLike) -> tuple[dict[int, Centres | Classes], dict[st
         if "class_names" in facts:
             names = tuple(facts["class_names"])
             hidden = (data["class_hidden"], data["class_hidden_bias"]) if "class_hidden" in data else None
-            centres[len(names)] = Classes(names, data["class_weights"], data["class_offset"], hidden)
+            centres[len(names)] = Classes(
+                names, data["class_weights"], data["class_offset"], hidden, facts.get("texture", 0.0)
+            )
         for size, each in centres.items():
             _check(size, each)
     return centres, facts
@@ -126,6 +131,7 @@ def _check(size: int, centres: Centres | Classes) -> None:
     if isinstance(centres, Classes):
         rows, arrays = centres.weights_KxH, [centres.weights_KxH, centres.offset_K, *(centres.hidden or ())]
         fits = centres.offset_K.shape == (size,) and all(isinstance(name, str) for name in centres.names)
+        fits = fits and isinstance(centres.texture, int | float) and 0 <= centres.texture < math.inf
         if fits and centres.hidden:
             fits = centres.hidden[0].ndim == 2 and centres.hidden[1].shape == (rows.shape[-1],) == rows.shape[1:]
     else:
@@ -144,6 +150,11 @@ def class_names(path: str | os.PathLike) -> tuple[str, ...]:
     if not path:
         return ()
     return tuple(load(path)[1].get("class_names", ()))  # all of it: damage is told before any work
+
+
+def class_texture(path: str | os.PathLike) -> float:
+    """The `Classes.texture` of a centres file; 0 where it has cluster centres only, or the path is empty."""
+    return load(path)[1].get("texture", 0.0) if path else 0.0
 
 
 def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int, Centres | Classes]:

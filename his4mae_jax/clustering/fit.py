@@ -11,6 +11,7 @@ import numpy as np
 
 from his4mae_jax.clustering import clusters
 from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.choice import Choice, compare
 from his4mae_jax.clustering.sampling import sample
 from his4mae_jax.clustering.whitening import noise_whitening
 from his4mae_jax.config import SUPERVISED
@@ -33,11 +34,13 @@ class Fit:
       centres: by the number of labels.
       voxels: in the sample.
       encoded: see `sampling.Sample`, or features that were kept.
+      choice: of the numbers of clusters in `segment.choice`; None: not measured.
     """
 
     centres: dict[int, Centres]
     voxels: int = 0
     encoded: Encoded | None = None
+    choice: Choice | None = None
 
 
 def fit_mask(config: ml_collections.ConfigDict, labels: VolumeLike | None) -> VolumeLike | None:
@@ -55,6 +58,8 @@ def fit_centres(
     mask: VolumeLike | None,
     codes_KxD: np.ndarray | None = None,
     inside: Box | None = None,
+    *,
+    choice: bool = True,
     log: Log = say,
 ) -> Fit:
     """The centres of a run: `fit_clusters` by its settings; classes of a supervised method are not fitted.
@@ -67,6 +72,7 @@ def fit_centres(
       mask: see `fit_mask`.
       codes_KxD: the codebook where `segment.centres` is "codebook".
       inside: the part of the volume to sample; None: all of it.
+      choice: whether `segment.compare_clusters` are compared.
       log: prints a line of progress.
     """
     if config.method in SUPERVISED:
@@ -74,7 +80,7 @@ def fit_centres(
         return Fit({sizes[0]: Centres(eye, eye)})
     return fit_clusters(
         encoder, volume, sizes, config.segment, seed=config.seed, mask=mask, codes_KxD=codes_KxD, inside=inside,
-        log=log,
+        choice=choice, log=log,
     )  # fmt: skip
 
 
@@ -88,6 +94,7 @@ def fit_clusters(
     mask: VolumeLike | None = None,
     codes_KxD: np.ndarray | None = None,
     inside: Box | None = None,
+    choice: bool = True,
     log: Log = say,
 ) -> Fit:
     """One sample of the volume, and on it one k-means for each number of clusters.
@@ -97,11 +104,12 @@ def fit_clusters(
       volume: to sample.
       sizes: numbers of clusters.
       segment: settings with the keys of `config.segment`: fraction, fit_tiles, fit_least, fit_voxels, metric,
-        restarts.
+        restarts, compare_clusters.
       seed: of the sample and of k-means.
       mask: label volume; voxels of `IGNORE` are not sampled.
       codes_KxD: group these codes instead, by how often they are nearest in the sample.
       inside: the part of the volume to sample; None: all of it.
+      choice: whether `compare_clusters` are compared; not where codes are grouped.
       log: prints a line of progress.
 
     Raises:
@@ -125,7 +133,12 @@ def fit_clusters(
         }
     else:
         centres = {size: clusters.from_features(features, size, restarts, seed, log=log) for size in sizes}
-    return Fit(centres, len(features), sampled.encoded)
+    found = None
+    if choice and segment["compare_clusters"] and codes_KxD is None:
+        found = compare(sampled, segment["compare_clusters"], whitened=whitened, seed=seed, log=log)
+        if found:
+            log(f"fit: {found.text()}")
+    return Fit(centres, len(features), sampled.encoded, found)
 
 
 def read_codes(config: ml_collections.ConfigDict, checkpoints: Checkpoints, step: int) -> np.ndarray | None:

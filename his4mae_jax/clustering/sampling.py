@@ -22,12 +22,14 @@ class Sample:
 
     Attributes:
       features_MxD: float32.
+      index_Mx3: the voxels.
       noises: arrays `(N, D)` for `whitening.noise_whitening`: differences between lattice points one patch apart and,
         with several axes, what each axis differs by from their mean. Not smoothed.
       encoded: the lattices of the volume where one tile holds all of it, for `VolumeEncoder.label`; else None.
     """
 
     features_MxD: np.ndarray
+    index_Mx3: np.ndarray
     noises: list[np.ndarray]
     encoded: EncodedTile | None = None
 
@@ -72,6 +74,7 @@ def sample(
     size = sum(math.prod(stratum.tile.shape) for stratum in strata)
     nothing = np.zeros((0, encoder.coverage.dim), np.float32)
     features, steps, views, encoded = [nothing], [nothing], [nothing], None
+    voxels_at = [np.zeros((0, 3), int)]
     with progress("fit: encoding the sample", size, unit="voxels", log=log) as bar:
         bar.note("compiling")
         for stratum in strata:
@@ -79,6 +82,7 @@ def sample(
             done = advance_to(bar, math.prod(tile.shape))
             index_Mx3 = _voxels(rng, min(1.0, density), tile, volume, mask, encoder.padding)
             if len(index_Mx3):
+                voxels_at.append(index_Mx3 + [s.start for s in tile.write])
                 noisy_Nx3 = index_Mx3[: NOISE_POINTS // len(strata) + 1] if noise else index_Mx3[:0]
                 if encoder.coverage.cover:
                     parts = _cover_sample(encoder, volume, tile, index_Mx3, noisy_Nx3, done)
@@ -90,7 +94,7 @@ def sample(
                     total += part
             done(1.0)
     noises = [np.concatenate(n) for n in (steps, views)]
-    return Sample(np.concatenate(features), [n for n in noises if len(n)], encoded)
+    return Sample(np.concatenate(features), np.concatenate(voxels_at), [n for n in noises if len(n)], encoded)
 
 
 @dataclasses.dataclass(frozen=True)

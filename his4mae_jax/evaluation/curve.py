@@ -69,7 +69,8 @@ def _score(
 ) -> dict[str, dict[str, float]]:
     """Fits centres on a box, labels it and scores the labels."""
     image, clusters = part.image, headline(config)
-    fit = fit_centres(config, encoder, image, [clusters], fit_mask(config, part.labels), codes_KxD, log=log)
+    mask = fit_mask(config, part.labels)
+    fit = fit_centres(config, encoder, image, [clusters], mask, codes_KxD, choice=False, log=log)
     labels = encoder.labels(image, linear_scores(fit.centres), onto=part.onto, encoded=fit.encoded)[clusters]
     labels = from_array(labels, part.output.voxel_size_nm, f"labels of {image.name}", image=False)
     confusion = dice.confusion(labels, part.output_labels, clusters, len(part.class_names))

@@ -109,6 +109,11 @@ def _centres(path, clusters: int, digest: str, log: Log) -> tuple[Centres | Clas
             f"config key segment.clusters is {clusters}, but {path} has centres of "
             f"{', '.join(map(str, by_size))} clusters; choose one of these"
         )
+    if getattr(by_size[clusters], "texture", 0):
+        raise UserError(
+            f"{path}: its classes count the texture of tokens beyond a field of view, which an exported program does "
+            "not see; probe again with --config.probe.texture=0 to export them"
+        )
     return by_size[clusters], facts
 
 

@@ -115,6 +115,22 @@ def read_log(train_jsonl: str | os.PathLike) -> dict[int, dict[str, Any]]:
     return {entry["step"]: entry for entry in sorted(entries, key=lambda entry: entry["step"])}
 
 
+def late_fall(log: Mapping[int, Mapping[str, Any]], key: str = "loss_recon") -> float | None:
+    """The part by which a loss fell over the second half of a training: of its last tenth below the tenth before half.
+
+    None where too little was logged.
+    """
+    losses = {step: entry[key] for step, entry in log.items() if style.is_number(entry.get(key))}
+    last = max(losses, default=0)
+
+    def mean(begin: float, end: float) -> float | None:
+        part = [loss for step, loss in losses.items() if begin * last < step <= end * last]
+        return sum(part) / len(part) if part else None
+
+    before, after = mean(0.4, 0.5), mean(0.9, 1.0)
+    return None if not before or after is None else 1 - after / before
+
+
 def _dsc_curve(metrics: dict) -> dict[str, list[tuple[int, float]]]:
     curve: dict[str, list[tuple[int, float]]] = {}
     for entry in sorted(metrics.get("curve") or [], key=lambda entry: entry["step"]):

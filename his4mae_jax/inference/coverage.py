@@ -9,7 +9,7 @@ from his4mae_jax.data.volumes.grid import Line, VoxelMap
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
-from his4mae_jax.inference.lattice import smoothing_halo
+from his4mae_jax.inference.lattice import reach, smoothing_halo
 from his4mae_jax.inference.tiling import Tiling, spans
 
 Shape = tuple[int, int, int]
@@ -38,6 +38,8 @@ class Coverage:
         of these names. With `inference` "cover" neither stride, edge weight, overhang, smoothing, shifts nor
         expansion matters.
       spacing: voxel size (z, y, x) over the smallest of the three: smoothing is isotropic in nm.
+      texture: sigma, in tokens, of the Gaussian in which the spread of features counts as further features
+        (`lattice.texture`); 0: none.
     """
 
     fov: int
@@ -54,6 +56,7 @@ class Coverage:
     symmetries: int = 1
     shifts: int = 1
     spacing: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    texture: float = 0.0
 
     @classmethod
     def of_models(cls, models: Any, **settings) -> Self:
@@ -69,6 +72,19 @@ class Coverage:
     def cover(self) -> bool:
         """Whether every voxel has a token of its own (cover-stride)."""
         return self.inference == "cover"
+
+    @property
+    def width(self) -> int:
+        """Features of a voxel: those of a token, and their texture."""
+        return self.dim * (2 if self.texture else 1)
+
+    def reaches(self, sigma: float) -> tuple[int, int, int]:
+        """For each axis `lattice.reach` of a Gaussian of `sigma` tokens."""
+        return tuple(reach(sigma, self._scale(axis) if self.axes == "zyx"[axis] else 1.0) for axis in range(3))
+
+    def _scale(self, axis: int) -> float:
+        """Slices a token, across the only axis: the Gaussian is as wide in nm as within the slices."""
+        return self.patch / self.spacing[axis]
 
     @property
     def voxels_per_point(self) -> int:
@@ -128,7 +144,7 @@ class Coverage:
             ]
             for shift in es.grid_shifts(self.patch, self.shifts)
         ]
-        return Tiling(plans, self.smooth)
+        return Tiling(plans, {"smooth": self.smooth, "texture": self.texture})
 
     def feature_tiles(self, shape: Shape, side: int | None = None, **kwargs) -> Tiling:
         """`tiles` whose lattices of features take at most `FEATURES_BYTES` each."""
@@ -193,10 +209,9 @@ class Coverage:
     def _axis_tile(self, axis: int, part: slice, write: tuple[int, int], shift: int, line: Line):
         """The plan of one axis of a tile, of a part of the volume."""
         length, line = part.stop - part.start, line.seen_from(part.start)
-        halo = smoothing_halo(self.smooth)
+        halo = max(smoothing_halo(self.smooth), smoothing_halo(self.texture))
         if self.axes == "zyx"[axis]:
-            # At so many slices a token's side: the Gaussian is as wide in nm as within the slices.
-            scale = self.patch / self.spacing[axis]
+            scale = self._scale(axis)
             tile = es.dense_tile(length, write, math.ceil(halo * scale), scale, line)
         elif self.cover:
             tile = cs.axis_tile(length, write, self.fov, self.patch, line)

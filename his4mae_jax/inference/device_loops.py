@@ -91,3 +91,16 @@ def split_batches(mesh: Mesh, fn: Callable[[jax.Array], jax.Array], x_BxS: jax.A
     parts = x_BxS.reshape(mesh.size, -1, *x_BxS.shape[1:])
     out = split_map(mesh, lambda part: in_batches(fn, part, batch), parts)
     return out.reshape(-1, *out.shape[2:])
+
+
+def slices_of_round(fovs: int, batch: int, number: int, most: int) -> int:
+    """How many slices to encode together, so that fewest batches are needed in all.
+
+    Args:
+      fovs: fields of view of a slice.
+      batch: fields of view encoded at once.
+      number: of slices in all.
+      most: fields of view of a round at most (but at least one slice).
+    """
+    choices = range(1, max(1, min(most // fovs, number)) + 1)
+    return min(choices, key=lambda s: (-(-number // s) * -(-s * fovs // batch), s))

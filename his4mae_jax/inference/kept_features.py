@@ -20,10 +20,10 @@ import tensorstore as ts
 
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.files import write_json, writing
-from his4mae_jax.inference.tiling import Tile, Tiling
-from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to, needed_points
+from his4mae_jax.inference.tiling import Tile, Tiling, needed_points
+from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
 
 NAME = "features.zarr"
@@ -109,10 +109,10 @@ def kept_features(
 def _facts(encoder: VolumeEncoder, volume: VolumeLike, inside: Box, encoder_digest: str) -> dict[str, Any]:
     """What lattices depend on: not the tiles, nor the smoothing, which comes after them."""
     coverage = dataclasses.asdict(encoder.coverage)
-    for key in ("tile", "smooth", "spacing"):
+    for key in ("tile", "smooth", "spacing", "texture"):
         del coverage[key]
     return {
-        "encoder": encoder_digest, "volume": str(volume.name), "shape": list(volume.shape),
+        "encoder": encoder_digest, "volume": mask(volume.name), "shape": list(volume.shape),
         "dtype": np.dtype(volume.dtype).name, "voxel_size_nm": list(volume.voxel_size_nm),
         "origin_nm": list(origin_of(volume)), "contrast": encoder.contrast.to_json(), "coverage": coverage,
         "inside": [[s.start, s.stop] for s in inside],

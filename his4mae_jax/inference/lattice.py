@@ -1,6 +1,7 @@
 """Operations on a token lattice: Gaussian smoothing, linear expansion to voxels, values at single voxels."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import jax
@@ -8,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-BLOCK = 32  # rows of a smoothing matrix that the host multiplies by at once
+LEAST_VARIANCE = 1e-6  # of a feature within a Gaussian: below it rounding decides
+BLOCK = 32  # rows of a smoothing matrix that are multiplied by at once
 
 
 class LatticeAxis(Protocol):
@@ -30,8 +32,7 @@ def smoothing_matrix(tile: LatticeAxis, sigma: float) -> np.ndarray:
     The volume's border is a mirror. Within `smoothing_halo` of a tile's inner border values
     are not those of the whole volume; they are never written.
     """
-    eye = np.eye(tile.points, dtype=np.float32)
-    radius = int(np.ceil(smoothing_halo(sigma) * tile.scale))
+    eye, radius = np.eye(tile.points, dtype=np.float32), reach(sigma, tile.scale)
     return scipy.ndimage.gaussian_filter1d(eye, sigma * tile.scale, axis=0, mode="reflect", radius=radius)
 
 
@@ -40,12 +41,54 @@ def smoothing_halo(sigma: float) -> int:
     return int(np.ceil(3 * sigma))
 
 
-def smooth(grid_ZxYxXxF: jax.Array, matrices: Sequence[jax.Array]) -> jax.Array:
-    """Applies one smoothing matrix along each of the three axes."""
-    z, y, x = matrices
-    grid = jnp.einsum("az,zyxf->ayxf", z, grid_ZxYxXxF, precision="highest")
-    grid = jnp.einsum("ay,zyxf->zaxf", y, grid, precision="highest")
-    return jnp.einsum("ax,zyxf->zyaf", x, grid, precision="highest")
+def reach(sigma: float, scale: float) -> int:
+    """Points beside the diagonal up to which a smoothing matrix has entries; `scale` is `LatticeAxis.scale`."""
+    return int(np.ceil(smoothing_halo(sigma) * scale))
+
+
+def smooth(
+    grid_ZxYxXxF: jax.Array, matrices: Sequence[jax.Array], reaches: Sequence[int | None] = (None,) * 3
+) -> jax.Array:
+    """Applies one smoothing matrix along each of the three axes.
+
+    Args:
+      grid_ZxYxXxF: the lattice.
+      matrices: `(points, points)` each.
+      reaches: of each matrix, see `reach`: then only entries near the diagonal are multiplied, which is quicker where
+        there are many features; None: all are.
+    """
+    grid = grid_ZxYxXxF
+    for axis, (matrix, near) in enumerate(zip(matrices, reaches, strict=True)):
+        letters = "zyx".replace("zyx"[axis], "a")
+        product = functools.partial(jnp.einsum, f"a{'zyx'[axis]},zyxf->{letters}f", precision="highest")
+        length = grid.shape[axis]
+        wide = length if near is None else BLOCK + 2 * near
+        if wide >= length:
+            grid = product(matrix, grid)
+            continue
+        parts = []
+        for start in range(0, length, BLOCK):
+            rows = slice(start, min(start + BLOCK, length))
+            first = min(max(start - near, 0), length - wide)
+            used = jax.lax.slice_in_dim(grid, first, first + wide, axis=axis)
+            parts.append(product(matrix[rows, first : first + wide], used))
+        grid = jnp.concatenate(parts, axis=axis)
+    return grid
+
+
+def texture(grid, smooth_wide: Callable):
+    """The standard deviation of each feature in a Gaussian, `(z, y, x, F)`; of NumPy and JAX arrays alike.
+
+    It says what the mean of the tokens around a point does not: how much they differ.
+
+    Args:
+      grid: the lattice `(z, y, x, F)` before any smoothing.
+      smooth_wide: applies the Gaussian to a lattice of any number of features.
+    """
+    xp = jnp if isinstance(grid, jax.Array) else np
+    moments = smooth_wide(xp.concatenate([grid, grid * grid], axis=-1))
+    mean, square = moments[..., : grid.shape[-1]], moments[..., grid.shape[-1] :]
+    return xp.sqrt(xp.maximum(square - mean * mean, LEAST_VARIANCE))
 
 
 def smooth_along(grid: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
@@ -53,13 +96,15 @@ def smooth_along(grid: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
 
     Its entries lie near the diagonal, and only they are multiplied, `BLOCK` rows at a time.
     """
-    grid, parts = np.moveaxis(grid, axis, 0), []
-    for start in range(0, len(matrix), BLOCK):
+    # With the axes behind as one, products are of stacks of matrices as they lie in memory: nothing is transposed.
+    length, before = grid.shape[axis], grid.shape[:axis]
+    x, out = (a.reshape(*before, length, -1) for a in (grid, np.empty(grid.shape, np.float32)))
+    for start in range(0, length, BLOCK):
         rows = matrix[start : start + BLOCK]
         used = np.flatnonzero(rows.any(axis=0))
         near = slice(used[0], used[-1] + 1)
-        parts.append(np.tensordot(rows[:, near], grid[near], 1))
-    return np.moveaxis(np.concatenate(parts), 0, axis)
+        np.matmul(rows[:, near], x[..., near, :], out=out[..., start : start + BLOCK, :])
+    return out.reshape(grid.shape)
 
 
 def along(x: jax.Array, lower: jax.Array, fraction: jax.Array, axis: int) -> jax.Array:

@@ -5,7 +5,7 @@ map, so tokens become C scores first, and C maps are expanded to voxels in place
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ class LinearScores:
         centre's probability.
       hidden: (weights `(D, H)`, bias `(H,)`) of a layer gelu(z weights + bias) that takes the place of z, with
         `weights_CxD` of shape `(C, H)`; None: scores are linear in z.
+      texture: where it is not 0, z has the features and their texture in a Gaussian of so many tokens behind them
+        (`lattice.texture`): D is twice that of the encoder.
     """
 
     weights_CxD: np.ndarray
@@ -31,11 +33,15 @@ class LinearScores:
     group_C: np.ndarray | None = None
     variance: float = 1.0
     hidden: tuple[np.ndarray, np.ndarray] | None = None
+    texture: float = 0.0
 
     @property
     def maps(self) -> int:
         """Values at each lattice point: the scores, and the features where these are needed beside them."""
-        return len(self.offset_C) + (0 if self.hidden is None else len(self.hidden[0]))
+        inputs = self.weights_CxD.shape[1] if self.hidden is None else len(self.hidden[0])
+        if self.texture:  # features, two moments of each, and what becomes of them
+            return len(self.offset_C) + 2 * inputs
+        return len(self.offset_C) + (0 if self.hidden is None else inputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +54,7 @@ class StackedScores:
       counts: number of centres of each clustering.
       probable: (index, number of labels) of the clustering whose probabilities are wanted, or None.
       variance: of that clustering.
+      texture: of the clusterings that have one, else 0: scores are then taken of whole features, as `heads` says.
     """
 
     heads: tuple[tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray] | None], ...]
@@ -55,6 +62,7 @@ class StackedScores:
     counts: tuple[int, ...]
     probable: tuple[int, int] | None
     variance: np.float32
+    texture: float
 
     @classmethod
     def of(cls, clusterings: Mapping[int, LinearScores], probabilities_of: int | None) -> "StackedScores":
@@ -70,15 +78,29 @@ class StackedScores:
             tuple(len(c.offset_C) for c in each),
             probable,
             np.float32(1.0 if variance is None else variance),
+            texture_of(clusterings),
         )
 
     @property
     def linear(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """The arguments of `scores` behind the features, of all clusterings at once; None where one is not linear."""
-        if any(hidden is not None for _, _, hidden in self.heads):
+        """The arguments of `scores` behind the features, of all clusterings at once; None where one is not linear in
+        single tokens."""
+        if self.texture or any(hidden is not None for _, _, hidden in self.heads):
             return None
         weights, offsets, _ = zip(*self.heads, strict=True)
         return np.concatenate(weights), np.concatenate(offsets)
+
+
+def texture_of(clusterings: Mapping[int, LinearScores]) -> float:
+    """The `LinearScores.texture` of those clusterings that have one; 0 where none has.
+
+    Raises:
+      ValueError: they differ.
+    """
+    widths = {c.texture for c in clusterings.values()} - {0.0}
+    if len(widths) > 1:
+        raise ValueError(f"clusterings of several textures, {sorted(widths)}; one at a time can be applied")
+    return widths.pop() if widths else 0.0
 
 
 def scores(features: jax.Array, weights_CxD: jax.Array, offset_C: jax.Array) -> jax.Array:
@@ -87,12 +109,30 @@ def scores(features: jax.Array, weights_CxD: jax.Array, offset_C: jax.Array) -> 
     return offset_C + jnp.einsum("...d,cd->...c", features.astype(jnp.float32), weights_CxD, precision="highest")
 
 
-def head_scores(features: jax.Array, heads: Sequence) -> jax.Array:
-    """Scores of features `(..., D)` by the `StackedScores.heads`, one after the other: `(..., sum(C))`."""
-    maps = []
+def head_scores(
+    features: jax.Array,
+    heads: Sequence,
+    smoothed: Callable[[jax.Array], jax.Array] | None = None,
+    texture: jax.Array | None = None,
+) -> jax.Array:
+    """Scores by the `StackedScores.heads`, one after the other: `(..., sum(C))`.
+
+    What a head does with the features first is linear, so it is smoothed in their place.
+
+    Args:
+      features: `(..., D)`.
+      heads: those with 2 D inputs count the texture, the others leave it out.
+      smoothed: smooths a lattice of any number of maps; None: features count as they are.
+      texture: of the features, `(..., D)`.
+    """
+    maps, dim = [], features.shape[-1]
     for weights_CxH, offset_C, hidden in heads:
-        z = features if hidden is None else jax.nn.gelu(scores(features, hidden[0].T, hidden[1]))
-        maps.append(scores(z, weights_CxH, offset_C))
+        inputs, constant = (weights_CxH.T, offset_C) if hidden is None else hidden
+        z = scores(features, inputs[:dim].T, constant)
+        z = z if smoothed is None else smoothed(z)
+        if len(inputs) > dim:
+            z = z + scores(texture, inputs[dim:].T, np.float32(0))
+        maps.append(z if hidden is None else scores(jax.nn.gelu(z), weights_CxH, offset_C))
     return jnp.concatenate(maps, axis=-1)
 
 

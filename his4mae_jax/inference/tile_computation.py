@@ -20,9 +20,9 @@ from his4mae_jax.data.volumes.contrast import Contrast, apply_window
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
 from his4mae_jax.inference.coverage import EXPAND_SLICES, Coverage
-from his4mae_jax.inference.device_loops import split_batches, split_map, split_once, split_some
+from his4mae_jax.inference.device_loops import slices_of_round, split_batches, split_map, split_once, split_some
 from his4mae_jax.inference.encode import make_encode
-from his4mae_jax.inference.lattice import along, smooth
+from his4mae_jax.inference.lattice import along, smooth, texture
 from his4mae_jax.inference.score_maps import StackedScores, head_scores, nearest, probabilities, scores
 from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.training.devices.mesh import batch_sharding, make_local_mesh, replicated
@@ -231,10 +231,10 @@ class TileComputation:
 
     def _expand(self, lattices, arrays, groups, variance, counts, probable, heads=None):
         """Score maps on the lattice (with `heads`: features), for each shift, to labels, a few slices at a time."""
-        if self.coverage.smooth:
-            lattices = [smooth(x, [axis["smooth"] for axis in grid]) for x, grid in zip(lattices, arrays, strict=True)]
         if heads is not None:
-            lattices = [head_scores(x, heads) for x in lattices]
+            lattices = [self._head_scores(x, grid, heads) for x, grid in zip(lattices, arrays, strict=True)]
+        elif self.coverage.smooth:
+            lattices = [smooth(x, [axis["smooth"] for axis in grid]) for x, grid in zip(lattices, arrays, strict=True)]
         depth = len(arrays[0][0]["lower"])
         chunks = np.minimum(np.arange(-(-depth // EXPAND_SLICES) * EXPAND_SLICES), depth - 1).reshape(-1, EXPAND_SLICES)
 
@@ -251,6 +251,16 @@ class TileComputation:
 
         labels, posterior = split_map(self.mesh, expand, jnp.asarray(chunks))
         return _merge(labels, depth), None if posterior is None else _merge(posterior, depth)
+
+    def _head_scores(self, tokens, grid, heads):
+        """Score maps of a lattice of features by `heads`, smoothed; of textures too where these count."""
+        cover = self.coverage
+
+        def gaussian(name, sigma):  # features are many: only entries near the diagonal of its matrices are multiplied
+            return lambda x: smooth(x, [axis[name] for axis in grid], cover.reaches(sigma))
+
+        spread = texture(tokens, gaussian("texture", cover.texture)) if cover.texture else None
+        return head_scores(tokens, heads, gaussian("smooth", cover.smooth) if cover.smooth else None, spread)
 
 
 class _Count:
@@ -285,16 +295,3 @@ def _merge(chunks, depth):
 def _for_encoding(arrays: AxisArrays) -> AxisArrays:
     """The arrays that `token_grid` takes; others may have other shapes along other axes, and compile anew."""
     return {key: value for key, value in arrays.items() if key in ("pixels", "origins", "cover", "weight", "token")}
-
-
-def slices_of_round(fovs: int, batch: int, number: int, most: int) -> int:
-    """How many slices to encode together, so that fewest batches are needed in all.
-
-    Args:
-      fovs: fields of view of a slice.
-      batch: fields of view encoded at once.
-      number: of slices in all.
-      most: fields of view of a round at most (but at least one slice).
-    """
-    choices = range(1, max(1, min(most // fovs, number)) + 1)
-    return min(choices, key=lambda s: (-(-number // s) * -(-s * fovs // batch), s))

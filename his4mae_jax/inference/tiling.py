@@ -6,7 +6,7 @@ to one chunk.
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -41,14 +41,14 @@ class Tile:
       grids: for each shift of the token lattice, the plans of the axes (z, y, x).
       sizes: for each of these, the length that every array is filled up to.
       read_shape: the shape (z, y, x) that the box that is read is filled up to.
-      smooth: sigma, in tokens, of the Gaussian over the lattice.
+      sigmas: in tokens, of the Gaussians over the lattice, by the name of their arrays ("smooth" and "texture").
     """
 
     number: int
     grids: tuple[tuple[Plan, Plan, Plan], ...]
     sizes: tuple[tuple[dict[str, int], ...], ...]
     read_shape: tuple[int, int, int]
-    smooth: float
+    sigmas: Mapping[str, float]
 
     @property
     def write(self) -> Box:
@@ -97,21 +97,22 @@ class Tile:
         arrays = plan.arrays(begin)
         # Filled with the last entry again: what it gives is written nowhere.
         out = {k: np.concatenate([v, np.repeat(v[-1:], sizes[k] - len(v), axis=0)]) for k, v in arrays.items()}
-        if self.smooth:
-            out["smooth"] = np.zeros((sizes["slices"],) * 2, np.float32)
-            out["smooth"][: plan.points, : plan.points] = smoothing_matrix(plan, self.smooth)
+        for name, sigma in self.sigmas.items():
+            if sigma:
+                out[name] = np.zeros((sizes["slices"],) * 2, np.float32)
+                out[name][: plan.points, : plan.points] = smoothing_matrix(plan, sigma)
         return out
 
 
 class Tiling(Sequence[Tile]):
     """The tiles of one volume in z, y, x order, each made when it is indexed."""
 
-    def __init__(self, plans: Sequence[Sequence[Sequence[Plan]]], smooth: float):
+    def __init__(self, plans: Sequence[Sequence[Sequence[Plan]]], sigmas: Mapping[str, float]):
         """Args:
         plans: for each shift of the token lattice and each axis (z, y, x) the plans of the tiles along that axis.
-        smooth: sigma, in tokens, of the Gaussian over the lattice.
+        sigmas: see `Tile`.
         """
-        self._plans, self._smooth, self._counts = plans, smooth, [len(along) for along in plans[0]]
+        self._plans, self._sigmas, self._counts = plans, sigmas, [len(along) for along in plans[0]]
         self._sizes = tuple(tuple(_longest(along) for along in axes) for axes in plans)
         self.read_shape = tuple(
             max(stop - start for start, stop in map(_read, zip(*shifts_of_axis, strict=True)))
@@ -135,7 +136,18 @@ class Tiling(Sequence[Tile]):
             raise IndexError(number)
         at = np.unravel_index(number, self._counts)
         grids = tuple(tuple(along[i] for along, i in zip(axes, at, strict=True)) for axes in self._plans)
-        return Tile(int(number), grids, self._sizes, self.read_shape, self._smooth)
+        return Tile(int(number), grids, self._sizes, self.read_shape, self._sigmas)
+
+
+def needed_points(plan: Plan) -> slice:
+    """The lattice points that the written voxels of one axis of a tile lie between: not those of the halo."""
+    return slice(int(plan.lower[0]), min(int(plan.lower[-1]) + 2, plan.points))
+
+
+def filled_up(lattice: np.ndarray, sizes: Sequence[dict[str, int]]) -> np.ndarray:
+    """A lattice filled up with zeros to the sizes that all tiles have in common."""
+    missing = [s["slices"] - n for s, n in zip(sizes, lattice.shape, strict=False)]
+    return np.pad(lattice, [(0, n) for n in missing] + [(0, 0)]) if any(missing) else lattice  # padding copies all
 
 
 def neighbours(count: int, most: int) -> list[range]:

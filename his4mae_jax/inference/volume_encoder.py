@@ -14,12 +14,13 @@ from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import VoxelMap
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
+from his4mae_jax.errors import UserError
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
-from his4mae_jax.inference.lattice import at_voxels, smooth_along, smoothing_matrix
-from his4mae_jax.inference.score_maps import LinearScores, StackedScores
+from his4mae_jax.inference.lattice import at_voxels, smooth_along, smoothing_matrix, texture
+from his4mae_jax.inference.score_maps import LinearScores, StackedScores, texture_of
 from his4mae_jax.inference.tile_computation import Done, TileComputation
-from his4mae_jax.inference.tiling import Encoded, Plan, Tile
+from his4mae_jax.inference.tiling import Encoded, Tile, filled_up, needed_points
 from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.progress import Progress
 
@@ -105,10 +106,10 @@ class VolumeEncoder:
         return self.expand_at(means, tile, index_Mx3)
 
     def expand_at(self, means: Sequence[np.ndarray], tile: Tile, index_Mx3: np.ndarray) -> np.ndarray:
-        """Features at M voxels `(M, D)` from a tile's lattices, those of each shift averaged over axes."""
+        """Features at M voxels `(M, D)` (or, with texture, 2 D) from the lattices of each shift (means over axes)."""
         total = 0.0
         for mean, grid in zip(means, tile.grids, strict=True):
-            total = total + at_voxels(self._smoothed(mean, grid), grid, index_Mx3)
+            total = total + at_voxels(self._features(mean, grid), grid, index_Mx3)
         return total / len(means)
 
     def cover_features(
@@ -160,10 +161,10 @@ class VolumeEncoder:
         """
         tiling = self.coverage.feature_tiles(volume.shape)
         shape = [plan.first + needed_points(plan).stop for plan in tiling[len(tiling) - 1].grids[0]]
-        out, positions = np.empty((*shape, self.coverage.dim), np.float32), [np.empty(n) for n in shape]
+        out, positions = np.empty((*shape, self.coverage.width), np.float32), [np.empty(n) for n in shape]
         for tile in tiling:
             grid, done = tile.grids[0], advance_to(bar, math.prod(tile.shape))
-            mean = self._smoothed(np.mean(self.lattices(volume, tile, done)[0], axis=0), grid)
+            mean = self._features(np.mean(self.lattices(volume, tile, done)[0], axis=0), grid)
             needed = [needed_points(plan) for plan in grid]
             at = [slice(plan.first + s.start, plan.first + s.stop) for plan, s in zip(grid, needed, strict=True)]
             out[tuple(at)] = mean[tuple(needed)]
@@ -171,14 +172,34 @@ class VolumeEncoder:
                 positions[axis][at[axis]] = plan.positions[needed[axis]]
         return out, tuple(positions)
 
-    def _smoothed(self, mean: np.ndarray, grid) -> np.ndarray:
-        if not self.coverage.smooth:
-            return mean
-        for axis, plan in enumerate(grid):
-            mean = smooth_along(mean, smoothing_matrix(plan, self.coverage.smooth), axis)
-        return mean
+    def _features(self, mean: np.ndarray, grid) -> np.ndarray:
+        """A lattice as it is clustered: smoothed, with its texture where that is wanted."""
+
+        def smoothed(lattice, sigma):
+            for axis, plan in enumerate(grid if sigma else ()):
+                lattice = smooth_along(lattice, smoothing_matrix(plan, sigma), axis)
+            return lattice
+
+        out = smoothed(mean, self.coverage.smooth)
+        wide = self.coverage.texture
+        return np.concatenate([out, texture(mean, lambda x: smoothed(x, wide))], axis=-1) if wide else out
 
     # Labels.
+
+    def textured(self, texture: float) -> "VolumeEncoder":
+        """This encoder with `Coverage.texture`: features of voxels, and tiles, are as clusterings of it take them.
+
+        Raises:
+          UserError: by cover-stride, whose tokens have no lattice while the fit is sampled.
+        """
+        if texture == self.coverage.texture:
+            return self
+        if texture and self.coverage.cover:
+            raise UserError(
+                'config key segment.inference is "cover", but these classes count the texture of a token lattice '
+                '(probe.texture); set segment.inference to "expand", or probe.texture to 0 and probe again'
+            )
+        return dataclasses.replace(self, coverage=dataclasses.replace(self.coverage, texture=texture))
 
     def labels(
         self,
@@ -223,6 +244,8 @@ class VolumeEncoder:
           (tile, {number of labels: labels}, probabilities) in the order of `tiles`. Labels are uint8 of the tile's
           shape, ids from 1, and `UNLABELLED` in padding; probabilities uint8 `(labels, z, y, x)`, 255 for 1, or None.
         """
+        if texture_of(clusterings) not in (0.0, self.coverage.texture):
+            raise ValueError("these clusterings have a texture: take VolumeEncoder.textured first")
         stacked = StackedScores.of(clusterings, probabilities_of)
         if tiles is None:
             tiles = self.coverage.label_tiles(
@@ -247,7 +270,7 @@ class VolumeEncoder:
                 posterior = probabilities_of and np.zeros((probabilities_of, *tile.shape), np.uint8)
             else:
                 if box is None:
-                    lattices = [_filled(x, sizes) for x, sizes in zip(kept, tile.sizes, strict=True)]
+                    lattices = [filled_up(x, sizes) for x, sizes in zip(kept, tile.sizes, strict=True)]
                     filled = self._computation.labels_of_features(lattices, arrays, stacked)
                 else:
                     filled = self._computation.labels(self.params, box, arrays, self.contrast, stacked, done)
@@ -258,11 +281,6 @@ class VolumeEncoder:
                     posterior = None if posterior is None else np.where(empty, np.uint8(0), posterior)
             done(1.0)
             yield tile, dict(zip(clusterings, labels, strict=True)), posterior
-
-
-def needed_points(plan: Plan) -> slice:
-    """The lattice points that the written voxels of one axis of a tile lie between: not those of the halo."""
-    return slice(int(plan.lower[0]), min(int(plan.lower[-1]) + 2, plan.points))
 
 
 def advance_to(bar: Progress | None, units: float) -> Done:
@@ -277,9 +295,3 @@ def advance_to(bar: Progress | None, units: float) -> Done:
             reported = units * fraction
 
     return done
-
-
-def _filled(lattice: np.ndarray, sizes: Sequence[dict[str, int]]) -> np.ndarray:
-    """A lattice filled up with zeros to the sizes that all tiles have in common."""
-    missing = [s["slices"] - n for s, n in zip(sizes, lattice.shape, strict=False)]
-    return np.pad(lattice, [(0, n) for n in missing] + [(0, 0)]) if any(missing) else lattice  # padding copies all

@@ -14,11 +14,12 @@ import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import encoder_digest, fit_centres, read_codes
-from his4mae_jax.config import SUPERVISED, flat_settings, get_default, validate
+from his4mae_jax.config import SUPERVISED, from_saved, validate
 from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference import trained as trained_encoders
+from his4mae_jax.inference.score_maps import texture_of
 from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.library.failures import one_family
 from his4mae_jax.library.probing import Labels, ProbeClasses, as_labels
@@ -85,7 +86,7 @@ class Encoder:
         saved = read_config(workdir)
         if saved is None:
             raise UserError(f"{workdir}: no config.json, so no workdir of a training; name another")
-        config = _config(saved)
+        config = from_saved(saved)
         config.segment.encoder_file = ""  # this is the encoder that was trained
         with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
             steps = checkpoints.steps()
@@ -169,16 +170,17 @@ class Encoder:
         image, stored = self._images(volume, voxel_size_nm)
         encoder, inside = bind_to(self._trained, image, config.segment, config.seed)
         size = given.clusters if given else _labels(config)
-        encoded = None
+        encoded = choice = None
         if given is None:
-            fit = fit_centres(config, encoder, image, [size], None, self._codes(config), inside, log or say)
-            given, encoded = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded
+            fit = fit_centres(config, encoder, image, [size], None, self._codes(config), inside, log=log or say)
+            given, encoded, choice = ClusterCentres(size, fit.centres[size], self.digest), fit.encoded, fit.choice
         names = getattr(given.centres, "names", ())
         scores = centre_files.linear_scores({size: given.centres})
+        encoder = encoder.textured(texture_of(scores))
         output = image if config.segment.grid == "model" else stored
         labels = LazyLabels(image, encoder, scores, inside, config.segment, encoded, Grid.of(output), names)
         in_memory = not is_path(volume) and not hasattr(volume, "read")
-        return Segmentation(labels.read((slice(None),) * 3) if in_memory else labels, given)
+        return Segmentation(labels.read((slice(None),) * 3) if in_memory else labels, given, choice)
 
     @one_family
     def probe(
@@ -187,6 +189,7 @@ class Encoder:
         labels: Labels,
         *,
         hidden: int = 0,
+        texture: float | None = None,
         names: Sequence[str] = (),
         clusters: ClusterCentres | None = None,
         seed: int | None = None,
@@ -200,6 +203,8 @@ class Encoder:
           labels: voxels by the name of their class, `{"mitochondria": [(z, y, x), ...], ...}`; or an array of ids of
             the volume's shape, 0 where there is no label; or the path of a table of points or of a label volume.
           hidden: units of a hidden layer; 0: a linear classifier.
+          texture: sigma in tokens of the Gaussian in which the spread of features counts; 0: their means alone; None:
+            `probe.texture` of the training's settings.
           names: of the ids 1, 2, ...; empty: those in the metadata, or "class 1" and so on.
           clusters: of a segmentation with this encoder: those with hardly any labels stay beside the classes.
           seed: of all draws; None: that of the training.
@@ -220,6 +225,8 @@ class Encoder:
             self._given(clusters, config, None)
         image, own = self._images(volume, voxel_size_nm)
         encoder, inside = bind_to(self._trained, image, config.segment, config.seed)
+        texture = config.probe.texture if texture is None else texture
+        encoder = encoder.textured(0.0 if encoder.coverage.cover else texture)
         labelled = read_labels(
             as_labels(labels, own), own, image, inside, encoder.padding, names=names,
             fewest_classes=2 if clusters is None else 1, seed=config.seed,
@@ -282,17 +289,3 @@ class Encoder:
 
 def _labels(config: ml_collections.ConfigDict) -> int:
     return config.supervised.classes if config.method in SUPERVISED else config.segment.clusters
-
-
-def _config(saved: dict[str, Any]) -> ml_collections.ConfigDict:
-    """The settings that a run saved as JSON."""
-    config = get_default()
-    with config.ignore_type():
-        for key, value in flat_settings(saved).items():
-            *sections, name = key.split(".")
-            functools.reduce(lambda part, section: part[section], sections, config)[name] = _tuples(value)
-    return config
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

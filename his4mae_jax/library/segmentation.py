@@ -12,6 +12,7 @@ import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.centres import Centres, Classes
+from his4mae_jax.clustering.choice import Choice
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.data.volumes.labels import UNLABELLED
@@ -56,10 +57,13 @@ class Segmentation:
       labels: a uint8 array (z, y, x) for an array; for a volume, a lazy one of the same shape. Labels are 1 to
         `centres.clusters`, the largest cluster first, and 0 in padding.
       centres: to segment further volumes with.
+      choice: how well each number of clusters of the setting `compare_clusters` is found again in other parts of the
+        volume; None: not measured.
     """
 
     labels: "np.ndarray | LazyLabels"
     centres: ClusterCentres
+    choice: Choice | None = None
 
 
 class LazyLabels:

@@ -114,7 +114,7 @@ def fit(task: Task, folder: pathlib.Path) -> Fit:
     else:
         codes_KxD = read_codes(task.config, task.checkpoints, task.step)
         fit = fit_centres(
-            task.config, task.encoder, task.volume, task.sizes, task.mask, codes_KxD, task.inside, task.log
+            task.config, task.encoder, task.volume, task.sizes, task.mask, codes_KxD, task.inside, log=task.log
         )
         log(
             f"segment: classes of method {task.config.method}, no clusters" if task.config.method in SUPERVISED
@@ -124,6 +124,7 @@ def fit(task: Task, folder: pathlib.Path) -> Fit:
         folder / records.CENTRES, fit.centres, encoder=s.encoder_file or s.encoder, step=task.step,
         volume=mask(task.volume.name), seed=task.config.seed, voxels=fit.voxels,
         contrast=task.encoder.contrast.to_json(), encoder_digest=digest, seconds=time.perf_counter() - began,
+        **({"choice": fit.choice.to_json()} if fit.choice else {}),
     )  # fmt: skip
     return fit
 

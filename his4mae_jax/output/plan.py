@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from his4mae_jax.clustering.centres import class_names as classes_in
-from his4mae_jax.clustering.centres import load
+from his4mae_jax.clustering.centres import class_texture, load
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.stores.placement import origin_of
@@ -189,6 +189,8 @@ def bind_to(
 ) -> tuple[VolumeEncoder, Box]:
     """Binds an encoder to a volume to segment, after checking that they fit each other.
 
+    Features have the texture that classes of `segment.centres_file` count.
+
     Args:
       trained: the encoder.
       volume: to segment.
@@ -203,7 +205,7 @@ def bind_to(
     """
     if trained.voxel_size_nm is not None:
         check_voxel_size(volume, trained.voxel_size_nm)
-    encoder = trained.bind(volume, segment, seed=seed)
+    encoder = trained.bind(volume, segment, seed=seed).textured(class_texture(segment["centres_file"]))
     inside = content_box(volume)
     check_size(encoder, volume, inside)
     return dataclasses.replace(encoder, padding=padding_values(volume, inside)), inside

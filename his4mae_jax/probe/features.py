@@ -55,7 +55,7 @@ def features_at(
     encoded: Encoded | None = None,
     log: Log = say,
 ) -> np.ndarray:
-    """Features, as they are clustered, at M voxels of a volume: `(M, D)` float32.
+    """Features at M voxels of a volume, as `coverage` describes them: `(M, D)` float32, with texture `(M, 2 D)`.
 
     Args:
       encoder: bound to the volume.
@@ -66,7 +66,7 @@ def features_at(
       log: prints a line of progress.
     """
     tiling, by_tile = cheapest_tiles(encoder, volume.shape, inside, index_Mx3)
-    out = np.zeros((len(index_Mx3), encoder.coverage.dim), np.float32)
+    out = np.zeros((len(index_Mx3), encoder.coverage.width), np.float32)
     with progress("probe: encoding", len(by_tile), unit="tiles", log=log) as bar:
         bar.note("compiling")
         for number, rows in by_tile.items():

@@ -28,6 +28,7 @@ class Probe:
       labelled: what it was fitted on: labels, and voxels of clusters that stay.
       classifier: with its cross-validation.
       kept: numbers of the clusters that stay beside the classes.
+      texture: of the features, see `Coverage.texture`.
       suggested_Sx3: voxels to label next, the least sure first.
       suggested_SxK: logits of these.
     """
@@ -37,12 +38,13 @@ class Probe:
     kept: tuple[int, ...]
     suggested_Sx3: np.ndarray
     suggested_SxK: np.ndarray
+    texture: float = 0.0
 
     @property
     def classes(self) -> Classes:
         """As a centres file holds them."""
         head = self.classifier.head
-        return Classes(self.labelled.names, head.weights_KxH, head.offset_K, head.hidden)
+        return Classes(self.labelled.names, head.weights_KxH, head.offset_K, head.hidden, self.texture)
 
 
 def fit_probe(
@@ -64,7 +66,7 @@ def fit_probe(
     """Fits a probe.
 
     Args:
-      encoder: bound to the image.
+      encoder: bound to the image; its `Coverage.texture` says whether the spread of features counts.
       image: that was labelled.
       inside: the box that is not padding.
       labelled: voxels.
@@ -101,4 +103,4 @@ def fit_probe(
     )  # fmt: skip
     logits = classifier.head.logits(unlabelled)
     rows = least_sure(logits, random, own.index_Mx3, suggestions)
-    return Probe(labelled, classifier, kept, random[rows], logits[rows])
+    return Probe(labelled, classifier, kept, random[rows], logits[rows], encoder.coverage.texture)

@@ -82,7 +82,7 @@ def with_clusters(
 
 
 def cluster_of(features_MxD: np.ndarray, centres: Centres) -> np.ndarray:
-    """The cluster (from 0) of each voxel."""
+    """The cluster (from 0) of each voxel; texture behind its features is left out."""
     scores = centres.linear()
-    nearest = (features_MxD @ scores.weights_CxD.T + scores.offset_C).argmin(axis=1)
+    nearest = (features_MxD[:, : scores.weights_CxD.shape[1]] @ scores.weights_CxD.T + scores.offset_C).argmin(axis=1)
     return nearest if scores.group_C is None else np.asarray(scores.group_C).astype(int)[nearest]

@@ -14,7 +14,7 @@ from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import VolumeLike
-from his4mae_jax.errors import UserError
+from his4mae_jax.errors import UserError, mask
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.kept_features import kept_features
 from his4mae_jax.output import records
@@ -60,6 +60,7 @@ def probe(
     with checkpoints_of(config, workdir) as checkpoints:
         trained = open_encoder(config, checkpoints)
     encoder, inside = bind_to(trained, image, config.segment, config.seed)
+    encoder = encoder.textured(0.0 if encoder.coverage.cover else settings.texture)
     digest = encoder_digest(encoder.params)
     clusters = _kept_clusters(folder, digest, settings.keep_clusters)
     labelled = read_labels(
@@ -83,7 +84,7 @@ def probe(
         workdir.mkdir(parents=True, exist_ok=True)
         centre_files.save(
             workdir / PROBE, centres,
-            encoder=config.segment.encoder_file or config.segment.encoder, step=trained.step, volume=str(image.name),
+            encoder=config.segment.encoder_file or config.segment.encoder, step=trained.step, volume=mask(image.name),
             encoder_digest=digest, contrast=encoder.contrast.to_json(), probe=True,
             labels=fitted.labelled.counts.tolist(), strength=classifier.strength,
             fractions=classifier.fraction_K.tolist(),

@@ -9,6 +9,7 @@ from matplotlib.patches import Rectangle
 
 from his4mae_jax import palette
 from his4mae_jax.data.label_check import LabelReport, percent
+from his4mae_jax.data.volumes.anisotropy import in_plane_nm
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.crop import Crop
 from his4mae_jax.data.volumes.labels import IGNORE
@@ -49,21 +50,21 @@ class Entry:
     report: LabelReport | None = None
 
 
-def contact_sheet(entries: list[Entry], fov: int, path: str | os.PathLike) -> None:
+def contact_sheet(entries: list[Entry], fov: int, patch: int, path: str | os.PathLike) -> None:
     """Draws one row per entry: the planes across z, y and x in the middle of its content, and its histogram or labels.
 
-    Only those planes are read, and of large ones the middle. A square shows the field of view (`fov` pixels) in the
-    planes that slices are taken in.
+    Only those planes are read, and of large ones the middle. Squares show the field of view (`fov` pixels) and a patch
+    (`patch` pixels) in the planes that slices are taken in: what the model sees at once, and what it sees as one token.
     """
     heights = [_WIDE * min(max(_shape(entry, axis) for axis in range(3)), 1.2) + 0.7 for entry in entries]
     heights = [max(height, 2.2) for height in heights]
     figure = Figure(figsize=(4 * _WIDE + 1.0, sum(heights)), layout="constrained")
     rows = figure.subfigures(len(entries), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, entry in zip(rows, entries, strict=True):
-        row.suptitle(f"{entry.title}; square: field of view", fontsize=9, x=0.01, ha="left")
+        row.suptitle(f"{entry.title}; {spans_text(entry.volume, fov, patch)}", fontsize=9, x=0.01, ha="left")
         panels = row.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
         for axis in range(3):
-            _plane(panels[axis], entry, axis, fov)
+            _plane(panels[axis], entry, axis, (fov, patch))
         if entry.report is None:
             _histogram(panels[3], entry)
         else:
@@ -81,8 +82,8 @@ def _shape(entry: Entry, axis: int) -> float:
     return high / wide
 
 
-def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
-    """The middle of the plane across one axis, with a scale bar and a field of view."""
+def _plane(ax, entry: Entry, axis: int, squares: tuple[int, int]) -> None:
+    """The middle of the plane across one axis, with a scale bar, a field of view and a patch (`squares`, in pixels)."""
     part = [_middle(s) for s in entry.box]
     index = (entry.box[axis].start + entry.box[axis].stop) // 2
     sides = [i for i in range(3) if i != axis]
@@ -98,12 +99,12 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
         rgba = overlay_rgba(labels, looks, looks.get(_most(entry.report)), pixels)
         ax.imshow(rgba, interpolation="nearest", extent=(0, wide, high, 0), aspect="equal")
     used = "zyx"[axis] in entry.axes
-    if used and fov * size_nm[0] <= high and fov * size_nm[1] <= wide:
-        y, x = (high - fov * size_nm[0]) / 2, (wide - fov * size_nm[1]) / 2
-        for colour, width in (("black", 2.2), ("#F0E442", 1.1)):
-            ax.add_patch(
-                Rectangle((x, y), fov * size_nm[1], fov * size_nm[0], fill=False, edgecolor=colour, linewidth=width)
-            )
+    for side in squares if used else ():
+        tall, broad = (side * nm for nm in size_nm)
+        if tall <= high and broad <= wide:
+            corner = (wide - broad) / 2, (high - tall) / 2
+            for colour, width in (("black", 2.2), ("#F0E442", 1.1)):
+                ax.add_patch(Rectangle(corner, broad, tall, fill=False, edgecolor=colour, linewidth=width))
     cut = any(part[i] != entry.box[i] for i in sides)
     ax.set_title(
         f"{'zyx'[axis]} = {index}" + (f", middle {SHOWN} voxels" if cut else "") + ("" if used else ", not sliced"),
@@ -113,6 +114,12 @@ def _plane(ax, entry: Entry, axis: int, fov: int) -> None:
     for spine in ax.spines.values():
         spine.set_visible(False)
     scale_bar(ax, wide, high)
+
+
+def spans_text(volume: VolumeLike, fov: int, patch: int) -> str:
+    """What the squares are, with their sides in nm."""
+    nm = in_plane_nm(volume)
+    return f"squares: field of view {fov * nm:,.0f} nm, patch {patch * nm:,.0f} nm"
 
 
 def _most(report: LabelReport) -> int | None:

@@ -60,7 +60,7 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
     labelled, problems = _look_at_labels(config, workdir, entries, log)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        pages = _draw_pages(folder, [*entries, *labelled], config.model.fov)
+        pages = _draw_pages(folder, [*entries, *labelled], config.model.fov, config.model.patch_size)
         labels = [dataclasses.asdict(entry.report) for entry in labelled]
         record = {"volumes": volumes, "labels": labels, "pages": [page.name for page in pages]}
         write_json(folder / _RECORD, record)
@@ -107,12 +107,12 @@ def _look_at_labels(
     return rows, errors
 
 
-def _draw_pages(folder: pathlib.Path, entries: list[contact_sheet.Entry], fov: int) -> list[pathlib.Path]:
+def _draw_pages(folder: pathlib.Path, entries: list[contact_sheet.Entry], fov: int, patch: int) -> list[pathlib.Path]:
     """The contact sheet, `contact_sheet.ROWS` volumes a page; pages of an earlier call that had more are removed."""
     pages = []
     for number, start in enumerate(range(0, len(entries), contact_sheet.ROWS), 1):
         pages.append(folder / ("contact_sheet.png" if number == 1 else f"contact_sheet_{number}.png"))
-        contact_sheet.contact_sheet(entries[start : start + contact_sheet.ROWS], fov, pages[-1])
+        contact_sheet.contact_sheet(entries[start : start + contact_sheet.ROWS], fov, patch, pages[-1])
     recorded: list[str] = []
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
         recorded = json.loads((folder / _RECORD).read_text("utf-8"))["pages"]
@@ -149,6 +149,7 @@ def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> t
         "shape": list(volume.shape),
         "voxel_size_nm": list(volume.voxel_size_nm),
         "in_plane_nm": in_plane_nm(volume),
+        **_spans(config, volume),
         "slices_across": axes,
         "content_box": [[s.start, s.stop] for s in box],
         **({"left_out": sample.left_out} if sample.left_out else {}),
@@ -161,6 +162,14 @@ def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> t
     }  # fmt: skip
     title = f"{roles}: {_short(volume.name)}, {_shape(volume.shape)} voxels of {size_text(volume)}, {stored.dtype.name}"
     return facts, contact_sheet.Entry(title, volume, box, axes, contrast, edges, counts)
+
+
+def _spans(config: ml_collections.ConfigDict, volume: VolumeLike) -> dict[str, float]:
+    """What the model that is trained sees at once and as one token; nothing of a frozen encoder."""
+    if config.segment.encoder_file:
+        return {}
+    nm = in_plane_nm(volume)
+    return {"fov_nm": config.model.fov * nm, "patch_nm": config.model.patch_size * nm}
 
 
 def describe(facts: dict) -> list[str]:
@@ -179,6 +188,11 @@ def describe(facts: dict) -> list[str]:
         lines.append(f"  resampled to {_shape(facts['shape'])} voxels of {used} nm")
     if max(facts["voxel_size_nm"]) > LIMIT * min(facts["voxel_size_nm"]):
         lines.append(f"  anisotropic: slices are taken across {facts['slices_across']} only")
+    if "fov_nm" in facts:
+        lines.append(
+            f"  the model sees {facts['fov_nm']:,.0f} nm at once and {facts['patch_nm']:,.0f} nm as one token: about "
+            "the width of an organelle, and of its finest part that is to be found (data.voxel_size_nm changes both)"
+        )
     cut = [hi - lo for lo, hi in facts["content_box"]]
     if cut != facts["shape"]:
         box = ", ".join(f"{lo}:{hi}" for lo, hi in facts["content_box"])

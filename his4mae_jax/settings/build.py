@@ -1,5 +1,7 @@
 """The configuration: a locked `ConfigDict` made from the table, with a preset for small runs, and its validation."""
 
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -7,7 +9,7 @@ import ml_collections
 from his4mae_jax.errors import UserError
 from his4mae_jax.settings.constraints import broken
 from his4mae_jax.settings.setting import refusal
-from his4mae_jax.settings.table import TABLE, flat_keys, unknown_key, value_of
+from his4mae_jax.settings.table import TABLE, flat_keys, flat_settings, unknown_key, value_of
 
 # The preset for a small model, for volumes of about 15 nm a voxel. What differs from the paper's settings makes up for
 # a run far shorter than the paper's; each choice was measured (docs/results.md).
@@ -34,6 +36,7 @@ SMALL = {
     "train.steps": 10_000,
     "train.keep_checkpoints": 3,
     "segment.axes": "zyx",
+    "segment.compare_clusters": tuple(range(2, 13)),
     "segment.stride": 8,
     "segment.smooth": 0.7,
     "segment.metric": "whitened",
@@ -72,3 +75,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise UserError(unknown_key(unknown))
     for key, rule in broken(config):
         raise refusal(key, value_of(config, key), rule)
+
+
+def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The settings that a run saved as JSON; those that it does not name have their default."""
+    config = get_default()
+    with config.ignore_type():
+        for key, value in flat_settings(saved).items():
+            *sections, name = key.split(".")
+            functools.reduce(lambda part, section: part[section], sections, config)[name] = _tuples(value)
+    return config
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, those inside of them too: JSON has no tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -40,6 +40,9 @@ SETTINGS = (
             "Centres of another segmentation with this encoder, to apply; of a probe.npz its named classes.", SEGMENT),
     Setting("segment.clusters", 4, CLUSTERS, "Clusters of labels.ome.zarr and of the headline score, the paper's C.",
             SEGMENT),
+    Setting("segment.compare_clusters", (), Several("a tuple of whole numbers from 2 to 254", CLUSTERS),
+            "Numbers of clusters to compare without labels, by how well they are found again in other parts of the "
+            "volume (prediction strength); the report draws the curve.", SEGMENT),
     Setting("segment.stride", 40, Whole(1, 4096, "pixels"),
             "Distance between fields of view, the paper's S; a multiple of model.patch_size.", SEGMENT),
     Setting("segment.axes", "z", AXES, "Axes across which slices are encoded; the scores of several are averaged.",
@@ -115,6 +118,9 @@ SETTINGS = (
             "Names of the ids 1, 2, ... of such a volume; empty: those in its metadata, or data.class_names.", PROBE),
     Setting("probe.hidden", 0, Whole(1, 4096, "units", special=0, meaning="a linear classifier"),
             "Units of a hidden layer of the classifier.", PROBE),
+    Setting("probe.texture", 1.5, Number(0, 5, "tokens"),
+            "Sigma of a 3D Gaussian over the tokens in which the spread of each feature counts beside its mean; 0: "
+            "means alone. Without effect by cover-stride, which has no lattice of tokens.", PROBE),
     Setting("probe.keep_clusters", 0, Whole(2, 254, "clusters", special=0, meaning="classes alone"),
             "Clusters of the volume's centres.npz beside the classes: those with hardly any labels stay clusters.",
             PROBE),

@@ -14,7 +14,9 @@ from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_clusters
 from his4mae_jax.clustering.sampling import sample
 
-SETTINGS = dict(fraction=0.02, fit_tiles=5, fit_least=0, fit_voxels=10**6, metric="whitened", restarts=3)
+SETTINGS = dict(
+    fraction=0.02, fit_tiles=5, fit_least=0, fit_voxels=10**6, metric="whitened", restarts=3, compare_clusters=()
+)
 
 
 COVERS = (

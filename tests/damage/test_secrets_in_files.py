@@ -30,14 +30,14 @@ def server(tmp_path):
 
 def test_signatures_are_not_kept(runs, server, capsys):
     workdir = runs.copy("half")
-    volume = {"segment__volume": (f"{server}?sig=s3cret",)}
+    volume = {"segment__volume": (f"{server}?sig=s3cret",), "segment__keep_features": True}
     assert runs.run(workdir, "segment", **volume) is None
     (folder,) = (workdir / "volumes").glob("signed*")
     kept = {p for p in folder.rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()}
     assert kept <= {folder / "volume.json"}  # which says where to read it again
     assert f"{server}?sig=***" in (folder / "segment.json").read_text()
     capsys.readouterr()
-    assert runs.run(workdir, "segment", segment__volume=(f"{server}?sig=another",)) is None
+    assert runs.run(workdir, "segment", segment__volume=(f"{server}?sig=another",), segment__keep_features=True) is None
     said = capsys.readouterr().err
     assert "is there, of this checkpoint" in said and "another" not in said
     assert [p.name for p in (workdir / "volumes").glob("signed*")] == [folder.name]

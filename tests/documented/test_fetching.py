@@ -22,6 +22,7 @@ DOWNLOADS = {
     "epfl_hippocampus": (EPFL[:2], ["epfl/training.tif", "epfl/training_groundtruth.tif"]),
     "compare/epfl": (EPFL, [f"epfl/{url.rpartition('/')[2]}" for url in EPFL]),
     "betaseg": ([betaseg.URL], [f"{cell}.ome.zarr" for cell in CELLS]),
+    "betaseg_best": ([betaseg.URL], [f"{cell}.ome.zarr" for cell in CELLS]),
     "compare/paper": ([betaseg.URL], [f"{cell}.ome.zarr" for cell in CELLS]),
     "openorganelle": ([], []),  # streamed
 }

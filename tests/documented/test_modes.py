@@ -16,7 +16,7 @@ from his4mae_jax.cli import config_file
 
 SCRIPT = pathlib.Path(__file__).with_name("traced_runs.py")
 # Configs of one process, whose models choose the same number of devices by themselves: one for small ones.
-SMALL, LARGE = ("demo", "epfl_hippocampus", "compare/table3"), ("openorganelle", "betaseg")
+SMALL, LARGE = ("demo", "epfl_hippocampus", "compare/table3"), ("openorganelle", "betaseg", "betaseg_best")
 TOGETHER = (("demo", "epfl_hippocampus"), LARGE)
 SLOW = ("compare/epfl", "compare/ablations", "compare/codebook_size", "compare/long", "compare/paper")
 DEVICES = ("1", "default", "8")

@@ -241,3 +241,14 @@ def test_classes_of_a_probe_have_their_names(config, train):
     assert labels["data"]["values"] == ["not labelled", "rest", "nucleus"]
     assert scores["axes"][1]["channel_names"] == ["rest", "nucleus"] and "minus the logit" in scores["description"]
     assert json.loads((workdir / "export" / "export.json").read_text())["onnx"]["largest_difference"] < 1e-5
+
+
+def test_classes_that_count_texture_are_refused(config, train):
+    workdir, params = train(config)
+    classes = Classes(("rest", "nucleus"), np.ones((2, 16), np.float32), np.zeros(2, np.float32), texture=1.5)
+    folder = volume_folder(workdir, config.data.test, create=True)
+    facts = {"contrast": WINDOW, "encoder_digest": encoder_digest(params), "volume": "cell.zarr"}
+    centre_files.save(folder / "centres.npz", {2: classes}, **facts)
+    with pytest.raises(UserError, match="probe again with --config.probe.texture=0"):
+        export(config, workdir)
+    assert not (workdir / "export").exists()

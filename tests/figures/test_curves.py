@@ -1,11 +1,13 @@
 """Training curves: what they show, and that a damaged log does not stop them."""
 
 import json
+import math
 
+import pytest
 from matplotlib.image import imread
 
 from his4mae_jax import palette
-from his4mae_jax.figures.curves import training_curves
+from his4mae_jax.figures.curves import late_fall, training_curves
 
 
 def write_log(path, steps=range(10, 400, 10), **extra):
@@ -57,3 +59,12 @@ def test_a_killed_and_resumed_run_is_drawn(tmp_path, drawn):
 def test_no_data_no_picture(tmp_path):
     training_curves(tmp_path / "absent.jsonl", {}, tmp_path / "training.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_fall_of_a_loss_in_the_second_half():
+    falling = {step: {"loss_recon": 1.0 if step <= 50 else 0.8} for step in range(1, 101)}
+    assert late_fall(falling) == pytest.approx(0.2)
+    assert late_fall({step: {"loss_recon": 0.5} for step in range(1, 101)}) == pytest.approx(0)
+    assert late_fall({100: {"loss_recon": 0.5}}) is None  # one entry
+    assert late_fall({}) is None and late_fall({1: {"loss": 2.0}}) is None
+    assert late_fall(falling | {95: {"loss_recon": math.nan}}) == pytest.approx(0.2)

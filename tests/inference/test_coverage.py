@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from his4mae_jax.inference.coverage import Coverage
+from his4mae_jax.inference.device_loops import slices_of_round
 from his4mae_jax.inference.lattice import smoothing_matrix
-from his4mae_jax.inference.tile_computation import ROUND_BYTES, slices_of_round
+from his4mae_jax.inference.tile_computation import ROUND_BYTES
 
 
 def make(**changes):

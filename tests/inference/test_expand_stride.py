@@ -227,6 +227,27 @@ def test_smoothing_is_a_gaussian_and_linear():
     np.testing.assert_allclose(on_host, want, atol=1e-5)
 
 
+def test_texture_is_the_spread_within_a_gaussian():
+    grid = np.random.default_rng(0).normal(size=(9, 8, 7, 3)).astype(np.float32)
+
+    def gaussian(x):
+        return scipy.ndimage.gaussian_filter(x, (1.5, 1.5, 1.5, 0), mode="reflect", truncate=3.4)
+
+    wanted = np.sqrt(np.maximum(gaussian(grid.astype(np.float64) ** 2) - gaussian(grid.astype(np.float64)) ** 2, 0))
+    for tokens in (grid, jax.numpy.asarray(grid)):
+        np.testing.assert_allclose(lattice.texture(tokens, gaussian), np.maximum(wanted, 1e-3), atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(70, 9, 41), (100, 64, 33)])
+def test_entries_near_the_diagonal_are_all_there_are(shape):
+    tiles = [types.SimpleNamespace(points=n, scale=scale) for n, scale in zip(shape, (1, 1, 2.5), strict=True)]
+    matrices = [lattice.smoothing_matrix(tile, 0.7) for tile in tiles]
+    reaches = [lattice.reach(0.7, tile.scale) for tile in tiles]
+    grid = np.random.default_rng(0).normal(size=(*shape, 2)).astype(np.float32)
+    near = lattice.smooth(jax.numpy.asarray(grid), matrices, reaches)
+    np.testing.assert_allclose(near, lattice.smooth(jax.numpy.asarray(grid), matrices), atol=1e-6)
+
+
 def test_the_host_smooths_long_axes_block_by_block():
     grid = np.random.default_rng(0).normal(size=(3, 100, 5)).astype(np.float32)
     t = types.SimpleNamespace(points=100, scale=1.0)

@@ -60,6 +60,7 @@ def test_facts(unmeasured, tmp_path, drawn):
     assert thick["slices_across"] == "z"
     text = "\n".join(lines)
     for part in ("resampled to 12x35x40", "anisotropic: slices are taken across z only", "is [5:40, 0:44, 8:60]",
+                 "the model sees 160 nm at once and 40 nm as one token",
                  "by percentiles", "training takes about", "segmenting", "fields of view"):  # fmt: skip
         assert part in text, part
     (figure,) = drawn
@@ -67,7 +68,7 @@ def test_facts(unmeasured, tmp_path, drawn):
     assert titles[:3] == ["z = 22", "y = 22", "x = 34"]
     assert titles[4:7] == ["z = 6", "y = 17, not sliced", "x = 20, not sliced"]
     squares = [len(ax.patches) for sub in figure.subfigs for ax in sub.axes[:3]]
-    assert squares == [2, 2, 2, 2, 0, 0]
+    assert squares == [4, 4, 4, 4, 0, 0]
     assert all(len(sub.axes[0].texts) == 1 for sub in figure.subfigs)  # scale bars
     image = matplotlib.image.imread(tmp_path / "run" / "inspect" / "contact_sheet.png")
     assert image.shape[1] > 1000 and 0.1 < image[..., :3].mean() < 0.99
@@ -219,7 +220,7 @@ def test_only_the_middle_of_a_large_plane_is_read(tmp_path, monkeypatch, drawn):
     entry = contact_sheet.Entry(
         "huge", volume, box, "zyx", contact_sheet.Contrast(0, 255), np.arange(5.0), np.array([1, 2, 3, 4])
     )
-    contact_sheet.contact_sheet([entry], 80, tmp_path / "sheet.png")
+    contact_sheet.contact_sheet([entry], 80, 5, tmp_path / "sheet.png")
     assert volume.largest <= contact_sheet.SHOWN**2
     assert drawn[0].subfigs[0].axes[0].get_title() == "z = 4500, middle 1024 voxels"
 

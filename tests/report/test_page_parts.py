@@ -1,14 +1,16 @@
 """What a page shows of volume and model: bounded reads, features, reconstructions, the record of the stages."""
 
 import types
+import xml.etree.ElementTree
 
 import numpy as np
 import pytest
 
 from his4mae_jax.clustering.centres import Centres
+from his4mae_jax.clustering.choice import Choice
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import values_at
-from his4mae_jax.report.html import features, gallery, record, slices
+from his4mae_jax.report.html import features, gallery, record, sections, slices
 from his4mae_jax.report.html.features import Features
 
 GREY = Contrast(0.0, 255.0)
@@ -116,3 +118,18 @@ def test_points_are_drawn_once_in_the_colour_of_their_label():
     assert text.count("<path") == 2 and "a &lt;b&gt;" in text and "<b>" not in text
     looks = types.SimpleNamespace(text=features.section(None, None, {}, {}, None))
     assert "his4mae report" in looks.text
+
+
+def test_the_curve_over_numbers_of_clusters():
+    found = Choice((2, 3, 4), (0.95, 0.92, 0.4), (0.97, 0.95, 0.6), (-3.0, -2.5, -2.4))
+    text = sections.choice(found, 4)
+    svg = xml.etree.ElementTree.fromstring(f"<div>{text}</div>").findall(".//svg")
+    assert len(svg) == 2 and [len(chart.findall("polyline")) for chart in svg] == [2, 1]
+    weakest = svg[0].find("polyline").get("points").split()
+    heights = [float(point.partition(",")[2]) for point in weakest]
+    assert heights[0] < heights[1] < heights[2]  # SVG counts down
+    assert "up to 3 clusters are found again" in text and "weakest of the 4 clusters shown has 0.40" in text
+    assert "weakest of" not in sections.choice(found, 3)
+    assert "compare_clusters" in sections.choice(None, 3)
+    one = sections.choice(Choice((2,), (0.1,), (0.2,), (-1.0,)), 7)
+    assert "no number of clusters is found again" in one

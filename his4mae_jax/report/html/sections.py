@@ -4,9 +4,11 @@ import csv
 import pathlib
 import shlex
 import statistics
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from his4mae_jax.clustering.choice import STRONG, Choice
 from his4mae_jax.data.entries import listed
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.evaluation.tables import MATCHINGS
@@ -16,6 +18,7 @@ from his4mae_jax.progress import duration
 from his4mae_jax.report.html.facts import Facts
 from his4mae_jax.report.html.markup import note, section, table
 
+CONVERGED = 0.05  # fall of the loss over half of the training, up to which it counts as converged
 STAGES = ("train", "segment", "evaluate", "name", "probe")
 
 
@@ -78,10 +81,93 @@ def _stages(facts, train):
     return table(("stage", "took", "on", "ended"), rows) + "".join(lines) if rows else note("Nothing was recorded yet.")
 
 
-def training(curves: str | None) -> str:
-    """The training curves, a data URI; None: nothing was logged."""
+def training(curves: str | None, fall: float | None) -> str:
+    """The training curves, and whether the training had converged.
+
+    Args:
+      curves: a data URI; None: nothing was logged.
+      fall: of the reconstruction loss over the second half, see `late_fall`; None: unknown.
+    """
     body = f'<img class="wide" alt="training curves" src="{curves}">' if curves else "<p>No training log.</p>"
+    if fall is not None:
+        what = f"fell by {100 * fall:.0f} %" if fall > 0 else "did not fall"
+        body += note(
+            f"The reconstruction loss {what} in the second half of the training. "
+            + (
+                "It had not converged: more steps (train.steps) would lower it further, and mostly raise Dice."
+                if fall > CONVERGED
+                else "It had converged: more steps would change little."
+            )
+        )
     return section("training", "Training", body)
+
+
+def choice(found: Choice | None, labels: int) -> str:
+    """How well each number of clusters is found again in other parts of the volume, as a curve.
+
+    Args:
+      found: of the fit of centres; None: it was not measured.
+      labels: number of labels that are shown.
+    """
+    if found is None:
+        text = (
+            "Not measured: --config.segment.compare_clusters names the numbers of clusters to compare, and centres are "
+            "fitted anew with the next segmentation."
+        )
+        return section("choice", "How many clusters", note(text))
+    strength = dict(zip(found.clusters, found.weakest, strict=True))
+    body = f"<p>Without labels: {escape(found.text())}.</p>"
+    if strength.get(labels, 1) < STRONG:
+        body += (
+            f"<p>The weakest of the {labels} clusters shown has {strength[labels]:.2f}: it is found elsewhere only in "
+            "part, and may be one of several ways to divide what is there.</p>"
+        )
+    panels = [
+        ("prediction strength", (0, 1), [("weakest cluster", found.weakest), ("mean", found.mean)], STRONG),
+        ("log-likelihood of other parts (nats a voxel)", None, [("", found.likelihood)], None),
+    ]
+    charts = "".join(
+        f"<figure><figcaption>{escape(title)}</figcaption>{_chart(found.clusters, span, lines, mark, labels)}</figure>"
+        for title, span, lines, mark in panels
+    )
+    text = (
+        "Prediction strength (Tibshirani and Walther 2005): centres are fitted in every other block of the volume; of "
+        "the pairs of voxels that a cluster of the other blocks holds, the share that these centres put together. The "
+        f"dotted line is at {STRONG}; the upright one at the number of labels shown. More clusters divide the volume "
+        "further, in ways that its other parts may not repeat; small organelles often need them."
+    )
+    return section("choice", "How many clusters", body + f'<div class="maps">{charts}</div>' + note(text))
+
+
+def _chart(x: Sequence[int], span: tuple[float, float] | None, lines, mark: float | None, chosen: int) -> str:
+    """Lines over whole numbers as SVG: the first drawn full, others dashed; `mark` is a level, `chosen` a place."""
+    low, high = span or (min(min(y) for _, y in lines), max(max(y) for _, y in lines))
+    wide, tall, left, top = 320, 180, 44, 10
+
+    def px(value):
+        return left + (value - x[0]) / max(x[-1] - x[0], 1) * (wide - 10)
+
+    def py(value):
+        return top + (high - value) / max(high - low, 1e-9) * tall
+
+    parts = [f'<path class="axis" d="M{left} {top}V{top + tall}H{left + wide}"/>']
+    for value in (low, (low + high) / 2, high):
+        parts.append(f'<text x="{left - 6}" y="{py(value) + 4:.0f}" text-anchor="end">{value:.4g}</text>')
+    for value in x[:: max(1, len(x) // 12)]:
+        parts.append(f'<text x="{px(value):.0f}" y="{top + tall + 16}" text-anchor="middle">{value}</text>')
+    if mark is not None:
+        parts.append(f'<path class="mark" d="M{left} {py(mark):.1f}H{left + wide}"/>')
+    if x[0] <= chosen <= x[-1]:
+        parts.append(f'<path class="mark" d="M{px(chosen):.1f} {top}V{top + tall}"/>')
+    for number, (name, y) in enumerate(lines):
+        points = " ".join(f"{px(a):.1f},{py(b):.1f}" for a, b in zip(x, y, strict=True))
+        dashes = ' stroke-dasharray="5 4"' * bool(number)
+        parts.append(f'<polyline points="{points}"{dashes}/>')
+        if name:
+            key = f"{'- - ' * bool(number)}{name}"
+            parts.append(f'<text x="{left + 8}" y="{top + tall - 24 + 16 * number}">{escape(key)}</text>')
+    size = f"0 0 {left + wide + 6} {top + tall + 22}"
+    return f'<svg viewBox="{size}" class="chart" role="img">{"".join(parts)}</svg>'
 
 
 def scores(facts: Facts) -> str:

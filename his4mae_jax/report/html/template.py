@@ -43,6 +43,9 @@ border-radius:4px;padding:.1em .6em;cursor:pointer;flex:none}
 .maps{display:flex;flex-wrap:wrap;gap:1em}.maps figure{margin:0;flex:1 1 380px;max-width:520px}
 figcaption{color:var(--dim);font-size:.92em}.scatter{width:100%;background:var(--soft);border-radius:4px}
 .scatter path{fill:none;stroke-width:4;stroke-linecap:round;stroke-opacity:.55}
+.chart{width:100%;max-width:30rem}.chart text{fill:var(--dim);font-size:12px}.chart path,.chart polyline{fill:none}
+.chart polyline{stroke:#0072b2;stroke-width:2}.chart .axis,.chart .mark{stroke:var(--dim)}
+.chart .mark{stroke-dasharray:2 3}
 pre{background:var(--soft);padding:1em;overflow:auto;border-radius:4px}
 .stale{background:#fff3cd;border-left:5px solid #e0a800;padding:.5em .8em;margin:.6em 0}
 footer{height:4em}@media print{nav{display:none}}

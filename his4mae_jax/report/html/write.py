@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from his4mae_jax.clustering import centres as centre_files
+from his4mae_jax.clustering.choice import Choice
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import values_at
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.evaluate import same_volume
-from his4mae_jax.figures.curves import read_log, training_curves
+from his4mae_jax.figures.curves import late_fall, read_log, training_curves
 from his4mae_jax.output import records
 from his4mae_jax.progress import Log
 from his4mae_jax.report.html import features, gallery, reconstructions, record, sections, slices, viewer
@@ -63,7 +64,7 @@ def write(
     rebuilt = reconstructions.find(workdir, training if compute else None, log)
     body: list[Section] = [
         ("run", "Run", sections.run(facts, image, train)),
-        ("training", "Training", sections.training(_curves(workdir, facts))),
+        ("training", "Training", sections.training(_curves(workdir, facts), late_fall(log_entries))),
         ("reconstructions", "Reconstructions", reconstructions.section(rebuilt, facts.config["method"])),
     ]
     data: dict[str, Any] = {"axes": [], "layers": []}
@@ -93,7 +94,8 @@ def _volume(
     """The sections that show the volume, the slices first, and the content of the page's JSON."""
     contrast = Contrast.from_json(facts.segmentation["what"]["contrast"])
     labels = open_volume(folder / LABELS, image=False)
-    centres = centre_files.load(folder / records.CENTRES)[0].get(facts.labels)
+    fitted, about = centre_files.load(folder / records.CENTRES)
+    centres = fitted.get(facts.labels)
     read = slices.read(segmented.image, labels, segmented.truth, contrast, log)
     found = features.find(
         workdir, folder, facts.segmentation, segmented.encoded, labels, log, compute=compute, umap=umap
@@ -107,6 +109,7 @@ def _volume(
     return [
         ("slices", "Slices", viewer.section(layers, segmented, read)),
         ("clusters", "Clusters", gallery.section(facts, segmented, labels, centres, found, read, contrast)),
+        ("choice", "How many", sections.choice(Choice.from_json(about.get("choice")), facts.labels)),
         ("scores", "Scores", sections.scores(facts)),
         ("features", "Features", features.section(found, centres, described, look.colours, classes)),
     ], viewer.data(layers, segmented, read)  # fmt: skip

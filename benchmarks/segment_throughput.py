@@ -29,7 +29,6 @@ import numpy as np
 from reporting import add_json_option, machine, one_line, options, write_json
 from segment_memory import write_noise
 
-from his4mae_jax.cli.memory import return_freed_memory, set_malloc
 from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres
 from his4mae_jax.config import get_default
@@ -42,6 +41,7 @@ from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.pretext.flop import flop_per_image
 from his4mae_jax.pretext.methods import METHODS
 from his4mae_jax.training.devices.cpu_devices import share_cores
+from his4mae_jax.training.devices.memory import return_freed_memory, set_malloc
 
 NM = 16.0
 SLICES = 16  # that PyTorch labels at once

@@ -98,7 +98,7 @@ def write_bytes(file: pathlib.Path, content: bytes) -> None:
         raise
 
 
-def lock_file(path: pathlib.Path, *, shared: bool = False, wait: bool = True) -> IO[str] | None:
+def lock_file(path: pathlib.Path, *, wait: bool = True) -> IO[str] | None:
     """Opens a file, made where it is missing, and locks it.
 
     The lock is the operating system's (flock): it ends with the process that holds it, however that ends. On a file
@@ -106,7 +106,6 @@ def lock_file(path: pathlib.Path, *, shared: bool = False, wait: bool = True) ->
 
     Args:
       path: of the file.
-      shared: whether others may hold it, shared, at the same time.
       wait: whether to wait for another process that holds it.
 
     Returns:
@@ -115,7 +114,7 @@ def lock_file(path: pathlib.Path, *, shared: bool = False, wait: bool = True) ->
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
     if fcntl is not None:
         try:
-            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.close()
             return None

@@ -9,7 +9,8 @@
 # --type is the node label's value, --chips the number of them in a node, --name the JobSet's name (his4mae). The
 # PersistentVolumeClaim (ReadWriteMany) is mounted at /shared, where WORKDIR and the data lie; CONFIG is a path in the
 # image. FLAGs go to the program as they are. --dry-run prints what would be applied. The cluster needs JobSet 0.6
-# or newer. Pods that are told to stop save, and all start again from there.
+# or newer. Pods that are told to stop save, and all start again from there. With --mode=segment among the FLAGs, on GPUs,
+# one pod runs the command and a Dask scheduler, and each GPU has a pod with a worker.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/lib.sh
@@ -30,15 +31,19 @@ done
 [[ $2 == /shared/* ]] || fail "WORKDIR $2: give a path below /shared, where the claim is mounted"
 
 # The program's arguments as a JSON list, which is YAML too. Kubernetes reads $(x) as a variable: $$ is a dollar.
+kind=$accelerator program=("--config=$1" "--workdir=$2" --config.train.require_accelerator=True "${@:3}")
+if [[ $accelerator == gpu ]] && by_dask "${@:3}"; then
+    kind=segment program=("$@")
+fi
 arguments=
-for word in "--config=$1" "--workdir=$2" --config.train.require_accelerator=True "${@:3}"; do
+for word in "${program[@]}"; do
     word=${word//\\/\\\\}
     word=${word//\"/\\\"}
     word=${word//$'\n'/\\n}
     arguments+="${arguments:+, }\"${word//\$/\$\$}\""
 done
 
-manifest=$(<"launch/gke_$accelerator.yaml")
+manifest=$(<"launch/gke_$kind.yaml")
 fill() {
     manifest=${manifest//"\${$1}"/"$2"}
 }
@@ -47,6 +52,7 @@ fill ACCELERATOR "$type"
 fill TOPOLOGY "$topology"
 fill NODES "$nodes"
 fill CHIPS "$chips"
+fill WORKERS "$((nodes * chips))"
 fill IMAGE "$image"
 fill CLAIM "$claim"
 fill ARGS "[$arguments]"

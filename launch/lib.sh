@@ -63,3 +63,56 @@ run() {
 need() {
     [[ ${dry_run:?} == yes ]] || command -v "$1" >/dev/null || fail "$1: no such program; $2"
 }
+
+# Whether FLAGs are those of a segmentation by a Dask cluster: --mode=segment, unless segment.engine is "local".
+by_dask() {
+    local word found=no
+    for word in "$@"; do
+        case $word in
+            --mode=segment) found=yes ;;
+            --config.segment.engine=local) return 1 ;;
+        esac
+    done
+    [[ $found == yes ]]
+}
+
+# Runs a Dask scheduler, and with it the command that segments; ends both when told to. Workers are started elsewhere.
+#
+#     segment_by_dask FILE PORT CONFIG WORKDIR [FLAG ...]
+#
+# FILE becomes the scheduler file; PORT 0 is one that is free; DASK_INTERFACE may name the network interface. Sets `status` to that of the command. `workers` may be the
+# process that keeps them: without it the command would wait for ever.
+segment_by_dask() {
+    local file=$1 port=$2 config=$3 workdir=$4 scheduler command lost=no
+    shift 4
+    rm -f -- "$file" # of a job that was queued again
+    export DASK_LOGGING__DISTRIBUTED=${DASK_LOGGING__DISTRIBUTED:-warning} # the log is the command's
+    "${PYTHON:?}" -m dask scheduler "--port=$port" --no-dashboard "--scheduler-file=$file" \
+        ${DASK_INTERFACE:+"--interface=$DASK_INTERFACE"} &
+    scheduler=$!
+    until [[ -s $file ]]; do
+        kill -0 "$scheduler" 2>/dev/null || fail "the Dask scheduler has ended; see above"
+        sleep 0.2
+    done
+    "$PYTHON" -m his4mae_jax.main "--config=$config" "--workdir=$workdir" --config.segment.engine=dask \
+        "--config.segment.scheduler=$file" "$@" &
+    command=$!
+    # shellcheck disable=SC2064 # the number that it has now
+    trap "kill -TERM $command 2>/dev/null || :" TERM USR1
+    while kill -0 "$command" 2>/dev/null; do # a signal ends a wait
+        wait -n "$command" ${workers:+"$workers"} || :
+        if [[ -n ${workers:-} && $lost == no ]] && ! kill -0 "$workers" 2>/dev/null; then
+            lost=yes
+            kill -TERM "$command" 2>/dev/null || :
+        fi
+    done
+    status=0
+    wait "$command" || status=$?
+    if [[ $lost == yes && $status -eq 75 ]]; then
+        printf 'error: all workers have ended; see above\n' >&2
+        status=1
+    fi
+    kill "$scheduler" 2>/dev/null || :
+    wait "$scheduler" || :
+    rm -f -- "$file"
+}

@@ -50,6 +50,25 @@ def join() -> None:
         log(f"processes: {jax.process_count()} of {jax.local_device_count()} devices each, found by {launcher}")
 
 
+def check_alone(what: str) -> None:
+    """Raise `UserError` where a launcher started several processes.
+
+    Args:
+      what: is done by a single process.
+    """
+    from his4mae_jax.training.devices import distributed
+
+    if distributed.detect(os.environ, has_tpu=False):
+        raise UserError(f"{what} is for one process, and the launcher started several; start it without one")
+
+
+def leave_accelerators() -> None:
+    """Compute on the CPU: accelerators are for other processes, which may be on this machine. Before JAX is used."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
+
+
 def part() -> None:
     """Wait for the other processes of the run, where there are any, and leave them."""
     if _index is not None:

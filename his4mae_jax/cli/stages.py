@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.cli import frozen, run_page, volumes
-from his4mae_jax.cli.memory import return_freed_memory
+from his4mae_jax.cli import frozen, process, run_page, volumes
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
+from his4mae_jax.training.devices.memory import return_freed_memory
 
 # Modules that import JAX are imported within the functions: a mistyped flag is reported before JAX has started.
 
@@ -31,7 +31,10 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each save in many lines
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
+        _check_alone(config, mode)
         join()
+    if mode == "segment" and config.segment.engine == "dask":
+        process.leave_accelerators()
     own_threads = config.segment.encoder_file and mode != "train"  # onnxruntime shares out the cores by itself
     # Each run of a comparison does this itself.
     if mode not in ("name", "view", "fetch", "compare") and not own_threads:
@@ -54,8 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
       UserError: bad input.
     """
     configs.validate(config)
-    if mode in ALONE:
-        _check_alone(mode)
+    _check_alone(config, mode)
     if mode == "compare":
         return compare(config, workdir)
     if mode == "fetch":
@@ -104,12 +106,12 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         export(config, workdir)
 
 
-def _check_alone(mode):
-    """Raise `UserError` where a launcher started several processes for a mode of a single one."""
-    from his4mae_jax.training.devices import distributed
-
-    if distributed.detect(os.environ, has_tpu=False):
-        raise UserError(f"--mode={mode} is for one process, and the launcher started several; start it without one")
+def _check_alone(config, mode):
+    """Raise `UserError` where a launcher started several processes for what a single one does."""
+    if mode in ALONE:
+        process.check_alone(f"--mode={mode}")
+    elif config.segment.engine == "dask" and mode in ("segment", "all"):
+        process.check_alone("segment.engine='dask'")
 
 
 def make_phantoms(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
@@ -195,7 +197,7 @@ def segment_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, f
     return_freed_memory()
     own = with_label_instances(config, folder, target.class_names)
     seconds = stage.segment(own, target, workdir, log, folder)
-    if seconds:  # else another process has published the labels, and does the rest
+    if seconds:  # else the first process has published the labels, and does the rest
         naming.after_segment(config, folder, target, log)
 
 

@@ -20,6 +20,7 @@ from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.fill import fill
 from his4mae_jax.data.ome_zarr.group import list_labels, listed_labels
+from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
@@ -30,7 +31,6 @@ from his4mae_jax.output.cellsketch import write_cellsketch
 from his4mae_jax.output.instances import Instances, count_rows, label_instances
 from his4mae_jax.output.neuroglancer import write_precomputed
 from his4mae_jax.output.outputs import IMAGE, prefix
-from his4mae_jax.output.pyramid import build_pyramid
 from his4mae_jax.output.tiff_stack import write_tiff
 from his4mae_jax.progress import Log, progress
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.stores.placement import moved, origin_of
 from his4mae_jax.data.stores.units import Triple, triple
 from his4mae_jax.data.volumes.blocks import boxes, in_order, voxels
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.output import components, records
-from his4mae_jax.output.pyramid import build_pyramid
 
 COLUMNS = (
     "id", "voxels", "volume_um3", "z_voxel", "y_voxel", "x_voxel", "z_nm", "y_nm", "x_nm",

@@ -16,6 +16,7 @@ import ml_collections
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.group import copy_image, list_labels
+from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError, mask
 from his4mae_jax.files import slugs
@@ -23,7 +24,6 @@ from his4mae_jax.output import records
 from his4mae_jax.output.cellsketch import write_cellsketch
 from his4mae_jax.output.instances import Instances, count_rows, file_names, label_instances
 from his4mae_jax.output.neuroglancer import write_precomputed
-from his4mae_jax.output.pyramid import build_pyramid
 from his4mae_jax.output.tiff_stack import write_tiff
 from his4mae_jax.progress import progress
 

@@ -26,10 +26,10 @@ from his4mae_jax.output.records import PROBABILITIES, label_file
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.workdir import checkpoint_steps
 
-# Settings of `segment` that decide what is made of the labels, not what the labels are.
+# Settings of `segment` that decide what is made of the labels, or who makes them, not what the labels are.
 OUTPUT_SETTINGS = (
     "pyramid", "outputs", "instances", "min_instance_voxels", "instance_connectivity", "volume", "file_voxel_size_nm",
-    "grid",
+    "grid", "engine", "scheduler",
 )  # fmt: skip
 
 
@@ -64,6 +64,11 @@ class Task:
     def onto(self) -> VoxelMap:
         """The voxels that are labelled, among those that are encoded."""
         return self.output.among(Grid.of(self.volume))
+
+    @property
+    def bytes_written(self) -> int:
+        """Bytes that are written for each voxel."""
+        return len(self.labels) + (headline(self.config) if self.probabilities else 0)
 
     @property
     def paths(self) -> list[pathlib.Path]:
@@ -248,3 +253,11 @@ def same_labels(before: dict[str, Any] | None, values: dict[str, Any]) -> bool:
     if before is not None and values["mask"] is None:
         return {**before, "mask": None} == values
     return before == values
+
+
+def differs(before: dict[str, Any], values: dict[str, Any]) -> str:
+    """The first thing in which two segmentations differ, from what `labels_depend_on` says of them."""
+    before, values = ({**each, **each.get("settings", {})} for each in (before, values))
+    before.pop("settings", None), values.pop("settings", None)
+    key = next((k for k in {**before, **values} if before.get(k) != values.get(k)), None)
+    return f"{key}: {before.get(key)!r} here, {values.get(key)!r} there"

@@ -91,6 +91,12 @@ def _segment(config: ml_collections.ConfigDict) -> Iterator[tuple[str, str]]:
                 yield f"segment.{key}", f'{value!r} when segment.inference is "cover"'
         if s.keep_features:  # they would take a hundred times the volume
             yield "segment.keep_features", 'False when segment.inference is "cover"'
+    if s.engine == "dask" and not s.scheduler:
+        yield "segment.scheduler", "the address, or the scheduler file, of a Dask scheduler: segment.engine is 'dask'"
+    if s.engine == "local" and s.scheduler:
+        yield "segment.scheduler", "empty unless segment.engine is 'dask'"
+    if s.engine == "dask" and s.keep_features:
+        yield "segment.keep_features", "False when segment.engine is 'dask': keep them with 'local' first"
     if s.centres == "codebook" and not (config.method == "his4mae" and config.codebook.enabled):
         yield "segment.centres", '"kmeans" unless method is "his4mae" with codebook.enabled'
 

@@ -101,6 +101,12 @@ SETTINGS = (
     Setting("segment.keep_features", False, Flag(),
             "Keep the token lattices of the volume in WORKDIR/volumes/NAME/features.zarr (float16), so that other "
             "centres and a probe are applied without encoding.", SEGMENT),
+    Setting("segment.engine", "local", Choice("local", "dask"),
+            'Who labels the tiles: "local", this process (or all processes of the run, each its share); "dask", the '
+            "workers of a Dask cluster (docs/launching.md).", SEGMENT),
+    Setting("segment.scheduler", "", Text("an address such as 'tcp://host:8786', or the path of a scheduler file",
+                                          "none"),
+            "The Dask scheduler whose workers label the tiles.", SEGMENT),
     Setting("name.masks", False, Flag(), "Write a mask for each name of clusters.yaml as well.", NAME),
     Setting("name.from_truth", "", Choice("", "many_to_one", "one_to_one"),
             "Take names over from the matching with ground truth in metrics.json: each cluster's is the class that it "

@@ -13,12 +13,12 @@ import tensorstore as ts
 
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.pyramid import downsample
 from his4mae_jax.data.stores.placement import coarser, origin_of
 from his4mae_jax.data.volumes.contrast import Windowed
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import Box, Volume, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output.pyramid import downsample
 from his4mae_jax.view.layers import IMAGE, INSTANCES, LABELS, Layer
 
 Factor = tuple[int, int, int]

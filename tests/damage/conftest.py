@@ -10,7 +10,7 @@ from tiny_config import tiny_config
 
 from his4mae_jax.cli import stages
 from his4mae_jax.errors import UserError
-from his4mae_jax.output.job import Job
+from his4mae_jax.output.engine.markers import Markers
 from his4mae_jax.report import page
 
 OUT = pathlib.Path("volumes/cell")
@@ -31,18 +31,16 @@ class Runs:
             assert self.run(folder / "whole", mode) is None
 
     def _stop_after_two_tiles(self):
-        marked, mark = [], Job.mark
+        marked, mark = [], Markers.mark
 
-        def stop(job, *args):
-            mark(job, *args)
-            marked.append(job)
+        def stop(markers, written):
+            mark(markers, written)
+            marked.append(written)
             if len(marked) == 2:
-                for lock in args[1].values():  # as the end of a process does
-                    lock.close()
                 raise KeyboardInterrupt
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(Job, "mark", stop)
+            patch.setattr(Markers, "mark", stop)
             stages.run(self.config(), self.folder / "half", "segment")
 
     def config(self):

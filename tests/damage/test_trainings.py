@@ -88,15 +88,15 @@ def test_a_workdir_deleted_under_a_training_ends_it(runs, monkeypatch):
 
 
 def test_a_workdir_deleted_under_a_segmentation_ends_it(runs, monkeypatch):
-    from his4mae_jax.output.job import Job
+    from his4mae_jax.output.engine.markers import Markers
 
-    workdir, mark = runs.copy("half"), Job.mark
+    workdir, mark = runs.copy("half"), Markers.mark
 
     def delete(job, *args):
         shutil.rmtree(workdir)
         mark(job, *args)
 
-    monkeypatch.setattr(Job, "mark", delete)
+    monkeypatch.setattr(Markers, "mark", delete)
     assert "deleted or moved while tiles were written" in runs.run(workdir, "segment")
 
 

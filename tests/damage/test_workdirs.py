@@ -116,7 +116,7 @@ ARRAYS = cases(
     ["centres.npz", "labels.ome.zarr/.zattrs", "labels.ome.zarr/0/.zarray"],
     ["cut", "emptied", "flipped", "nested", "gone"],
 )
-FOLDERS = cases(["labels.ome.zarr", "labels.ome.zarr/0", "done", "claims"], ["gone"])
+FOLDERS = cases(["labels.ome.zarr", "labels.ome.zarr/0", "done"], ["gone"])
 
 
 @pytest.mark.parametrize(("file", "how"), MARKERS + ARRAYS + FOLDERS)

@@ -18,25 +18,26 @@ KINDS = {
 # Fields of jobset.x-k8s.io/v1alpha2, batch/v1 and v1 that are used, and their types; "?": may be absent.
 TEXTS = {"*": str}
 CONTAINER = {
-    "name": str, "image": str, "command": [str], "args": [str], "ports": [{"containerPort": int}],
+    "name": str, "image": str, "command": [str], "args": [str], "ports?": [{"containerPort": int}],
     "env?": [{"name": str, "value?": str, "valueFrom?": {"fieldRef": {"fieldPath": str}}}],
-    "resources": {"limits": {"*": int}}, "volumeMounts": [{"name": str, "mountPath": str}],
+    "resources?": {"limits": {"*": int}}, "volumeMounts": [{"name": str, "mountPath": str}],
 }  # fmt: skip
 POD = {
-    "restartPolicy": str, "terminationGracePeriodSeconds": int, "nodeSelector": TEXTS, "containers": [CONTAINER],
+    "restartPolicy": str, "terminationGracePeriodSeconds": int, "nodeSelector?": TEXTS, "containers": [CONTAINER],
     "tolerations?": [{"key": str, "operator": str, "effect": str}],
     "volumes": [{"name": str, "persistentVolumeClaim?": {"claimName": str}, "emptyDir?": {"medium": str}}],
 }  # fmt: skip
 JOB = {
     "parallelism": int, "completions": int, "completionMode": str, "backoffLimit": int, "template": {"spec": POD},
-    "podFailurePolicy": {
+    "podFailurePolicy?": {
         "rules": [{"action": str, "onExitCodes": {"containerName": str, "operator": str, "values": [int]}}]
     },
 }  # fmt: skip
 JOBSET = {
-    "apiVersion": str, "kind": str, "metadata": {"name": str, "annotations": TEXTS},
+    "apiVersion": str, "kind": str, "metadata": {"name": str, "annotations?": TEXTS},
     "spec": {
         "network": {"enableDNSHostnames": bool, "publishNotReadyAddresses": bool},
+        "successPolicy?": {"operator": str, "targetReplicatedJobs": [str]},
         "failurePolicy": {"maxRestarts": int, "rules": [{"action": str, "onJobFailureReasons": [str]}]},
         "replicatedJobs": [{"name": str, "replicas": int, "template": {"spec": JOB}}],
     },
@@ -114,3 +115,23 @@ def test_flags_arrive_as_they_were_given(kind):
     args = [a.replace("$$", "$") for a in args]  # as Kubernetes does
     assert args[:2] == ["--config=configs/demo.py", "--workdir=/shared/runs/x"]
     assert args[2:] == ["--config.train.require_accelerator=True", *flags]
+
+
+def test_a_segmentation_has_a_pod_for_the_command_and_one_for_each_gpu():
+    flags = ["--config.data.test=a $(HOME)", "--mode=segment"]
+    found = manifest("gpu", *flags)
+    conforms(found, JOBSET)
+    jobs = {job["name"]: job["template"]["spec"] for job in found["spec"]["replicatedJobs"]}
+    assert found["spec"]["successPolicy"]["targetReplicatedJobs"] == ["command"]
+    assert (jobs["command"]["parallelism"], jobs["workers"]["parallelism"]) == (1, 4 * 8)
+    command, worker = (jobs[name]["template"]["spec"]["containers"][0] for name in ("command", "workers"))
+    assert command["args"] == ["configs/demo.py", "/shared/runs/x", "--config.data.test=a $$(HOME)", "--mode=segment"]
+    (port,) = (port["containerPort"] for port in command["ports"])
+    assert worker["args"] == [f"tcp://cells-command-0-0.cells:{port}"]
+    assert worker["resources"]["limits"] == {"nvidia.com/gpu": 1} and "resources" not in command
+    for container in (command, worker):
+        assert container["command"][0] == "bash" and (ROOT / container["command"][1]).exists()
+    assert f" {port} " in (ROOT / command["command"][1]).read_text()
+    # A pod of TPUs works as one, and so does whoever says so.
+    assert len(manifest("tpu", *flags)["spec"]["replicatedJobs"]) == 1
+    assert len(manifest("gpu", *flags, "--config.segment.engine=local")["spec"]["replicatedJobs"]) == 1

@@ -140,6 +140,27 @@ def test_slurm_submits_one_process_a_node_that_is_queued_again(programs, tmp_pat
     assert "--signal=USR1@120" in called and (tmp_path / "run").is_dir()
 
 
+def test_slurm_gives_a_segmentation_a_task_for_each_gpu(programs, tmp_path):
+    words = ("--nodes=3", "--gpus=4", "configs/demo.py", tmp_path / "run", "--mode=segment")
+    assert launch("slurm.sh", *words, programs=programs).returncode == 0
+    assert {"--ntasks-per-node=4", "--gpus-per-node=4", "--signal=B:USR1@120"} <= set(calls(programs))
+    assert launch("slurm.sh", *words, "--config.segment.engine=local", programs=programs).returncode == 0
+    assert {"--ntasks-per-node=1", "--signal=USR1@120"} <= set(calls(programs))
+
+
+@pytest.mark.parametrize(
+    ("visible", "number", "gpu"),
+    [("", "2", "2"), ("4,5,6,7", "2", "6"), ("GPU-a", "2", "GPU-a"), ("0,1", "", "0,1"), ("", "", "")],
+)
+def test_a_worker_takes_a_gpu_of_its_own(tmp_path, visible, number, gpu):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$CUDA_VISIBLE_DEVICES|$JAX_PLATFORMS|$*"\n')
+    python.chmod(0o755)
+    env = {"CUDA_VISIBLE_DEVICES": visible, "SLURM_LOCALID": number, "JAX_PLATFORMS": ""}
+    done = launch("dask_worker.sh", "tcp://host:8786", PYTHON=str(python), **env)
+    assert done.stdout.startswith(f"{gpu}|cuda,cpu|-m dask worker tcp://host:8786 --nworkers=1 --nthreads=2"), done
+
+
 @pytest.mark.parametrize(("status", "requeued"), [(0, False), (75, True), (2, False)])
 def test_a_slurm_job_is_requeued_on_status_75_alone(programs, status, requeued):
     done = launch("slurm_job.sh", "configs/demo.py", "runs/x", "--mode=train", programs=programs, SLURM_JOB_ID="17",

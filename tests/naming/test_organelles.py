@@ -55,7 +55,7 @@ def test_organelles(named, config, version):
 
 
 def test_coarser_levels(named, config, monkeypatch):
-    monkeypatch.setattr("his4mae_jax.output.pyramid.SMALLEST", 20)
+    monkeypatch.setattr("his4mae_jax.data.ome_zarr.pyramid.SMALLEST", 20)
     (path,) = stage.name(config, named.folder, print)
     assert len(ome_zarr.read_group(path)[1]["multiscales"][0]["datasets"]) > 1
     config.segment.pyramid = False

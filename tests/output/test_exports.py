@@ -9,6 +9,7 @@ import pytest
 import tensorstore as ts
 import tifffile
 
+from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.volumes import blocks
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
@@ -16,7 +17,6 @@ from his4mae_jax.output import tiff_stack
 from his4mae_jax.output.cellsketch import write_cellsketch
 from his4mae_jax.output.instances import label_instances
 from his4mae_jax.output.neuroglancer import write_precomputed
-from his4mae_jax.output.pyramid import build_pyramid
 from his4mae_jax.output.tiff_stack import write_tiff
 
 ALL = (slice(None),) * 3

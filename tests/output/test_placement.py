@@ -13,13 +13,14 @@ import zarr
 
 from his4mae_jax.clustering import centres
 from his4mae_jax.data import datasets
+from his4mae_jax.data.ome_zarr import pyramid
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.score_maps import LinearScores
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
-from his4mae_jax.output import pyramid, segment
+from his4mae_jax.output import opening, segment
 from his4mae_jax.output.neuroglancer import write_precomputed
 
 CUBE = 2  # label of the cube: 1 is around it
@@ -53,16 +54,16 @@ def run(tiny, tmp_path, monkeypatch):
         )
         (tmp_path / "run" / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
         monkeypatch.setattr(segment, "checkpoints_of", lambda *args: contextlib.nullcontext())
-        monkeypatch.setattr(segment, "open_encoder", lambda *args: trained)
+        monkeypatch.setattr(opening, "open_encoder", lambda *args: trained)
         darker = LinearScores(np.float32([[1], [-1]]), np.float32([0, 2 * 140 / 255]))  # the cube: 140 of 255 and more
         unused = {2: centres.Centres(np.zeros((2, 1), np.float32), np.ones((1, 1), np.float32))}
 
-        def fit(task, job):
-            centres.save(job.folder / "centres.npz", unused)
-            return segment.Fit({2: darker})
+        def fit(task, folder):
+            centres.save(folder / "centres.npz", unused)
+            return opening.Fit(unused)
 
-        monkeypatch.setattr(segment, "_fit", fit)
-        monkeypatch.setattr(segment.centre_files, "linear_scores", lambda centres: centres)
+        monkeypatch.setattr(opening, "fit", fit)
+        monkeypatch.setattr(opening.centre_files, "linear_scores", lambda centres: {2: darker})
         monkeypatch.setattr(pyramid, "SMALLEST", 20)
         segment.segment(c, target, tmp_path / "run", lambda line: None)
         return tmp_path / "run"

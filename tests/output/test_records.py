@@ -63,7 +63,6 @@ def end(workdir, files=LATER, what="later"):
     check_folder(workdir, files)
     job = whole_job(workdir, files, what)
     publish(job, files, workdir, {"clusters": [2, 5], "what": {"text": what}})
-    job.close()
 
 
 PIECES = st.sampled_from(
@@ -80,7 +79,7 @@ def test_strays_of_the_user_survive_whatever_their_names(strays, in_job):
     with tempfile.TemporaryDirectory() as folder:
         workdir = pathlib.Path(folder)
         earlier_run(workdir)
-        ours = {p.name for p in workdir.iterdir()} | {"segment.partial", "segment.lock", "segment.mutex"}
+        ours = {p.name for p in workdir.iterdir()} | {"segment.partial"}
         users = [workdir / name for name in strays if name not in ours]
         users += [workdir / "segment.partial" / name for name in in_job if name != "job.json"]
         for path in users:
@@ -100,9 +99,7 @@ def test_strays_of_the_user_survive_whatever_their_names(strays, in_job):
         after = tree(workdir)
         assert {name: text for name, text in after.items() if text == "the user's"} == before
         rest = {name for name in after if name not in before}
-        assert rest == {"labels.ome.zarr/0", "centres.npz", "segment.json", "segment.lock", "segment.mutex"} - (
-            {"segment.mutex"} - set(after)
-        )
+        assert rest == {"labels.ome.zarr/0", "centres.npz", "segment.json"}
 
 
 KILLS = """
@@ -120,7 +117,7 @@ while True:
     shutil.rmtree(workdir, ignore_errors=True)
     workdir.mkdir()
     t.earlier_run(workdir)
-    t.whole_job(workdir).close()
+    t.whole_job(workdir)
     for name in USERS:
         t.put(workdir / name, "the user's", folder=True)
     child = os.fork()
@@ -153,7 +150,7 @@ while True:
         expected = {{"labels.ome.zarr/0", "labels_c3.ome.zarr/0", "centres.npz"}}
     after = t.tree(workdir)
     assert all(after.pop(name + "/0") == "the user's" for name in USERS), step
-    litter = {{n for n in after if n.endswith((".lock", ".mutex", ".tmp"))}}
+    litter = {{n for n in after if n.endswith(".tmp")}}
     if facts.get("what") and step % 2:  # killed after all was done: the rest of the job goes with the next one
         litter |= {{n for n in after if n.startswith("segment.partial/")}}
     assert set(after) - litter == expected | {{"segment.json"}}, (step, sorted(after))

@@ -1,6 +1,5 @@
-"""The segment stage on disk: killed and gone on with, shared by processes, never half there."""
+"""The segment stage on disk: killed and gone on with, one run at a time, never half there."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -22,7 +21,10 @@ from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 from his4mae_jax.output import records
+from his4mae_jax.output.engine.markers import Written
 from his4mae_jax.output.job import Job
+from his4mae_jax.output.segment import LOCK
+from his4mae_jax.training.run.run_lock import RunLock
 
 ROOT = pathlib.Path(__file__).parents[2]
 SHAPE = (40, 72, 70)
@@ -147,36 +149,42 @@ def test_twenty_kills(trained, undisturbed, tmp_path):
         same_labels(workdir, undisturbed)
 
 
-def test_processes_share_the_tiles_of_one_job(trained, undisturbed, tmp_path):
-    workdir = workdir_of(trained, tmp_path)
-    both = [
-        subprocess.Popen(args(trained, workdir, "--mode=segment"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    said = [process.communicate()[1] for process in both]
-    assert [process.returncode for process in both] == [0, 0], said
+def test_one_run_at_a_time_segments_a_volume(trained, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    before = tree(workdir)
+    with RunLock(workdir / OUT, LOCK) as lock:
+        lock.take()
+        refused = command(trained, workdir, "--mode=segment", "--config.segment.clusters=2")
+    said = refused.stderr.splitlines()[-1]
+    assert refused.returncode == 2 and f"another process segments this volume (process {os.getpid()} on " in said
+    assert tree(workdir) == before
     same_labels(workdir, undisturbed)
-    # The later one either took part, or came when all was done.
-    assert sum("segment: labels in" in text for text in said) == 1
 
 
-def test_another_job_waits_its_turn(trained, tmp_path):
-    running = Job(tmp_path, {"step": 1}, [])
-    with pytest.raises(UserError, match="with other settings .step: 1 there, 2 here"):
-        Job(tmp_path, {"step": 2}, [])
+def test_a_job_goes_on_only_where_nothing_has_changed(tmp_path):
+    first = Job(tmp_path, {"step": 1}, [])
+    first.tiles.mark(Written(0, 1.5, {}))
     same = Job(tmp_path, {"step": 1}, [])
-    assert same.id == running.id
-    claims = {}
-    assert list(running.claim(2, claims)) == [0, 1] and list(same.claim(2, {})) == []
-    running.mark(0, claims, 1.5)
-    assert same.missing(2) == [1] and same.seconds() == 1.5
-    running.close()
-    claims.pop(1).close()  # as the end of the process would
-    assert list(same.claim(2, claims)) == [1]
-    claims.pop(1).close()
-    same.close()
-    with contextlib.closing(Job(tmp_path, {"step": 2}, [])) as another:
-        assert another.id != same.id  # nobody is left who minds
+    assert same.id == first.id and same.tiles.missing(2) == [1] and same.tiles.seconds() == 1.5
+    another = Job(tmp_path, {"step": 2}, [])
+    assert another.id != same.id and another.tiles.missing(2) == [0, 1]
+
+
+def test_what_a_kill_at_the_very_end_leaves_goes_with_the_next_command(trained, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(undisturbed, workdir)
+    facts, left = json.loads((workdir / OUT / "segment.json").read_text()), workdir / OUT / "segment.partial"
+    for record in ({"id": facts["job"], "what": facts["what"], "files": facts["files"]}, {"files": facts["files"]}):
+        (left / "done").mkdir(parents=True)
+        (left / "done" / "0").write_text("{}")
+        (left / "job.json").write_text(json.dumps(record))
+        if "id" not in record:
+            (left / "mine").write_text("the user's")
+        assert "is there" in segment(trained, workdir)
+        assert not left.exists() or os.listdir(left) == ["mine"]
+    (left / "mine").unlink(), left.rmdir()
+    same_labels(workdir, undisturbed)
 
 
 def test_settings_that_change_labels_segment_anew_and_others_do_not(trained, undisturbed, tmp_path):

@@ -78,6 +78,18 @@ def test_the_codebook_gives_centres_where_there_is_one():
     refused(config, "segment.centres")
 
 
+def test_a_scheduler_and_dask_go_together():
+    config = settings.get_default()
+    config.segment.scheduler = "tcp://host:8786"
+    refused(config, "segment.scheduler is .* must be empty unless segment.engine is 'dask'")
+    config.segment.engine = "dask"
+    settings.validate(config)
+    config.segment.keep_features = True
+    refused(config, "segment.keep_features .* when segment.engine is 'dask'")
+    config.segment.scheduler = ""
+    refused(config, "segment.scheduler is '', but must be the address")
+
+
 def test_a_pool_of_bricks_is_replaced_within_the_range_of_steps():
     config = settings.get_default()
     config.data.pool_bricks, config.data.steps_per_brick = 100_000, 1_000_000

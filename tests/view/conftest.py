@@ -9,10 +9,10 @@ import pytest
 import scipy.ndimage
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.stores.placement import coarser
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.output.instances import label_instances
-from his4mae_jax.output.pyramid import build_pyramid
 
 SIZE, ORIGIN = (10.0, 4.0, 5.0), (35.0, 4002.0, -7.5)  # of the image
 FACTOR = (1, 2, 2)  # voxels of the image in one of the labels

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import tifffile
 
+from his4mae_jax.data.ome_zarr.pyramid import downsample
 from his4mae_jax.data.volumes.contrast import with_window
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output.pyramid import downsample
 from his4mae_jax.view import layers as plans
 from his4mae_jax.view.levels import FULL, Lazy, Levels, open_levels
 

@@ -11,6 +11,7 @@ For SLURM and TPUs `jax.distributed.initialize` then finds addresses and process
 that all processes share go through XLA; this module is for the host's side.
 """
 
+import collections
 import enum
 import glob
 import hashlib
@@ -36,6 +37,7 @@ EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_STEP_NUM_NODES", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 EXIT_DELAY = 5  # seconds that process 0 waits before it ends after an error
 MAX_WAIT = 7 * 24 * 3600  # seconds that a process may wait for the others: process 0 scores while they do
+_reached: collections.Counter[str] = collections.Counter()  # barriers of each name
 
 
 def has_tpu_chips() -> bool:
@@ -146,8 +148,30 @@ def is_main() -> bool:
 
 
 def barrier(name: str) -> None:
-    """Waits until every process has reached the barrier of this name; each name can be used once."""
-    multihost.get_barrier_sync_fn()(key=f"his4mae/{name}", timeout_ms=MAX_WAIT * 1000)
+    """Waits until every process has reached this barrier. Signals can interrupt the wait.
+
+    Args:
+      name: of the barrier; all processes come to those of one name equally often.
+    """
+    if jax.process_count() == 1:
+        return
+    _reached[name] += 1
+    sync, key = multihost.get_barrier_sync_fn(), f"his4mae/{name} {_reached[name]}"
+    _in_thread(lambda: sync(key=key, timeout_ms=MAX_WAIT * 1000))
+
+
+def of_first(values: np.ndarray) -> np.ndarray:
+    """The values of process 0, on all processes.
+
+    Args:
+      values: numbers; those of other processes count for their shape and dtype alone.
+    """
+    if jax.process_count() == 1:
+        return values
+    from jax.experimental import multihost_utils
+
+    barrier("values of the first")  # a collective would not wait so long
+    return np.asarray(multihost_utils.broadcast_one_to_all(values))
 
 
 def compiled_together(function: Callable, name: str) -> Callable:
@@ -238,18 +262,21 @@ class Agreement:
 
 def shut_down() -> None:
     """Waits until all processes have called this, then disconnects. Signals can interrupt the wait."""
-    if not jax.distributed.is_initialized():
-        return
+    if jax.distributed.is_initialized():
+        _in_thread(jax.distributed.shutdown)
+
+
+def _in_thread(wait: Callable[[], object]) -> None:
+    """Calls a function that waits within XLA in a thread: Python would handle no signals meanwhile."""
     failed = []
 
-    def shutdown():
+    def call():
         try:
-            jax.distributed.shutdown()
+            wait()
         except Exception as error:  # raised below, in the thread that waits
             failed.append(error)
 
-    # In a thread: Python handles no signals while XLA waits.
-    thread = threading.Thread(target=shutdown, daemon=True)
+    thread = threading.Thread(target=call, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(0.2)

@@ -1,5 +1,6 @@
-"""One training in a workdir at a time, and none in a workdir that is gone."""
+"""One training, and one segmentation of a volume, in a folder at a time; and no training in a workdir that is gone."""
 
+import contextlib
 import os
 import pathlib
 import socket
@@ -14,15 +15,21 @@ FILE = "train.lock"
 
 
 class RunLock:
-    """The lock of a workdir: of the processes of one run the first holds it, and the kernel releases it at its end."""
+    """The lock of a folder: of the processes of one run the first holds it, and the kernel releases it at its end."""
 
-    def __init__(self, workdir: str | os.PathLike):
-        """Takes the lock where the workdir is there already, before anything is read.
+    def __init__(self, workdir: str | os.PathLike, file: str = FILE, doing: str = "trains in this workdir"):
+        """Takes the lock where the folder is there already, before anything is read.
+
+        Args:
+          workdir: the folder.
+          file: name of the file in it that is locked.
+          doing: what its holder does, for the message to others.
 
         Raises:
           UserError: another run trains in this workdir.
         """
         self._folder, self._file = pathlib.Path(workdir), None
+        self._name, self._doing = file, doing
         if self._folder.is_dir():
             self.take()
 
@@ -36,11 +43,12 @@ class RunLock:
             return
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._file = lock_file(self._folder / FILE, wait=False)
+            path = self._folder / self._name
+            self._file = lock_file(path, wait=False)
             if self._file is None:
                 raise UserError(
-                    f"{self._folder}: another process trains in this workdir ({_holder(self._folder / FILE)}); wait "
-                    "for its end, stop it, or use another workdir"
+                    f"{self._folder}: another process {self._doing} ({_holder(path)}); wait for its end, stop it, or "
+                    "use another workdir"
                 )
             _note(self._file, f"process {os.getpid()} on {socket.gethostname()}")
 
@@ -53,6 +61,8 @@ class RunLock:
     ) -> None:
         """Releases the lock."""
         if self._file is not None:
+            with contextlib.suppress(OSError):
+                self._file.truncate(0)
             self._file.close()
 
 

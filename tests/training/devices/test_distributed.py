@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -179,6 +180,20 @@ def test_processes_that_do_not_share_their_workdir_are_refused(runs):
     for output in outputs:
         assert "config.json is not the same on processes 0 and 1" in output and "share" in output
     assert not list((runs.folder / "here").glob("checkpoints/*"))
+
+
+def test_a_signal_ends_a_wait_within_xla():
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    before, began = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            distributed._in_thread(lambda: time.sleep(5))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 3
 
 
 # Who the other processes are, by the environment alone.

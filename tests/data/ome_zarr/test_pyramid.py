@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.pyramid import build_pyramid, downsample, plan
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.output.pyramid import build_pyramid, downsample, plan
 
 
 def tree(folder):

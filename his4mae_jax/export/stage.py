@@ -112,7 +112,7 @@ def _centres(path, clusters: int, digest: str, log: Log) -> tuple[Centres | Clas
     if getattr(by_size[clusters], "texture", 0):
         raise UserError(
             f"{path}: its classes count the texture of tokens beyond a field of view, which an exported program does "
-            "not see; probe again with --config.probe.texture=0 to export them"
+            "not see; set probe.texture to 0 and probe again to export them"
         )
     return by_size[clusters], facts
 

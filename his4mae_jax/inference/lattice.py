@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+Lattice = np.ndarray | jax.Array
+
 LEAST_VARIANCE = 1e-6  # of a feature within a Gaussian: below it rounding decides
 BLOCK = 32  # rows of a smoothing matrix that are multiplied by at once
 
@@ -76,7 +78,7 @@ def smooth(
     return grid
 
 
-def texture(grid, smooth_wide: Callable):
+def texture(grid: Lattice, smooth_wide: Callable[[Lattice], Lattice]) -> Lattice:
     """The standard deviation of each feature in a Gaussian, `(z, y, x, F)`; of NumPy and JAX arrays alike.
 
     It says what the mean of the tokens around a point does not: how much they differ.

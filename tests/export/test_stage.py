@@ -249,6 +249,6 @@ def test_classes_that_count_texture_are_refused(config, train):
     folder = volume_folder(workdir, config.data.test, create=True)
     facts = {"contrast": WINDOW, "encoder_digest": encoder_digest(params), "volume": "cell.zarr"}
     centre_files.save(folder / "centres.npz", {2: classes}, **facts)
-    with pytest.raises(UserError, match="probe again with --config.probe.texture=0"):
+    with pytest.raises(UserError, match="set probe.texture to 0 and probe again"):
         export(config, workdir)
     assert not (workdir / "export").exists()

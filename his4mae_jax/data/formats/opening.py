@@ -8,11 +8,13 @@ import pathlib
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats import hdf5, mrc, n5, precomputed
+from his4mae_jax.data.formats.chunked import n5, precomputed
+from his4mae_jax.data.formats.chunked.zarr import FILES as ZARR_FILES
+from his4mae_jax.data.formats.chunked.zarr import open_zarr
 from his4mae_jax.data.formats.path import Crop, VolumePath
-from his4mae_jax.data.formats.tiff import open_slices, open_tiff
-from his4mae_jax.data.formats.zarr import FILES as ZARR_FILES
-from his4mae_jax.data.formats.zarr import open_zarr
+from his4mae_jax.data.formats.single import hdf5, mrc
+from his4mae_jax.data.formats.slices import open_slices
+from his4mae_jax.data.formats.tiff.stack import open_tiff
 from his4mae_jax.data.stores.levels import Opened, OpenOptions
 from his4mae_jax.data.stores.location import Location, locate
 from his4mae_jax.data.stores.units import Triple

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from his4mae_jax.data.formats import tiff
-from his4mae_jax.data.formats.tiff import _Pages
+from his4mae_jax.data.formats import slices
+from his4mae_jax.data.formats.tiff.stack import _Pages
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 
@@ -284,7 +284,7 @@ def test_a_folder_of_many_slices(tmp_path, monkeypatch, refusal):
     data = _random((40, 8, 9))
     for i, page in enumerate(data):
         tifffile.imwrite(tmp_path / f"s{i}.tif", page)
-    monkeypatch.setattr(tiff, "MOST_CHECKED", 4)
+    monkeypatch.setattr(slices, "MOST_CHECKED", 4)
     tifffile.imwrite(tmp_path / "s5.tif", data[5, 1:])
     volume = open_volume(tmp_path, 8)
     np.testing.assert_array_equal(volume.read((slice(6, 40), *ALL[1:])), data[6:])

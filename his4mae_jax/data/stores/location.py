@@ -51,6 +51,11 @@ class Location:
     path: str
     remote: bool
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is a folder of a local disk, whose path is `path`."""
+        return self.store["driver"] == "file"
+
     def child(self, path: str) -> "Location":
         """Returns the folder `path` inside this one."""
         path = path.strip("/")
@@ -63,7 +68,7 @@ class Location:
     def parent(self) -> tuple["Location", str] | None:
         """Returns (the parent folder, this folder's name in it); None at the root."""
         path = self.path.rstrip("/")
-        if not self.remote:
+        if self.on_disk:
             path = str(pathlib.Path(path).resolve())
         head, _, tail = path.rpartition("/")
         if not tail or not (head or self.remote):
@@ -195,7 +200,19 @@ def context(cache_bytes: int, threads: int | None = None) -> ts.Context:
     return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, **own, **{kind: retries for kind in kinds}})
 
 
-def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes: int, **more: Any) -> ts.TensorStore:
+class UnsupportedMetadata(UserError):
+    """TensorStore does not read the metadata of an array."""
+
+
+def open_array(
+    driver: str,
+    location: Location,
+    missing_chunks: str,
+    cache_bytes: int,
+    *,
+    overlay: dict[str, bytes] | None = None,
+    **more: Any,
+) -> ts.TensorStore:
     """Opens a chunked array for reading.
 
     Args:
@@ -203,24 +220,32 @@ def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes
       location: folder of the array.
       missing_chunks: "fill" or "error", see `OpenOptions`.
       cache_bytes: limit of decoded chunks kept in memory.
+      overlay: contents of files that are read in place of the stored ones.
       more: further members of the TensorStore specification.
 
     Raises:
-      UserError: damaged metadata, or the store cannot be read.
+      UserError: the store cannot be read; `UnsupportedMetadata` where the metadata are damaged or not supported.
     """
+    own, store = context(cache_bytes), location.spec()
+    if overlay:
+        memory = ts.KvStore.open({"driver": "memory"}, context=own).result()
+        for file, content in overlay.items():
+            memory.write(file, content).result()
+        layers = [{"base": {"driver": "memory", "path": file}, "exact": file} for file in overlay]
+        store = {"driver": "kvstack", "layers": [{"base": store}, *layers]}
     spec = {
         "driver": driver,
-        "kvstore": location.spec(),
+        "kvstore": store,
         "recheck_cached_data": False,
         "fill_missing_data_reads": missing_chunks == "fill",
         **more,
     }
     try:
-        return ts.open(spec, context=context(cache_bytes), open=True, read=True).result(timeout=READ_SECONDS)
+        return ts.open(spec, context=own, open=True, read=True).result(timeout=READ_SECONDS)
     except (ValueError, OSError, NotImplementedError) as error:
         if _failed_to_reach(error):
             raise explain(location.name, error, remote=location.remote) from error
-        raise UserError(
+        raise UnsupportedMetadata(
             f"{location.name}: damaged or unsupported {driver} metadata ({brief(error)}); "
             "copy or write the volume again"
         ) from error

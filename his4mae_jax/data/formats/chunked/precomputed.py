@@ -6,7 +6,7 @@ import tensorstore as ts
 
 from his4mae_jax.data.stores import placement
 from his4mae_jax.data.stores.axes import to_zyx
-from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.chunks.opening import open_chunks
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief

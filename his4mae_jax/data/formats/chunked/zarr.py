@@ -5,7 +5,7 @@ from typing import Any
 
 from his4mae_jax.data.formats.chunked.ome_multiscales import multiscales, ome_levels
 from his4mae_jax.data.stores.axes import named_axes, normal, spatial, to_zyx
-from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.chunks.opening import open_chunks
 from his4mae_jax.data.stores.grey import meaning_of, meant
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location

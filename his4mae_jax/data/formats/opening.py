@@ -53,10 +53,10 @@ def open_place(path: VolumePath, options: OpenOptions) -> tuple[Opened, bool]:
         if not file.exists():
             raise UserError(f"{location.name}: no such file or folder; check the path")
         with open(file, "rb") as stream:
-            start = stream.read(len(hdf5.MAGIC))
-        if start == hdf5.MAGIC or path.inside:
+            start = stream.read(1024)
+        if start.startswith(hdf5.MAGIC) or path.inside:
             return hdf5.open_hdf5(file, path.inside, options), False
-        if file.suffix.lower() in mrc.SUFFIXES:
+        if file.suffix.lower() in mrc.SUFFIXES or start[mrc.MAGIC_AT :].startswith(mrc.MAGIC):
             return mrc.open_mrc(file, options), False
         return open_tiff(file, options), False
     except PermissionError as error:

@@ -1,4 +1,4 @@
-"""Open a data set of an HDF5 file lazily (extra: hdf5).
+"""Open a data set of an HDF5 file lazily (extra: hdf5; with Blosc, LZ4, bitshuffle or Zstandard also hdf5plugin).
 
 Voxel size (z, y, x), from the data set's attributes: `voxel_size_nm`; `element_size_um` (ilastik, BigDataViewer);
 `resolution` or `voxel_size` with `units` or `unit`, or without in a CREMI file, where it is nm. Position: `offset`, in
@@ -31,7 +31,8 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
       options: see `OpenOptions`.
 
     Raises:
-      UserError: h5py is not installed, the file is damaged, or it is not clear which data set is meant.
+      UserError: h5py, or hdf5plugin for its compression, is not installed, the file is damaged, or it is not clear
+        which data set is meant.
     """
     try:
         import h5py
@@ -41,6 +42,7 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
         try:
             handle = stack.enter_context(h5py.File(file, "r"))
             data = _dataset(h5py, handle, inside, file)
+            _need_filters(h5py, data, file)
             axes = _axes(data, file)
             level = _level(data, handle, axes, file)
             size = options.voxel_size_nm or level.size_nm
@@ -82,6 +84,28 @@ def _dataset(h5py, handle, inside: str, file: pathlib.Path):
     if len(volumes) != 1:
         raise UserError(f"{file}: holds {len(volumes)} volumes; name a data set as FILE:PATH, one of: {names}")
     return volumes[0]
+
+
+def _need_filters(h5py, data, file: pathlib.Path) -> None:
+    """Raises UserError where a filter of the data (its compression) is not there, with hdf5plugin if that is."""
+    properties = data.id.get_create_plist()
+    filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
+    for code, name in ((one[0], one[3]) for one in filters):
+        if h5py.h5z.filter_avail(code):
+            continue
+        what = f"{name.decode('utf-8', 'replace').partition(';')[0]} (filter {code})"
+        try:
+            import hdf5plugin  # noqa: F401  it adds its filters to the library that h5py uses
+        except ImportError as error:
+            raise UserError(
+                f"{file}:{data.name}: its compression, {what}, needs the package hdf5plugin; "
+                "pip install 'his4mae_jax[hdf5plugin]'"
+            ) from error
+        if not h5py.h5z.filter_avail(code):
+            raise UserError(
+                f"{file}:{data.name}: its compression, {what}, is unknown to h5py and to hdf5plugin; write it again "
+                "with gzip"
+            )
 
 
 def _axes(data, file: pathlib.Path) -> list[str] | None:

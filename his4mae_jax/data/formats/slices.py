@@ -16,7 +16,10 @@ from his4mae_jax.errors import UserError
 MOST_CHECKED = 256  # slices of a folder whose headers are checked when it is opened; all are when they are read
 
 
-def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
+SUFFIXES = (".tif", ".tiff")
+
+
+def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened | None:
     """Opens a folder of 2D TIFFs, sorted so that slice 10 follows slice 9, as one stack.
 
     The headers of at most `MOST_CHECKED` slices, evenly spread, are checked here; of the others only the file's size.
@@ -26,15 +29,16 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
       folder: an existing folder.
       options: see `OpenOptions`.
 
+    Returns:
+      None where there is none, or the first file is a volume by itself.
+
     Raises:
-      UserError: the folder has no slices, damaged or unequal ones, or lacks one of their numbers.
+      UserError: damaged or unequal slices, or one of their numbers is missing.
     """
-    files = [p for p in folder.iterdir() if p.suffix.lower() in (".tif", ".tiff") and not p.name.startswith(".")]
-    if not files:
-        raise UserError(
-            f"{folder}: holds neither zarr, N5 or precomputed metadata nor TIFF slices; give the path of a volume"
-        )
+    files = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
     files.sort(key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)])
+    if not files or _is_volume(files[0], options):
+        return None
     _check_numbers(folder, files)
     spread = np.unique(np.linspace(0, len(files) - 1, MOST_CHECKED).round().astype(int))
     for file in files:
@@ -65,6 +69,11 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened:
     array = virtual_array(read, (len(files), rows, columns), dtype, (1, rows, columns), options.cache_bytes)
     size = options.voxel_size_nm or level.size_nm
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+
+
+def _is_volume(file: pathlib.Path, options: OpenOptions) -> bool:
+    with checked_tiff(file) as tif:
+        return len(tiff_layout(tif, file)[0]) > 2
 
 
 def _check_numbers(folder: pathlib.Path, files: list[pathlib.Path]) -> None:

@@ -18,7 +18,6 @@ import functools
 import os
 import pathlib
 import re
-import urllib.parse
 from typing import Any
 
 import tensorstore as ts
@@ -31,8 +30,6 @@ ATTEMPTS = 5  # per request
 FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between attempts; doubles each time
 # Time limit of a read, beyond the stall limit: for servers that send a few bytes now and then.
 READ_SECONDS, READ_BYTES_PER_SECOND = 600.0, 1e6
-CREDENTIALS = ("anonymous", "default", "environment", "profile")
-_PARTLY = re.compile(r"(?:n5|zarr2?|zarr3|precomputed)://(?=[a-z0-9]+://)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +47,23 @@ class Location:
     store: dict[str, Any]
     path: str
     remote: bool
+
+    @property
+    def zipped(self) -> bool:
+        """Whether it lies in a zip file."""
+        return self.store["driver"] == "zip"
+
+    def entries(self) -> list[str]:
+        """Paths of the files below this folder of a zip file.
+
+        Raises:
+          UserError: the file cannot be read, or is none.
+        """
+        try:
+            store = ts.KvStore.open(self.spec(), context=context(0)).result(timeout=READ_SECONDS)
+            return sorted(key.decode("utf-8", "replace") for key in store.list().result(timeout=READ_SECONDS))
+        except (ValueError, OSError, NotImplementedError) as error:
+            raise explain(self.name, error, remote=self.remote) from error
 
     @property
     def on_disk(self) -> bool:
@@ -71,11 +85,11 @@ class Location:
         if self.on_disk:
             path = str(pathlib.Path(path).resolve())
         head, _, tail = path.rpartition("/")
-        if not tail or not (head or self.remote):
+        if not tail or (self.on_disk and not head):
             return None
         name = self.name.partition("?")[0].rstrip("/").rpartition("/")[0] or self.name
-        head = f"{head}/" if head or not self.remote else ""
-        return dataclasses.replace(self, name=name if self.remote else head.rstrip("/"), path=head), tail
+        head = f"{head}/" if head or self.on_disk else ""
+        return dataclasses.replace(self, name=head.rstrip("/") if self.on_disk else name, path=head), tail
 
     def spec(self) -> dict[str, Any]:
         """Returns TensorStore's key-value store specification of this folder."""
@@ -129,54 +143,6 @@ class Location:
         if not isinstance(content, dict):
             raise UserError(f"{self.child(key).name}: damaged metadata, not a JSON object; write the volume again")
         return content
-
-
-def locate(place: str) -> Location:
-    """Parses a path or URL; nothing is read.
-
-    Args:
-      place: a path, or a URL of file://, http(s)://, s3:// or gs://.
-
-    Raises:
-      UserError: an unknown scheme, or invalid environment variables.
-    """
-    place = _PARTLY.sub("", place)
-    url = urllib.parse.urlsplit(place)
-    scheme = url.scheme.lower() if "://" in place else ""
-    if scheme in ("", "file"):
-        path = urllib.parse.unquote(url.path) if scheme else place
-        return Location(path, {"driver": "file"}, f"{pathlib.Path(path).absolute()}/".replace("//", "/"), False)
-    folder = urllib.parse.unquote(url.path).strip("/")
-    folder = f"{folder}/" if folder else ""
-    if not url.netloc:
-        raise UserError(f"{place}: names no server or bucket; give {scheme}://NAME/path")
-    if scheme in ("http", "https"):
-        base = f"{scheme}://{url.netloc}" + (f"?{url.query}" if url.query else "")
-        return Location(place, {"driver": "http", "base_url": base}, f"/{folder}", True)
-    if scheme in ("gs", "gcs"):
-        return Location(place, {"driver": "gcs", "bucket": url.netloc}, folder, True)
-    if scheme == "s3":
-        return Location(place, _s3(url.netloc, dict(urllib.parse.parse_qsl(url.query)), place), folder, True)
-    raise UserError(f"{place}: unknown scheme {scheme}://; give a path, or a URL of http(s)://, s3:// or gs://")
-
-
-def _s3(bucket: str, query: dict[str, str], place: str) -> dict[str, Any]:
-    unknown = set(query) - {"endpoint", "region"}
-    if unknown:
-        raise UserError(f"{place}: unknown option {sorted(unknown)[0]!r} of an S3 URL; there are endpoint and region")
-    environ = os.environ.get
-    kind = environ("HIS4MAE_S3_CREDENTIALS", "anonymous")
-    if kind not in CREDENTIALS:
-        raise UserError(f"{place}: HIS4MAE_S3_CREDENTIALS is {kind!r}; set it to one of {', '.join(CREDENTIALS)}")
-    store = {"driver": "s3", "bucket": bucket, "aws_credentials": {"type": kind}}
-    variables = ("HIS4MAE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    endpoint = query.get("endpoint") or next((environ(v) for v in variables if environ(v)), None)
-    region = query.get("region") or environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
-    if endpoint:
-        if not re.match(r"https?://[^/]", endpoint):
-            raise UserError(f"{place}: the S3 endpoint {endpoint!r} is no http:// or https:// address; correct it")
-        store |= {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
-    return store
 
 
 @functools.cache

@@ -69,7 +69,7 @@ def test_which_data_set(tmp_path, refusal):
     for name, data in (("raw", DATA), ("labels", DATA), ("table", np.zeros((5, 2), int)), ("names", ["a", "b"])):
         _write(path, name, data)
     message = refusal(path, 8)
-    assert "/raw" in message and "/labels" in message and "FILE:PATH" in message
+    assert "/raw" in message and "/labels" in message and "give the path of one" in message
     with pytest.raises(UserError, match="no data set '/nothing'.*/raw"):
         open_volume(f"{path}:/nothing", 8)
     with pytest.raises(UserError, match="not a 3D volume"):

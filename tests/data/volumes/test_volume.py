@@ -29,7 +29,7 @@ def test_not_a_volume(tmp_path, refusal):
     (tmp_path / "v.dat").write_bytes(bytes(100))
     assert "not a TIFF" in refusal(tmp_path / "v.dat", 8)
     (tmp_path / "folder").mkdir()
-    assert "neither zarr" in refusal(tmp_path / "folder", 8)
+    assert "holds no volume" in refusal(tmp_path / "folder", 8)
     assert "unknown scheme" in refusal("ftp://bucket/cell.zarr", 8)
     assert "local disks only" in refusal("https://host/cell.tif", 8)
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((8, 9), np.uint8))

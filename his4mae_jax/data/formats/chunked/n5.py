@@ -27,19 +27,24 @@ _MOST_LEVELS = 16  # tried (s0, s1, ...) if a group does not list its levels
 _Attributes = dict[str, Any]
 
 
-def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -> Opened:
+def has_levels(location: Location) -> bool:
+    """Whether an N5 group is a multiscale volume: a group need not have attributes, its level s0 has."""
+    return "dimensions" in location.read_json(f"s0/{FILE}").get(f"s0/{FILE}", {})
+
+
+def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -> Opened | None:
     """Opens an N5 data set, or a level of a multiscale group (s0, s1, ...).
 
     Args:
       location: of the folder.
-      attributes: content of its attributes.json.
+      attributes: content of its attributes.json; {}: it has none.
       options: see `OpenOptions`.
 
     Returns:
-      The array in the order z, y, x.
+      The array in the order z, y, x; None for a group that is not a multiscale volume.
 
     Raises:
-      UserError: damaged metadata, or a group that is not a multiscale volume.
+      UserError: damaged metadata.
     """
     try:
         if "dimensions" in attributes:
@@ -53,9 +58,7 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
             return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
         datasets = _datasets(location, attributes)
         if not datasets:
-            raise UserError(
-                f"{location.name}: an N5 group without levels s0, s1, ...; give the path of a data set in it"
-            )
+            return None
         levels = [_level(path, own, attributes, path, location.child(path).name) for path, own in datasets.items()]
         level, size, factors = choose(levels, options)
         array = _array(location.child(level.path), datasets[level.path], options)

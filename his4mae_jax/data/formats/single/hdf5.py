@@ -74,15 +74,17 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
 def _dataset(h5py, handle, inside: str, file: pathlib.Path):
     datasets = []
     handle.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-    names = ", ".join(f"{d.name} {d.shape}" for d in datasets[:8]) or "none"
+    several = [d for d in datasets if len(d.shape or ()) >= 3] or datasets
+    names = ", ".join(f"{file}:{d.name} {d.shape}" for d in several[:8]) or "none"
     if inside.strip("/"):
         data = handle.get(inside)
         if not isinstance(data, h5py.Dataset):
-            raise UserError(f"{file}: no data set {inside!r} in it; give one of those it has as FILE:PATH: {names}")
+            raise UserError(f"{file}: no data set {inside!r} in it; give the path of one that it has: {names}")
         return data
     volumes = [d for d in datasets if sum(n > 1 for n in d.shape or ()) == 3]
     if len(volumes) != 1:
-        raise UserError(f"{file}: holds {len(volumes)} volumes; name a data set as FILE:PATH, one of: {names}")
+        what = f"{len(volumes)} volumes" if volumes else "no volume of three axes"
+        raise UserError(f"{file}: holds {what}; give the path of one: {names}")
     return volumes[0]
 
 

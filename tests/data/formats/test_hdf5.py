@@ -50,9 +50,12 @@ def test_voxel_sizes(tmp_path, attributes):
     np.testing.assert_allclose(open_volume(tmp_path / "v.h5").voxel_size_nm, (30, 4, 5))
 
 
-def test_voxel_size_without_a_unit(tmp_path, refusal):
+def test_voxel_size_without_a_unit(tmp_path, refusal, capsys):
     _write(tmp_path / "v.hdf5", attributes={"resolution": [30, 4, 5]})
-    assert "data.file_voxel_size_nm" in refusal(tmp_path / "v.hdf5")
+    assert open_volume(tmp_path / "v.hdf5").voxel_size_nm == (30, 4, 5)
+    assert f"{tmp_path}/v.hdf5:/volumes/raw: the voxel size in its metadata (30, 4, 5, z" in capsys.readouterr().err
+    _write(tmp_path / "um.hdf5", attributes={"resolution": [0.03, 0.004, 0.005]})
+    assert "data.file_voxel_size_nm" in refusal(tmp_path / "um.hdf5")
     _write(tmp_path / "cubit.h5", attributes={"resolution": [30, 4, 5], "units": "cubit"})
     assert "cubit" in refusal(tmp_path / "cubit.h5")
     _write(tmp_path / "cremi.hdf", attributes={"resolution": [30, 4, 5]})

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+from his4mae_jax.data.formats.chunked.cosem import cosem_transform, is_transform
 from his4mae_jax.data.formats.chunked.ome_multiscales import multiscales, ome_levels
 from his4mae_jax.data.stores.axes import named_axes, normal, spatial, to_zyx
 from his4mae_jax.data.stores.chunks.opening import open_chunks
 from his4mae_jax.data.stores.grey import meaning_of, meant
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm, with_unit
 from his4mae_jax.data.stores.location import Location
-from his4mae_jax.data.stores.units import Triple, numbers, triple
+from his4mae_jax.data.stores.units import Triple, brief, numbers, triple
 from his4mae_jax.errors import UserError
 
 FILES = ("zarr.json", ".zarray", ".zattrs", ".zgroup")  # every zarr folder has at least one of them
@@ -80,7 +81,7 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
     own = attributes.get("voxel_size_nm")
     array = open_chunks(driver, location, options.missing_chunks, options.cache_bytes)
     axes = named_axes(attributes, location.name) or normal(array.domain.labels)
-    level = first = _own_level(attributes, axes, location.name)
+    level = first = with_unit(_own_level(attributes, axes, location.name), options, location.name)
     above = location.parent()
     parent = None if above is None else node(_quietly(above[0]))
     if parent and not parent[2] and multiscales(parent[1]):
@@ -97,13 +98,28 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
 
 
 def _own_level(attributes: dict[str, Any], axes: list[str], name: str) -> Level:
-    """The voxel size and position in an array's own attributes, as funlib writes them, in the order of its axes."""
+    """The voxel size and position in an array's own attributes: of COSEM, n5-viewer, funlib or daisy.
+
+    Raises:
+      UserError: a `transform` that is damaged.
+    """
+    if is_transform(attributes.get("transform")):
+        try:
+            return Level("", *cosem_transform(attributes["transform"]))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{name}: damaged attribute transform ({brief(error)}); write it again") from error
     own, units = attributes.get("voxel_size_nm"), attributes.get("units")
     offset = _zyx(attributes.get("offset"), axes)
     if own is not None:
         return Level("", triple(own, name), ("nm",) * 3, offset)
     units = spatial(units, axes) if isinstance(units, list) and len(units) >= 3 else [units] * 3
-    return Level("", _zyx(attributes.get("resolution", attributes.get("voxel_size")), axes), tuple(units), offset)
+    size = _zyx(attributes.get("resolution", attributes.get("voxel_size")), axes)
+    pixel = attributes.get("pixelResolution")  # of n5-zarr, which lists x first
+    if size is None and pixel is not None:
+        pixel = pixel if isinstance(pixel, dict) else {"dimensions": pixel}
+        size, units = (numbers(pixel.get("dimensions")) or [])[2::-1], [pixel.get("unit")] * 3
+        size = tuple(size) or None
+    return Level("", size, tuple(units), offset)
 
 
 def _zyx(value: Any, axes: list[str]) -> Triple | None:

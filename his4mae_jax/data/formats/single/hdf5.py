@@ -1,7 +1,7 @@
 """Open a data set of an HDF5 file lazily (extra: hdf5; with Blosc, LZ4, bitshuffle or Zstandard also hdf5plugin).
 
 Voxel size (z, y, x), from the data set's attributes: `voxel_size_nm`; `element_size_um` (ilastik, BigDataViewer);
-`resolution` or `voxel_size` with `units` or `unit`, or without in a CREMI file, where it is nm. Position: `offset`, in
+`resolution` or `voxel_size` with `units` or `unit`, or without, where it is nm (CREMI, funlib). Position: `offset`, in
 the same units (CREMI, funlib).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from his4mae_jax.data.stores.axes import KEYS, named_axes, normal, spatial, to_zyx
 from his4mae_jax.data.stores.grey import CF_KEYS, meaning_of
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm, with_unit
 from his4mae_jax.data.stores.units import brief, numbers, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
@@ -44,7 +44,7 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
             data = _dataset(h5py, handle, inside, file)
             _need_filters(h5py, data, file)
             axes = _axes(data, file)
-            level = _level(data, handle, axes, file)
+            level = with_unit(_level(data, handle, axes, file), options, f"{file}:{data.name}")
             size = options.voxel_size_nm or level.size_nm
             origin = origin_nm(level, level, size)
             shape, dtype = data.shape, data.dtype

@@ -68,7 +68,7 @@ def _volumes(location: Location, suffixes: tuple[str, ...], images: tuple[str, .
             queue.extend(path for path in inside if kind == "group" or path.rpartition("/")[2] == "labels")
             continue
         single = [name for name in files if name.lower().endswith(suffixes)]
-        slices = [name for name in single if name.lower().endswith(images)] if images else []
+        slices = [name for name in files if name.lower().endswith(images)] if images else []
         if folder and len(slices) >= _SLICES:
             found.append(folder)
             single = [name for name in single if name not in slices]

@@ -73,6 +73,7 @@ class OpenOptions:
       missing_chunks: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
       cache_bytes: decoded chunks kept in memory.
       image: whether values are grey levels; else they are label ids.
+      channel: index of the channel to read; None: there is only one.
     """
 
     voxel_size_nm: Triple | None = None
@@ -80,6 +81,7 @@ class OpenOptions:
     missing_chunks: str = "fill"
     cache_bytes: int = 32 << 20
     image: bool = True
+    channel: int | None = None
 
 
 def with_unit(level: Level, options: OpenOptions, name: str) -> Level:

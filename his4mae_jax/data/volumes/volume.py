@@ -210,8 +210,9 @@ def open_volume(
     uncompressed TIFF and MRC are memory-mapped, other single files are read page by page or chunk by chunk on demand.
 
     Args:
-      path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
-        selects a box, in voxels of level 0 whatever level is opened; the box keeps its place (`origin_nm`).
+      path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file. At its end, `[c=1]` chooses one of
+        several channels and `[z0:z1, y0:y1, x0:x1]` a box, in voxels of level 0 whatever level is opened; the box keeps
+        its place (`origin_nm`).
       voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata, which must be plausible in images.
       image: True: grey levels, read as one of `dtypes.IMAGE_DTYPES`; False: labels of any integer or bool dtype.
       target_nm: opens the coarsest level of a multiscale volume whose voxels are no larger than this on any axis
@@ -230,14 +231,15 @@ def open_volume(
     name = os.fspath(path)
     if missing_chunks not in MISSING_CHUNKS:
         raise UserError(f"config key data.missing_chunks is {missing_chunks!r}: choose 'fill' or 'error'")
+    parsed = parse(path)
     options = OpenOptions(
         None if voxel_size_nm is None else triple(voxel_size_nm, name),
         None if target_nm is None else triple(target_nm, name),
         missing_chunks,
         CACHE_BYTES if cache_bytes is None else cache_bytes,
         image,
+        parsed.channel,
     )
-    parsed = parse(path)
     opened, remote = open_place(parsed, options)
     array = opened.array
     if array.rank != 3:

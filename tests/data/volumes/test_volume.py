@@ -34,7 +34,7 @@ def test_not_a_volume(tmp_path, refusal):
     assert "local disks only" in refusal("https://host/cell.tif", 8)
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((8, 9), np.uint8))
     assert "not a 3D volume" in refusal(tmp_path / "flat.tif", 8)
-    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((4, 8, 9, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(tmp_path / "rgb.tif", _random((4, 8, 9, 3)), photometric="rgb")
     assert "holds colours" in refusal(tmp_path / "rgb.tif", 8)
     zarr.create_array(tmp_path / "none.zarr", shape=(0, 4, 4), dtype=np.uint8, zarr_format=2, chunks=(1, 4, 4))
     assert "is empty" in refusal(tmp_path / "none.zarr", 8)

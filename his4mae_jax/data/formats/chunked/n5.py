@@ -110,7 +110,7 @@ def _array(location: Location, attributes: _Attributes, options: OpenOptions):
     array = open_chunks("n5", location, options.missing_chunks, options.cache_bytes)
     meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
     array = meant(array, meaning, options.cache_bytes)
-    return to_zyx(array, _axes(attributes, array.rank, location.name), location.name)
+    return to_zyx(array, _axes(attributes, array.rank, location.name), location.name, options.channel)
 
 
 def _axes(attributes: _Attributes, rank: int, name: str) -> list[str] | None:

@@ -41,7 +41,7 @@ def open_precomputed(location: Location, info: dict[str, Any], options: OpenOpti
     array = open_chunks(
         "neuroglancer_precomputed", location, options.missing_chunks, options.cache_bytes, scale_index=int(level.path)
     )
-    array = to_zyx(array, ["x", "y", "z", "channel"], location.name)
+    array = to_zyx(array, ["x", "y", "z", "channel"], location.name, options.channel)
     return Opened(array[ts.d[:].translate_to[0]], size, factors, origin_nm=origin)
 
 

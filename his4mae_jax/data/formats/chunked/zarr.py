@@ -53,7 +53,7 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
     meaning = meaning_of(inner[1], array.dtype.numpy_dtype, options.image, folder.name)
     array = meant(array, meaning, options.cache_bytes)
     origin = origin_nm(level, levels[0], size)
-    return Opened(to_zyx(array, axes, location.name), size, factors, level.unknown_units, origin)
+    return Opened(to_zyx(array, axes, location.name, options.channel), size, factors, level.unknown_units, origin)
 
 
 def _open_series(location: Location, attributes: dict[str, Any], options: OpenOptions) -> Opened | None:
@@ -94,7 +94,9 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
     origin = origin_nm(level, first, size)
     meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
     array = meant(array, meaning, options.cache_bytes)
-    return Opened(to_zyx(array, axes, location.name), size, unknown_units=level.unknown_units, origin_nm=origin)
+    return Opened(
+        to_zyx(array, axes, location.name, options.channel), size, unknown_units=level.unknown_units, origin_nm=origin
+    )
 
 
 def _own_level(attributes: dict[str, Any], axes: list[str], name: str) -> Level:

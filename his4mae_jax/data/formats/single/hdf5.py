@@ -67,7 +67,9 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
             raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
         return meaning(stored)
 
-    array = to_zyx(virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, str(file))
+    array = to_zyx(
+        virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, f"{file}:{name}", options.channel
+    )
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
 
 
@@ -81,7 +83,8 @@ def _dataset(h5py, handle, inside: str, file: pathlib.Path):
         if not isinstance(data, h5py.Dataset):
             raise UserError(f"{file}: no data set {inside!r} in it; give the path of one that it has: {names}")
         return data
-    volumes = [d for d in datasets if sum(n > 1 for n in d.shape or ()) == 3]
+    long_axes = {d: sum(n > 1 for n in d.shape or ()) for d in datasets}
+    volumes = [d for d in datasets if long_axes[d] == 3] or [d for d in datasets if long_axes[d] == 4]
     if len(volumes) != 1:
         what = f"{len(volumes)} volumes" if volumes else "no volume of three axes"
         raise UserError(f"{file}: holds {what}; give the path of one: {names}")

@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import tensorstore as ts
 
+from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
 from his4mae_jax.data.stores.units import Triple, brief
@@ -68,6 +69,7 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
         array = virtual_array(lambda box: meaning(data[box]), data.shape, meaning.dtype, chunks, options.cache_bytes)
     if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 are x, y, z
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
+    array = to_zyx(array, list("zyx"), str(file), options.channel)
     level = Level("", size, ("nm",) * 3, position)
     size = options.voxel_size_nm or size
     return Opened(array, size, origin_nm=origin_nm(level, level, size))

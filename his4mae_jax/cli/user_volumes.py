@@ -12,7 +12,10 @@ from his4mae_jax.errors import UserError
 
 MOST_CLASSES = 20  # more label ids are instances, not classes
 LABEL_WORDS = re.compile(r"label|seg|mask|truth|annot|(^|[^a-z])gt([^a-z]|$)", re.IGNORECASE)
-SUFFIXES = re.compile(r"(\.ome)?\.(tiff?|zarr|(zarr\.)?zip|ozx|n5|h5|hdf5|hdf|mrc|rec|precomputed|npy|nii(\.gz)?|nrrd|nhdr)$", re.IGNORECASE)
+SUFFIXES = re.compile(
+    r"(\.ome)?\.(tiff?|zarr|(zarr\.)?zip|ozx|n5|h5|hdf5|hdf|mrc|rec|precomputed|npy|nii(\.gz)?|nrrd|nhdr)$",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)

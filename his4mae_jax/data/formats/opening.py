@@ -13,7 +13,7 @@ from his4mae_jax.data.formats.chunked import n5, precomputed
 from his4mae_jax.data.formats.chunked.zarr import FILES as ZARR_FILES
 from his4mae_jax.data.formats.chunked.zarr import open_zarr
 from his4mae_jax.data.formats.path import Crop, VolumePath
-from his4mae_jax.data.formats.single import hdf5, mrc
+from his4mae_jax.data.formats.single import hdf5, mrc, nifti, npy, nrrd
 from his4mae_jax.data.formats.tiff.stack import open_tiff
 from his4mae_jax.data.stores.levels import Opened, OpenOptions
 from his4mae_jax.data.stores.location import Location
@@ -21,7 +21,9 @@ from his4mae_jax.data.stores.places import locate
 from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.errors import UserError
 
-SINGLE_FILES = (".tif", ".tiff", *hdf5.SUFFIXES, *mrc.SUFFIXES)
+SINGLE_FILES = (
+    ".tif", ".tiff", *hdf5.SUFFIXES, *mrc.SUFFIXES, *npy.SUFFIXES, *nifti.SUFFIXES, *nrrd.SUFFIXES,
+)  # fmt: skip
 
 
 def open_place(path: VolumePath, options: OpenOptions) -> tuple[Opened, bool]:
@@ -59,6 +61,12 @@ def _open_file(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
         return hdf5.open_hdf5(file, inside, options)
     if file.suffix.lower() in mrc.SUFFIXES or start[mrc.MAGIC_AT :].startswith(mrc.MAGIC):
         return mrc.open_mrc(file, options)
+    if file.name.lower().endswith(npy.SUFFIXES):
+        return npy.open_npy(file, options)
+    if file.name.lower().endswith(nifti.SUFFIXES):
+        return nifti.open_nifti(file, options)
+    if file.name.lower().endswith(nrrd.SUFFIXES) or start.startswith(nrrd.MAGIC):
+        return nrrd.open_nrrd(file, options)
     return open_tiff(file, options)
 
 

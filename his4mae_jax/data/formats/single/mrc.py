@@ -4,13 +4,12 @@ import math
 import pathlib
 
 import numpy as np
-import tensorstore as ts
 
 from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.mapped import lazy_array
 from his4mae_jax.data.stores.units import Triple, brief
-from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
 SUFFIXES = (".mrc", ".rec", ".mrcs", ".map", ".st", ".ali", ".preali")
@@ -59,14 +58,9 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
         raise UserError(
             f"{file}: holds {surplus} bytes more than the {data.shape} voxels of its header; export it again"
         )
-    # TensorStore would copy a byte-swapped or unaligned array into memory.
     if meaning.dtype == np.uint8 and meaning.apply is None:
         data = data.view(np.uint8)
-    if data.dtype.isnative and data.flags.aligned and meaning.apply is None:
-        array = ts.array(data, write=False)
-    else:
-        chunks = (1, *data.shape[1:])
-        array = virtual_array(lambda box: meaning(data[box]), data.shape, meaning.dtype, chunks, options.cache_bytes)
+    array = lazy_array(data, meaning, options.cache_bytes)
     if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 are x, y, z
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
     array = to_zyx(array, list("zyx"), str(file), options.channel)

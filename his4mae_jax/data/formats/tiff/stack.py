@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 import pathlib
 import weakref
 
@@ -21,8 +20,8 @@ from his4mae_jax.data.formats.tiff.values import tiff_meaning
 from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
 from his4mae_jax.data.stores.levels import Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.mapped import check_memory, lazy_array
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
-from his4mae_jax.errors import UserError
 
 _AXES = {"Z": "z", "C": "c", "T": "t", "Y": "y", "X": "x"}  # of tifffile's letters
 
@@ -73,14 +72,14 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
             and (series.dataoffset % layout.dtype.itemsize == 0 and layout.dtype.newbyteorder(tif.byteorder).isnative)
         ):
             mapped = np.memmap(file, layout.dtype, "r", series.dataoffset, shape)
-            array = ts.array(mapped, write=False) if meaning.apply is None else _by_planes(mapped, meaning, options)
+            array = lazy_array(mapped, meaning, options.cache_bytes)
         elif _by_pages(tif, layout, options, file):
             read = _Pages(file, tif, layout, meaning, options.channel).read
             chunks = (*(1 for _ in shape[:-2]), *shape[-2:])
             array = virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes)
             stack.pop_all()  # keep the file open
         else:  # a volume in one page, a stack over several files
-            _check_memory(math.prod(shape) * layout.page.samplesperpixel * layout.dtype.itemsize, file)
+            check_memory(math.prod(shape) * layout.page.samplesperpixel * layout.dtype.itemsize, file)
             data = series.asarray() if series is not None else tif.asarray(key=[page.index for page in layout.pages])
             if layout.has_colours:
                 at = data.ndim - 1 if series is None else series.axes.index("S")
@@ -116,18 +115,3 @@ def _axes(layout: Layout) -> list[str] | None:
         if len(depth) == 1:
             names[depth[0]] = "z"
     return [name or f"axis {i}" for i, name in enumerate(names)]
-
-
-def _by_planes(mapped: np.ndarray, meaning: Meaning, options: OpenOptions) -> ts.TensorStore:
-    chunks = (*(1 for _ in mapped.shape[:-2]), *mapped.shape[-2:])
-    return virtual_array(lambda box: meaning(mapped[box]), mapped.shape, meaning.dtype, chunks, options.cache_bytes)
-
-
-def _check_memory(n_bytes: int, path: pathlib.Path) -> None:
-    """Raises UserError if data that must be read at once exceeds this machine's memory."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if n_bytes > total:
-        raise UserError(
-            f"{path}: {n_bytes / 1e9:.0f} GB unpacked do not fit the memory of "
-            f"{total / 1e9:.0f} GB; convert it to OME-Zarr"
-        )

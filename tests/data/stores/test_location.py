@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import urllib.parse
@@ -207,6 +208,17 @@ def test_s3(tmp_path, s3, driver, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     np.testing.assert_array_equal(open_volume(f"s3://cells/deep/{driver[-8:]}", 8).read(ALL), DATA)
+
+
+def test_a_zip_file_in_a_bucket(tmp_path, s3):
+    endpoint, client = s3
+    _write(_folder(tmp_path / "v"), "zarr, checksum")
+    (tmp_path / "zips").mkdir()
+    shutil.make_archive(str(tmp_path / "zips" / "v"), "zip", tmp_path, "v")
+    _upload(client, tmp_path / "zips", "zips")
+    for place in ("v.zip", "v.zip/v"):
+        volume = open_volume(f"s3://cells/zips/{place}?endpoint={endpoint}[:, 1:5, :]", (30, 4, 5))
+        np.testing.assert_array_equal(volume.read(ALL), DATA[:, 1:5])
 
 
 def test_s3_failures(tmp_path, s3, refusal, monkeypatch):

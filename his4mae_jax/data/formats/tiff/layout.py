@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import math
 import pathlib
 
@@ -25,7 +26,7 @@ class Layout:
       dtype: of the stored values.
       page: the first page.
       series: of tifffile; None for a stack whose pages stand on their own.
-      pages: of that stack, or of the series.
+      group: the series of that stack, one for each page.
     """
 
     shape: tuple[int, ...]
@@ -33,7 +34,12 @@ class Layout:
     dtype: np.dtype
     page: tifffile.TiffPage
     series: tifffile.TiffPageSeries | None
-    pages: list
+    group: tuple[tifffile.TiffPageSeries, ...]
+
+    @functools.cached_property
+    def pages(self) -> list:
+        """The pages, in their order; tifffile reads their headers."""
+        return [one.keyframe for one in self.group] if self.series is None else list(self.series.pages)
 
     @property
     def has_colours(self) -> bool:
@@ -72,8 +78,8 @@ def tiff_layout(tif: tifffile.TiffFile, file: pathlib.Path) -> Layout:
         shape, axes = tuple(n for n, a in zip(shape, axes, strict=True) if a != "S"), axes.replace("S", "")
     if len(group) > 1:  # some writers do not say that the pages are one stack: all are alike
         shape, axes = (len(group), *shape), f"I{axes}"
-        return Layout(shape, axes, series.dtype, series.keyframe, None, [s.keyframe for s in group])
-    return Layout(shape, axes, series.dtype, series.keyframe, series, list(series.pages))
+        return Layout(shape, axes, series.dtype, series.keyframe, None, tuple(group))
+    return Layout(shape, axes, series.dtype, series.keyframe, series, (series,))
 
 
 def _check_complete(tif: tifffile.TiffFile, series: tifffile.TiffPageSeries, file: pathlib.Path) -> None:

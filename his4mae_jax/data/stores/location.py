@@ -249,6 +249,10 @@ def explain(name: str, error: Exception, *, remote: bool) -> UserError:
             "HIS4MAE_S3_CREDENTIALS=default to sign requests; a bucket that may not be listed also refuses what it "
             "does not hold"
         )
+    if remote and "Requested byte range" in text:
+        return UserError(
+            f"{name}: the server sends no parts of files, in which zip files and shards are read; copy it to a disk"
+        )
     if text.startswith("NOT_FOUND: chunk") or " is missing" in text:
         return UserError(
             f"{name}: a chunk is missing ({cause}); copy the volume again, or set data.missing_chunks to 'fill' if its "

@@ -111,6 +111,13 @@ def test_zip_files_that_are_no_volume(tmp_path, refusal):
         open_volume(path / "a").read(ALL)
 
 
+def test_a_server_that_sends_no_parts_of_files(tmp_path, web, refusal):
+    noise = np.random.default_rng(0).integers(0, 256, (60, 60, 60)).astype(np.uint8)  # beyond what is read at once
+    zarr.create_array(tmp_path / "v", data=noise, chunks=(60, 60, 60))
+    web.faults["v.zip"] = _zip(tmp_path / "v", tmp_path / "v.zip").read_bytes()  # the whole, whatever is asked for
+    assert "sends no parts of files" in refusal(f"{web.url}/v.zip")
+
+
 def test_a_folder_named_zip_is_a_folder(tmp_path):
     _ome(tmp_path / "v.zip")
     np.testing.assert_array_equal(open_volume(tmp_path / "v.zip").read(ALL), DATA)

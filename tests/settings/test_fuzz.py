@@ -87,7 +87,7 @@ def test_the_table_allows_few_of_the_values_that_make_no_sense():
                     ("data.pool_bricks", -1),
                     ("data.phantom.seed", -1),
                 ]
-    assert allowed < 90
+    assert allowed < 92
 
 
 def small(setting):

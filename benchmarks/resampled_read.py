@@ -18,7 +18,7 @@ import numpy as np
 import tifffile
 from reporting import add_json_option, machine, one_line, options, write_json
 
-from his4mae_jax.data.formats import tiff
+from his4mae_jax.data.formats.tiff import stack
 from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 
@@ -41,13 +41,13 @@ def read(volume: VolumeLike, way: str) -> np.ndarray:
 
 def measure(path: pathlib.Path, size_nm: float, target_nm: float, way: str) -> tuple[float, int, np.ndarray]:
     """Open and read a volume once; return the seconds, the number of pages that were decoded, and the voxels."""
-    decoded, decode = [], tiff._Pages.read
+    decoded, decode = [], stack._Pages.read
 
     def counted(pages, box):
         decoded.append(box[0].start)
         return decode(pages, box)
 
-    with mock.patch.object(tiff._Pages, "read", counted):
+    with mock.patch.object(stack._Pages, "read", counted):
         volume = resample(open_volume(path, size_nm), target_nm)
         began = time.perf_counter()
         voxels = read(volume, way)

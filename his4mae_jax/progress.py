@@ -5,6 +5,7 @@ finished: what comes before it (compilation, opening files) does not scale with 
 """
 
 import contextlib
+import functools
 import sys
 import threading
 import time
@@ -26,6 +27,12 @@ def say(message: object) -> None:
         tqdm.tqdm.write(mask(message), file=sys.stderr)
     else:
         print(mask(message), file=sys.stderr, flush=True)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Like `say`, for what a process need not hear twice."""
+    say(message)
 
 
 def duration(seconds: float) -> str:

@@ -17,7 +17,9 @@ from his4mae_jax.errors import UserError, mask
 from his4mae_jax.files import parse_json, writing
 
 VOLUMES, RECORD = "volumes", "volume.json"
-_ENDINGS = re.compile(r"(\.ome)?\.(zarr|tiff?|n5|h5|hdf5|mrc)$", re.IGNORECASE)
+_ENDINGS = re.compile(
+    r"(\.ome)?\.(zarr|(zarr\.)?zip|ozx|tiff?|n5|h5|hdf5|mrc|rec|st|ali|npy|nii(\.gz)?|nrrd|nhdr)$", re.IGNORECASE
+)
 # Names that many volumes have, and levels of a pyramid: the folder they lie in says more.
 _GENERAL = re.compile(r"(s?\d+|image|raw|em|data|volume|default)", re.IGNORECASE)
 

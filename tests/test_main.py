@@ -315,14 +315,14 @@ def spoil(array, name):
     elif name == "constant":
         array[:] = 7
     elif name == "dtype":
-        array = array.astype(np.float64)
+        array = array.astype(np.complex64)
     elif name == "small":
         array = array[:, :15, :15]
     return array
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("nan", "NaN"), ("constant", "every voxel"), ("dtype", "float64"), ("small", "model.fov")]
+    ("name", "word"), [("nan", "NaN"), ("constant", "every voxel"), ("dtype", "complex64"), ("small", "model.fov")]
 )
 def test_bad_images_are_refused(files, name, word):
     tmp_path, config = files

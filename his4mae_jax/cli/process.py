@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
-from his4mae_jax.errors import UserError, friendly_memory_error, mask
+from his4mae_jax.errors import UserError, friendly_device_error, friendly_memory_error, mask
 from his4mae_jax.training.run import preemption
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 1, 130  # exit statuses; that of a run stopped by a signal is preemption's
@@ -99,7 +99,7 @@ def execute(parse: Callable[[], Command]) -> None:
         from his4mae_jax.files import friendly_io_error
 
         path = path or getattr(error, "filename", None) or "the command line"
-        friendly = friendly_io_error(error, path) or friendly_memory_error(error)
+        friendly = friendly_io_error(error, path) or friendly_memory_error(error) or friendly_device_error(error)
         if friendly is not None:
             _end(BAD_INPUT, f"error: {friendly}")
         _end(FAULT, traceback.format_exc())

@@ -12,7 +12,10 @@ from his4mae_jax.errors import UserError
 
 MOST_CLASSES = 20  # more label ids are instances, not classes
 LABEL_WORDS = re.compile(r"label|seg|mask|truth|annot|(^|[^a-z])gt([^a-z]|$)", re.IGNORECASE)
-SUFFIXES = re.compile(r"(\.ome)?\.(tiff?|zarr|n5|h5|hdf5|hdf|mrc|precomputed)$", re.IGNORECASE)
+SUFFIXES = re.compile(
+    r"(\.ome)?\.(tiff?|zarr|(zarr\.)?zip|ozx|n5|h5|hdf5|hdf|mrc|rec|precomputed|npy|nii(\.gz)?|nrrd|nhdr)$",
+    re.IGNORECASE,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,7 @@ def find_labels(image: UserVolume, specs: Sequence[str]) -> Labels | None:
       image: a volume; one that is a URL or a crop has no neighbours.
       specs: all volumes of the config, none of which is ground truth.
     """
-    path = pathlib.Path(image.spec)
+    path = pathlib.Path(image.spec).expanduser()
     if not path.exists():
         return None
     name, own = stem(path), {pathlib.Path(spec).resolve() for spec in specs}

@@ -27,7 +27,7 @@ from his4mae_jax.output.plan import label_path, need_encoder
 from his4mae_jax.output.records import segmented
 
 # Settings that say which voxels are scored; runs that share them can be shown side by side.
-TEST = ("source", "test", "test_labels", "binary_labels", "file_voxel_size_nm", "voxel_size_nm", "phantom")
+TEST = ("source", "test", "test_labels", "binary_labels", "file_voxel_size_nm", "channel", "voxel_size_nm", "phantom")
 # Settings of `segment` that features depend on, beside the training.
 FEATURES = (
     "encoder_file", "encoder", "inference", "expansion", "stride", "axes", "smooth", "overhang", "edge_weight",

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data import entries
 from his4mae_jax.data.entries import Entry, Spec, class_names
+from his4mae_jax.data.formats.path import with_channel
 from his4mae_jax.data.known import names
 from his4mae_jax.data.known.source import Source
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text, slice_axes, target_size
@@ -84,9 +85,7 @@ def open_image(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = No
     return open_both(spec, config, voxel_size_nm)[0]
 
 
-def open_both(
-    spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = None
-) -> tuple[VolumeLike, VolumeLike]:  # fmt: skip
+def open_both(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None = None) -> tuple[VolumeLike, VolumeLike]:
     """Opens one image twice: as `open_image` does, and at the voxel size of the file, or of the level that is named.
 
     Both have the contrast window; they are the same object where nothing is resampled.
@@ -250,9 +249,10 @@ def _labelled_training(config: ConfigDict, workdir: str | os.PathLike) -> list[t
 
 
 def _source(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None) -> Source:
+    spec = with_channel(spec, config.data.channel)
     name = names.parse(spec)
     if name is None:
-        return Source(os.fspath(spec), voxel_size_nm)
+        return Source(spec, voxel_size_nm)
     return names.image(name, config.data.root, config.data.voxel_size_nm or None)
 
 

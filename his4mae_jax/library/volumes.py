@@ -19,8 +19,8 @@ def open(path: str | os.PathLike, voxel_size_nm: VoxelSize | None = None) -> Vol
     """Opens an image volume without reading its voxels.
 
     Args:
-      path: a file, folder or URL of any format that docs/formats.md lists, with a crop "[z0:z1, y0:y1, x0:x1]" at its
-        end if need be.
+      path: a file, folder or URL of any format that docs/formats.md lists, with a channel "[c=1]" and a crop
+        "[z0:z1, y0:y1, x0:x1]" at its end if need be.
       voxel_size_nm: edge length of a voxel in nm, one number or (z, y, x); None: the file's metadata give it.
 
     Returns:

@@ -41,6 +41,9 @@ SETTINGS = (
     Setting("data.binary_labels", False, Flag(), "Labels are a mask: every id above 0 is class 1.", LABELS),
     Setting("data.file_voxel_size_nm", (), VOXEL_SIZES,
             "Voxel size (z, y, x) of the files; it takes precedence over their metadata.", TRAINING),
+    Setting("data.channel", -1, Whole(0, 10_000, special=-1, meaning="volumes with one channel"),
+            "The channel of all images that is read, counted from 0; a path may name its own, as in cell.tif[c=1].",
+            TRAINING),
     Setting("data.voxel_size_nm", 0.0, Number(1e-3, 1e6, "nm", special=0, meaning="that of the file"),
             "Voxel size to train and segment at; volumes are resampled to it. An axis that is more than 1.2 times "
             "coarser is not resampled, and slices are then taken across that axis only.", TRAINING),

@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import pathlib
 import threading
 import time
 
@@ -42,12 +43,25 @@ class _Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("ETag", '"1"')  # TensorStore wants one of S3
         super().end_headers()
 
+    def _send_range(self):
+        content = pathlib.Path(self.translate_path(self.path)).read_bytes()
+        first, _, last = self.headers["Range"].removeprefix("bytes=").partition("-")
+        low = int(first) if first else max(0, len(content) - int(last))
+        high = min(int(last) + 1, len(content)) if first and last else len(content)
+        self.send_response(206)
+        self.send_header("Content-Range", f"bytes {low}-{high - 1}/{len(content)}")
+        self.send_header("Content-Length", str(high - low))
+        self.end_headers()
+        self.wfile.write(content[low:high])
+
     def do_GET(self):
         self.requests.append(self.path)
         fault = next((fault for part, fault in self.faults.items() if part in self.path), None)
         if isinstance(fault, list):  # one after the other
             fault = fault.pop(0) if fault else None
-        if fault is None:
+        if fault is None and "Range" in self.headers:
+            self._send_range()
+        elif fault is None:
             super().do_GET()
         elif isinstance(fault, int):
             self.send_error(fault)

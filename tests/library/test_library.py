@@ -163,7 +163,7 @@ def test_errors_are_one_family_without_flags(encoder, path, image, tmp_path):
     refused(lambda: train([], workdir=tmp_path / "a"), "volumes is empty")
     refused(lambda: train(image, workdir=tmp_path / "a"), "voxel_size_nm")
     refused(lambda: train(image[0], workdir=tmp_path / "a", voxel_size_nm=8), "(56, 50)", "3D")
-    refused(lambda: train(image.astype(float), workdir=tmp_path / "a", voxel_size_nm=8), "float64", "float32")
+    refused(lambda: train(image.astype(complex), workdir=tmp_path / "a", voxel_size_nm=8), "complex128", "float32")
     refused(lambda: train(image, workdir=tmp_path / "a", voxel_size_nm=-8), "voxel size -8")
     refused(lambda: train(his4mae_jax.open(path), workdir=tmp_path / "a", voxel_size_nm=8), "leave voxel_size_nm out")
     refused(lambda: train(image, workdir=tmp_path / "a", voxel_size_nm=(8, 80, 80)), "coarse along two axes")

@@ -8,17 +8,22 @@ import pathlib
 
 import tensorstore as ts
 
-from his4mae_jax.data.formats import hdf5, mrc, n5, precomputed
+from his4mae_jax.data.formats import listing, slices
+from his4mae_jax.data.formats.chunked import n5, precomputed
+from his4mae_jax.data.formats.chunked.zarr import FILES as ZARR_FILES
+from his4mae_jax.data.formats.chunked.zarr import open_zarr
 from his4mae_jax.data.formats.path import Crop, VolumePath
-from his4mae_jax.data.formats.tiff import open_slices, open_tiff
-from his4mae_jax.data.formats.zarr import FILES as ZARR_FILES
-from his4mae_jax.data.formats.zarr import open_zarr
+from his4mae_jax.data.formats.single import hdf5, mrc, nifti, npy, nrrd
+from his4mae_jax.data.formats.tiff.stack import open_tiff
 from his4mae_jax.data.stores.levels import Opened, OpenOptions
-from his4mae_jax.data.stores.location import Location, locate
+from his4mae_jax.data.stores.location import Location
+from his4mae_jax.data.stores.places import locate
 from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.errors import UserError
 
-_SINGLE_FILES = (".tif", ".tiff", *hdf5.SUFFIXES, *mrc.SUFFIXES)
+SINGLE_FILES = (
+    ".tif", ".tiff", *hdf5.SUFFIXES, *mrc.SUFFIXES, *npy.SUFFIXES, *nifti.SUFFIXES, *nrrd.SUFFIXES,
+)  # fmt: skip
 
 
 def open_place(path: VolumePath, options: OpenOptions) -> tuple[Opened, bool]:
@@ -28,37 +33,80 @@ def open_place(path: VolumePath, options: OpenOptions) -> tuple[Opened, bool]:
       (the opened array, of any rank; whether it is remote).
 
     Raises:
-      UserError: there is nothing, or nothing that can be opened.
+      UserError: there is nothing, or nothing that can be opened, or several volumes.
     """
     location = locate(path.place)
-    if location.remote:
-        if location.path.rstrip("/").lower().endswith(_SINGLE_FILES):
-            raise UserError(
-                f"{location.name}: TIFF, HDF5 and MRC are read from local disks only; copy the file to this machine, "
-                "or convert it to OME-Zarr"
-            )
-        opened = _open_chunked(location, options)
-        if opened is None:
-            raise UserError(
-                f"{location.name}: holds no zarr, N5 or precomputed volume (no {', '.join(ZARR_FILES)}, {n5.FILE} or "
-                f"{precomputed.FILE} there); check the address"
-            )
-        return opened, True
+    if location.remote and location.path.rstrip("/").lower().endswith(SINGLE_FILES):
+        raise UserError(
+            f"{location.name}: TIFF, HDF5, MRC and other single files are read from local disks only; copy the file to "
+            "this machine, or convert it to OME-Zarr"
+        )
+    if location.remote or location.zipped:
+        return _open_zipped(location, options) if location.zipped else _open_stored(location, options), location.remote
     file = pathlib.Path(location.name)
     try:
         if file.is_dir():
-            return _open_chunked(location, options) or open_slices(file, options), False
+            return _open_folder(location, file, options), False
         if not file.exists():
             raise UserError(f"{location.name}: no such file or folder; check the path")
-        with open(file, "rb") as stream:
-            start = stream.read(len(hdf5.MAGIC))
-        if start == hdf5.MAGIC or path.inside:
-            return hdf5.open_hdf5(file, path.inside, options), False
-        if file.suffix.lower() in mrc.SUFFIXES:
-            return mrc.open_mrc(file, options), False
-        return open_tiff(file, options), False
+        return _open_file(file, path.inside, options), False
     except PermissionError as error:
         raise UserError(f"{location.name}: no permission to read it; check its access rights") from error
+
+
+def _open_file(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
+    with open(file, "rb") as stream:
+        start = stream.read(1024)
+    if start.startswith(hdf5.MAGIC) or inside:
+        return hdf5.open_hdf5(file, inside, options)
+    if file.suffix.lower() in mrc.SUFFIXES or start[mrc.MAGIC_AT :].startswith(mrc.MAGIC):
+        return mrc.open_mrc(file, options)
+    if file.name.lower().endswith(npy.SUFFIXES):
+        return npy.open_npy(file, options)
+    if file.name.lower().endswith(nifti.SUFFIXES):
+        return nifti.open_nifti(file, options)
+    if file.name.lower().endswith(nrrd.SUFFIXES) or start.startswith(nrrd.MAGIC):
+        return nrrd.open_nrrd(file, options)
+    return open_tiff(file, options)
+
+
+def _open_folder(location: Location, folder: pathlib.Path, options: OpenOptions) -> Opened:
+    opened = _open_chunked(location, options) or slices.open_slices(folder, options)
+    if opened is None:
+        raise _nothing(location)
+    return opened
+
+
+def _open_stored(location: Location, options: OpenOptions) -> Opened:
+    opened = _open_chunked(location, options)
+    if opened is None:
+        raise _nothing(location)
+    return opened
+
+
+def _open_zipped(location: Location, options: OpenOptions) -> Opened:
+    """Opens a volume in a zip file: at the place that is named, else in the only folder there, which zip tools add."""
+    opened, place = _open_chunked(location, options), location
+    while opened is None:
+        top = {path.partition("/")[0] for path in place.entries()}
+        if len(top) != 1 or not any("/" in path for path in place.entries()):
+            raise _nothing(location)
+        place = place.child(top.pop())
+        opened = _open_chunked(place, options)
+    return opened
+
+
+def _nothing(location: Location) -> UserError:
+    """What to say of a place that is no volume itself: the volumes below it, with their paths."""
+    below = listing.several(location, SINGLE_FILES, slices.SUFFIXES)
+    if below:
+        return UserError(f"{location.name}: is no volume itself, but {below}")
+    if location.remote:
+        return UserError(
+            f"{location.name}: holds no zarr, N5 or precomputed volume (none of the {', '.join(ZARR_FILES)}, {n5.FILE} "
+            f"and {precomputed.FILE} there is that of one); check the address, or give that of a volume in it"
+        )
+    return UserError(f"{location.name}: holds no volume, no slices, and none further down; give the path of a volume")
 
 
 def _open_chunked(location: Location, options: OpenOptions) -> Opened | None:
@@ -67,8 +115,8 @@ def _open_chunked(location: Location, options: OpenOptions) -> Opened | None:
     info = files.pop(precomputed.FILE, b"")
     objects = {name: location.json_object(name, content) for name, content in files.items()}
     opened = open_zarr(location, objects, options)
-    if opened is None and n5.FILE in objects:
-        opened = n5.open_n5(location, objects[n5.FILE], options)
+    if opened is None and (n5.FILE in objects or not objects and n5.has_levels(location)):
+        opened = n5.open_n5(location, objects.get(n5.FILE, {}), options)
     if opened is None and b'"scales"' in info:  # other folders may hold a file of this name
         opened = precomputed.open_precomputed(location, location.json_object(precomputed.FILE, info), options)
     return opened

@@ -8,7 +8,9 @@ import tensorstore as ts
 
 from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import NM, Triple
+from his4mae_jax.progress import say_once
 
+_LARGEST_NM = 1000  # of voxel sizes whose unit is guessed
 TOLERANCE = 0.01  # voxel sizes within 1 % of each other count as equal
 
 
@@ -71,6 +73,7 @@ class OpenOptions:
       missing_chunks: "fill" reads a chunk that is not stored as the fill value, "error" refuses it.
       cache_bytes: decoded chunks kept in memory.
       image: whether values are grey levels; else they are label ids.
+      channel: index of the channel to read; None: there is only one.
     """
 
     voxel_size_nm: Triple | None = None
@@ -78,6 +81,31 @@ class OpenOptions:
     missing_chunks: str = "fill"
     cache_bytes: int = 32 << 20
     image: bool = True
+    channel: int | None = None
+
+
+def with_unit(level: Level, options: OpenOptions, name: str) -> Level:
+    """Takes a voxel size without any unit for nm where it can be one of electron microscopy; says so once.
+
+    funlib, daisy, gunpowder and Paintera write `resolution` in nm and no unit. Sizes of 1 on every axis stand for none,
+    and smaller ones are in µm more often than not: those stay without a unit.
+
+    Args:
+      level: with the voxel size of the metadata.
+      options: nothing is said where they give a voxel size.
+      name: of the volume, for the message; empty: nothing is said.
+    """
+    if level.scale is None or any(level.units):
+        return level
+    if not all(1 <= s <= _LARGEST_NM for s in level.scale) or all(s == 1 for s in level.scale):
+        return level
+    if name and options.voxel_size_nm is None:
+        size = ", ".join(f"{s:g}" for s in level.scale)
+        say_once(
+            f"{name}: the voxel size in its metadata ({size}, z, y, x) has no unit and is taken for nm; if that is "
+            "wrong, give the right one as voxel_size_nm in Python, or as the config key data.file_voxel_size_nm"
+        )
+    return dataclasses.replace(level, units=("nm",) * 3)
 
 
 def choose(levels: Sequence[Level], options: OpenOptions) -> tuple[Level, Triple | None, Triple]:

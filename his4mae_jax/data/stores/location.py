@@ -18,7 +18,6 @@ import functools
 import os
 import pathlib
 import re
-import urllib.parse
 from typing import Any
 
 import tensorstore as ts
@@ -31,8 +30,6 @@ ATTEMPTS = 5  # per request
 FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between attempts; doubles each time
 # Time limit of a read, beyond the stall limit: for servers that send a few bytes now and then.
 READ_SECONDS, READ_BYTES_PER_SECOND = 600.0, 1e6
-CREDENTIALS = ("anonymous", "default", "environment", "profile")
-_PARTLY = re.compile(r"(?:n5|zarr2?|zarr3|precomputed)://(?=[a-z0-9]+://)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +48,28 @@ class Location:
     path: str
     remote: bool
 
+    @property
+    def zipped(self) -> bool:
+        """Whether it lies in a zip file."""
+        return self.store["driver"] == "zip"
+
+    def entries(self) -> list[str]:
+        """Paths of the files below this folder of a zip file.
+
+        Raises:
+          UserError: the file cannot be read, or is none.
+        """
+        try:
+            store = ts.KvStore.open(self.spec(), context=context(0)).result(timeout=READ_SECONDS)
+            return sorted(key.decode("utf-8", "replace") for key in store.list().result(timeout=READ_SECONDS))
+        except (ValueError, OSError, NotImplementedError) as error:
+            raise explain(self.name, error, remote=self.remote) from error
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is a folder of a local disk, whose path is `path`."""
+        return self.store["driver"] == "file"
+
     def child(self, path: str) -> "Location":
         """Returns the folder `path` inside this one."""
         path = path.strip("/")
@@ -63,14 +82,14 @@ class Location:
     def parent(self) -> tuple["Location", str] | None:
         """Returns (the parent folder, this folder's name in it); None at the root."""
         path = self.path.rstrip("/")
-        if not self.remote:
+        if self.on_disk:
             path = str(pathlib.Path(path).resolve())
         head, _, tail = path.rpartition("/")
-        if not tail or not (head or self.remote):
+        if not tail or (self.on_disk and not head):
             return None
         name = self.name.partition("?")[0].rstrip("/").rpartition("/")[0] or self.name
-        head = f"{head}/" if head or not self.remote else ""
-        return dataclasses.replace(self, name=name if self.remote else head.rstrip("/"), path=head), tail
+        head = f"{head}/" if head or self.on_disk else ""
+        return dataclasses.replace(self, name=head.rstrip("/") if self.on_disk else name, path=head), tail
 
     def spec(self) -> dict[str, Any]:
         """Returns TensorStore's key-value store specification of this folder."""
@@ -126,54 +145,6 @@ class Location:
         return content
 
 
-def locate(place: str) -> Location:
-    """Parses a path or URL; nothing is read.
-
-    Args:
-      place: a path, or a URL of file://, http(s)://, s3:// or gs://.
-
-    Raises:
-      UserError: an unknown scheme, or invalid environment variables.
-    """
-    place = _PARTLY.sub("", place)
-    url = urllib.parse.urlsplit(place)
-    scheme = url.scheme.lower() if "://" in place else ""
-    if scheme in ("", "file"):
-        path = urllib.parse.unquote(url.path) if scheme else place
-        return Location(path, {"driver": "file"}, f"{pathlib.Path(path).absolute()}/".replace("//", "/"), False)
-    folder = urllib.parse.unquote(url.path).strip("/")
-    folder = f"{folder}/" if folder else ""
-    if not url.netloc:
-        raise UserError(f"{place}: names no server or bucket; give {scheme}://NAME/path")
-    if scheme in ("http", "https"):
-        base = f"{scheme}://{url.netloc}" + (f"?{url.query}" if url.query else "")
-        return Location(place, {"driver": "http", "base_url": base}, f"/{folder}", True)
-    if scheme in ("gs", "gcs"):
-        return Location(place, {"driver": "gcs", "bucket": url.netloc}, folder, True)
-    if scheme == "s3":
-        return Location(place, _s3(url.netloc, dict(urllib.parse.parse_qsl(url.query)), place), folder, True)
-    raise UserError(f"{place}: unknown scheme {scheme}://; give a path, or a URL of http(s)://, s3:// or gs://")
-
-
-def _s3(bucket: str, query: dict[str, str], place: str) -> dict[str, Any]:
-    unknown = set(query) - {"endpoint", "region"}
-    if unknown:
-        raise UserError(f"{place}: unknown option {sorted(unknown)[0]!r} of an S3 URL; there are endpoint and region")
-    environ = os.environ.get
-    kind = environ("HIS4MAE_S3_CREDENTIALS", "anonymous")
-    if kind not in CREDENTIALS:
-        raise UserError(f"{place}: HIS4MAE_S3_CREDENTIALS is {kind!r}; set it to one of {', '.join(CREDENTIALS)}")
-    store = {"driver": "s3", "bucket": bucket, "aws_credentials": {"type": kind}}
-    variables = ("HIS4MAE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    endpoint = query.get("endpoint") or next((environ(v) for v in variables if environ(v)), None)
-    region = query.get("region") or environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
-    if endpoint:
-        if not re.match(r"https?://[^/]", endpoint):
-            raise UserError(f"{place}: the S3 endpoint {endpoint!r} is no http:// or https:// address; correct it")
-        store |= {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
-    return store
-
-
 @functools.cache
 def _limit_stalls() -> None:
     """Sets TensorStore's stall limits; it reads them once, at its first request."""
@@ -195,7 +166,19 @@ def context(cache_bytes: int, threads: int | None = None) -> ts.Context:
     return ts.Context({"cache_pool": {"total_bytes_limit": cache_bytes}, **own, **{kind: retries for kind in kinds}})
 
 
-def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes: int, **more: Any) -> ts.TensorStore:
+class UnsupportedMetadata(UserError):
+    """TensorStore does not read the metadata of an array."""
+
+
+def open_array(
+    driver: str,
+    location: Location,
+    missing_chunks: str,
+    cache_bytes: int,
+    *,
+    overlay: dict[str, bytes] | None = None,
+    **more: Any,
+) -> ts.TensorStore:
     """Opens a chunked array for reading.
 
     Args:
@@ -203,24 +186,32 @@ def open_array(driver: str, location: Location, missing_chunks: str, cache_bytes
       location: folder of the array.
       missing_chunks: "fill" or "error", see `OpenOptions`.
       cache_bytes: limit of decoded chunks kept in memory.
+      overlay: contents of files that are read in place of the stored ones.
       more: further members of the TensorStore specification.
 
     Raises:
-      UserError: damaged metadata, or the store cannot be read.
+      UserError: the store cannot be read; `UnsupportedMetadata` where the metadata are damaged or not supported.
     """
+    own, store = context(cache_bytes), location.spec()
+    if overlay:
+        memory = ts.KvStore.open({"driver": "memory"}, context=own).result()
+        for file, content in overlay.items():
+            memory.write(file, content).result()
+        layers = [{"base": {"driver": "memory", "path": file}, "exact": file} for file in overlay]
+        store = {"driver": "kvstack", "layers": [{"base": store}, *layers]}
     spec = {
         "driver": driver,
-        "kvstore": location.spec(),
+        "kvstore": store,
         "recheck_cached_data": False,
         "fill_missing_data_reads": missing_chunks == "fill",
         **more,
     }
     try:
-        return ts.open(spec, context=context(cache_bytes), open=True, read=True).result(timeout=READ_SECONDS)
+        return ts.open(spec, context=own, open=True, read=True).result(timeout=READ_SECONDS)
     except (ValueError, OSError, NotImplementedError) as error:
         if _failed_to_reach(error):
             raise explain(location.name, error, remote=location.remote) from error
-        raise UserError(
+        raise UnsupportedMetadata(
             f"{location.name}: damaged or unsupported {driver} metadata ({brief(error)}); "
             "copy or write the volume again"
         ) from error
@@ -257,6 +248,10 @@ def explain(name: str, error: Exception, *, remote: bool) -> UserError:
             f"{name}: access refused ({cause}); check the address and that it is public, for S3 set "
             "HIS4MAE_S3_CREDENTIALS=default to sign requests; a bucket that may not be listed also refuses what it "
             "does not hold"
+        )
+    if remote and "Requested byte range" in text:
+        return UserError(
+            f"{name}: the server sends no parts of files, in which zip files and shards are read; copy it to a disk"
         )
     if text.startswith("NOT_FOUND: chunk") or " is missing" in text:
         return UserError(

@@ -1,7 +1,6 @@
 """Map grey levels to [0, 1], and find where a volume's content ends and its padding begins."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +12,7 @@ from his4mae_jax.data.volumes.outlying import find_outlying
 from his4mae_jax.data.volumes.padding import constant_volume, content_box, without_padding
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.errors import UserError
-from his4mae_jax.progress import say
+from his4mae_jax.progress import say_once
 
 if TYPE_CHECKING:
     import jax
@@ -173,13 +172,8 @@ def sample_content(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> np
     """
     sample = read_sample(volume, seed=seed, blocks=blocks)
     if sample.left_out:
-        _tell(f"{volume.name}: left out of the window of grey levels: {sample.left_out}")
+        say_once(f"{volume.name}: left out of the window of grey levels: {sample.left_out}")
     return sample.values
-
-
-@functools.cache
-def _tell(line: str) -> None:
-    say(line)
 
 
 @dataclasses.dataclass(frozen=True)

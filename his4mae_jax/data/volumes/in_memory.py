@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from his4mae_jax.data.stores.dtypes import dtype_read
 from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import Triple, triple
-from his4mae_jax.data.volumes.volume import Box, box_bounds, check_dtype
+from his4mae_jax.data.volumes.volume import Box, box_bounds
 from his4mae_jax.errors import UserError
 
 
@@ -20,21 +21,19 @@ class ArrayVolume:
       name: for messages and saved settings.
       array: (z, y, x). It is not copied.
       voxel_size_nm: edge lengths of one voxel (z, y, x) in nm.
+      dtype: of what is read.
       origin_nm: centre (z, y, x) of voxel (0, 0, 0) in nm.
     """
 
     name: str
     array: np.ndarray
     voxel_size_nm: Triple
+    dtype: np.dtype
     origin_nm: Triple = ZERO
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.array.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.array.dtype
 
     @property
     def chunks(self) -> tuple[int, int, int]:
@@ -43,7 +42,7 @@ class ArrayVolume:
 
     def read(self, slices: Box) -> np.ndarray:
         """Copies one box; see `Volume.read`."""
-        return self.array[tuple(slice(*bounds) for bounds in box_bounds(slices, self.shape))].copy()
+        return self.array[tuple(slice(*bounds) for bounds in box_bounds(slices, self.shape))].astype(self.dtype)
 
 
 def from_array(
@@ -55,7 +54,7 @@ def from_array(
       array: (z, y, x).
       voxel_size_nm: one number or (z, y, x), in nm.
       name: for messages.
-      image: True requires one of `volume.IMAGE_DTYPES`; False (labels) any integer or bool dtype.
+      image: True: grey levels, read as one of `dtypes.IMAGE_DTYPES`; False: labels of any integer or bool dtype.
 
     Raises:
       UserError: not three axes, no voxels, or a dtype or voxel size that cannot be used.
@@ -63,9 +62,7 @@ def from_array(
     array = np.asarray(array)
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(f"{name}: shape {array.shape} is not that of a 3D array (z, y, x) with voxels")
-    check_dtype(array.dtype, image, name)
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return ArrayVolume(name, native, triple(voxel_size_nm, name))
+    return ArrayVolume(name, array, triple(voxel_size_nm, name), dtype_read(array.dtype, image, name))
 
 
 def fingerprint(array: np.ndarray) -> str:

@@ -17,6 +17,7 @@ import tensorstore as ts
 from his4mae_jax.data.formats.opening import cropped, open_place
 from his4mae_jax.data.formats.path import parse
 from his4mae_jax.data.stores import location
+from his4mae_jax.data.stores.dtypes import dtype_read
 from his4mae_jax.data.stores.levels import OpenOptions
 from his4mae_jax.data.stores.placement import ZERO, moved, origin_of
 from his4mae_jax.data.stores.units import Triple, triple
@@ -27,7 +28,6 @@ __all__ = (
     "open_volume",
 )  # fmt: skip
 
-IMAGE_DTYPES = ("uint8", "uint16", "int16", "float32")
 MISSING_CHUNKS = ("fill", "error")
 SMALLEST_NM, LARGEST_NM, MOST_ANISOTROPIC = 0.1, 10_000, 50  # beyond these a voxel size has to be confirmed
 CACHE_BYTES = 32 << 20  # decoded chunks kept in memory per open volume, for neighbouring reads
@@ -210,10 +210,11 @@ def open_volume(
     uncompressed TIFF and MRC are memory-mapped, other single files are read page by page or chunk by chunk on demand.
 
     Args:
-      path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file; `[z0:z1, y0:y1, x0:x1]` at its end
-        selects a box, in voxels of level 0 whatever level is opened; the box keeps its place (`origin_nm`).
+      path: a path or URL; `FILE.h5:/data/set` names a data set of an HDF5 file. At its end, `[c=1]` chooses one of
+        several channels and `[z0:z1, y0:y1, x0:x1]` a box, in voxels of level 0 whatever level is opened; the box keeps
+        its place (`origin_nm`).
       voxel_size_nm: of level 0, one number or (z, y, x); None: from the metadata, which must be plausible in images.
-      image: True requires one of IMAGE_DTYPES; False (labels) any integer or bool dtype.
+      image: True: grey levels, read as one of `dtypes.IMAGE_DTYPES`; False: labels of any integer or bool dtype.
       target_nm: opens the coarsest level of a multiscale volume whose voxels are no larger than this on any axis
         (within 1 %), or level 0 if none is that fine; None: level 0.
       missing_chunks: "fill" reads a chunk that is not stored as the array's fill value, as zarr and N5 define it;
@@ -230,14 +231,15 @@ def open_volume(
     name = os.fspath(path)
     if missing_chunks not in MISSING_CHUNKS:
         raise UserError(f"config key data.missing_chunks is {missing_chunks!r}: choose 'fill' or 'error'")
+    parsed = parse(path)
     options = OpenOptions(
         None if voxel_size_nm is None else triple(voxel_size_nm, name),
         None if target_nm is None else triple(target_nm, name),
         missing_chunks,
         CACHE_BYTES if cache_bytes is None else cache_bytes,
         image,
+        parsed.channel,
     )
-    parsed = parse(path)
     opened, remote = open_place(parsed, options)
     array = opened.array
     if array.rank != 3:
@@ -247,7 +249,10 @@ def open_volume(
         )
     if 0 in array.shape:
         raise UserError(f"{name}: shape {tuple(array.shape)} is empty; give a volume with voxels")
-    check_dtype(array.dtype.numpy_dtype, image, name)
+    stored = array.dtype.numpy_dtype
+    read_as = dtype_read(stored, image, name)
+    if read_as != stored:
+        array = ts.cast(array, ts.dtype(read_as))  # block by block, when it is read
     if opened.voxel_size_nm is None:
         units = ", ".join(map(repr, opened.unknown_units))
         problem = "no voxel size with a unit in its metadata"
@@ -279,13 +284,3 @@ def check_plausible(size_nm: Triple, name: str) -> None:
             "voxel_size_nm in Python, or as the config key data.file_voxel_size_nm (for segment.volume: "
             "segment.file_voxel_size_nm)"
         )
-
-
-def check_dtype(dtype: np.dtype, image: bool, name: str) -> None:
-    """Raises UserError unless a volume of this dtype can be an image, or labels where `image` is False."""
-    if image and dtype.name not in IMAGE_DTYPES:
-        raise UserError(
-            f"{name}: dtype {dtype} is not supported for images; convert it to one of " + ", ".join(IMAGE_DTYPES)
-        )
-    if not image and dtype.kind not in "iub":
-        raise UserError(f"{name}: dtype {dtype} cannot hold labels; convert it to an integer type")

@@ -7,6 +7,7 @@ import tifffile
 import zarr
 
 from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.errors import UserError
 
 ALL = (slice(None),) * 3
 DATA = np.random.default_rng(0).integers(0, 256, (5, 6, 7)).astype(np.uint8)
@@ -153,13 +154,6 @@ def test_palettes(tmp_path, refusal):
     np.testing.assert_array_equal(open_volume(tmp_path / "lut.tif", 8).read(ALL), DATA)
 
 
-def test_colours_are_no_third_axis(tmp_path, refusal):
-    tifffile.imwrite(tmp_path / "rgb.tif", DATA[..., :3], photometric="rgb")
-    assert "colours (3 values a pixel)" in refusal(tmp_path / "rgb.tif", 8)
-    tifffile.imwrite(tmp_path / "page.tif", DATA[0, :, :, None].repeat(3, 2), photometric="rgb")
-    assert "colours" in refusal(tmp_path / "page.tif", 8)
-
-
 @pytest.mark.parametrize("options", [{"imagej": True}, {"ome": True, "photometric": "minisblack"}])
 def test_channels_are_no_third_axis(tmp_path, refusal, options):
     for name, data, axes in (("c.tif", DATA[:3], "CYX"), ("z.tif", DATA[:3], "ZYX"), ("t.tif", DATA[:3], "TYX"),
@@ -169,3 +163,44 @@ def test_channels_are_no_third_axis(tmp_path, refusal, options):
             assert "3 channels of one section" in refusal(tmp_path / name, 8)
         else:
             np.testing.assert_array_equal(open_volume(tmp_path / name, 8).read(ALL), data)
+
+
+def _stored_as_colours(path, data, **options):
+    tifffile.imwrite(path, np.moveaxis(data, 0, -1 if options.get("planarconfig") != "separate" else 1),
+                     photometric="rgb", **options)  # fmt: skip
+
+
+@pytest.mark.parametrize("samples", [3, 4])
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib"}, {"planarconfig": "separate"}, {"imagej": True}, {"tile": (16, 16)}]
+)
+def test_grey_levels_stored_as_colours(tmp_path, refusal, samples, options):
+    """Red, green and blue are the same: those are grey levels. One pixel that differs makes them colours."""
+    if options.get("imagej") and samples == 4:
+        pytest.skip("ImageJ has no opacity")
+    colours = np.stack([DATA] * 3 + [np.full_like(DATA, 255)] * (samples - 3))
+    path = tmp_path / "v.tif"
+    _stored_as_colours(path, colours, **options)
+    for image in (True, False):
+        volume = open_volume(path, 8, image=image)
+        assert volume.dtype == DATA.dtype and volume.chunks == (1, *DATA.shape[1:])
+        np.testing.assert_array_equal(volume.read(ALL), DATA)
+    colours[1, 3, 2, 4] += 1
+    _stored_as_colours(path, colours, **options)
+    volume = open_volume(path, 8)  # only the first page is decoded
+    np.testing.assert_array_equal(volume.read(np.s_[:3, :, :]), DATA[:3])
+    with pytest.raises(UserError, match="holds colours .* which differ.*data.channel"):
+        volume.read(ALL)
+    np.testing.assert_array_equal(open_volume(f"{path}[c=1]", 8).read(ALL), colours[1])
+    colours[1, 0] += 1
+    _stored_as_colours(path, colours, **options)
+    assert "holds colours" in refusal(path, 8)
+    with pytest.raises(UserError, match=f"no channel {samples}"):
+        open_volume(f"{path}[c={samples}]", 8)
+
+
+def test_colours_of_one_page_are_no_third_axis(tmp_path, refusal):
+    tifffile.imwrite(tmp_path / "page.tif", DATA[0, :, :, None].repeat(3, 2), photometric="rgb")
+    assert "not a 3D volume" in refusal(tmp_path / "page.tif", 8)
+    tifffile.imwrite(tmp_path / "cmyk.tif", DATA[..., None].repeat(4, 3), photometric="separated")
+    assert "holds colours" in refusal(tmp_path / "cmyk.tif", 8)

@@ -50,9 +50,12 @@ def test_voxel_sizes(tmp_path, attributes):
     np.testing.assert_allclose(open_volume(tmp_path / "v.h5").voxel_size_nm, (30, 4, 5))
 
 
-def test_voxel_size_without_a_unit(tmp_path, refusal):
+def test_voxel_size_without_a_unit(tmp_path, refusal, capsys):
     _write(tmp_path / "v.hdf5", attributes={"resolution": [30, 4, 5]})
-    assert "data.file_voxel_size_nm" in refusal(tmp_path / "v.hdf5")
+    assert open_volume(tmp_path / "v.hdf5").voxel_size_nm == (30, 4, 5)
+    assert f"{tmp_path}/v.hdf5:/volumes/raw: the voxel size in its metadata (30, 4, 5, z" in capsys.readouterr().err
+    _write(tmp_path / "um.hdf5", attributes={"resolution": [0.03, 0.004, 0.005]})
+    assert "data.file_voxel_size_nm" in refusal(tmp_path / "um.hdf5")
     _write(tmp_path / "cubit.h5", attributes={"resolution": [30, 4, 5], "units": "cubit"})
     assert "cubit" in refusal(tmp_path / "cubit.h5")
     _write(tmp_path / "cremi.hdf", attributes={"resolution": [30, 4, 5]})
@@ -69,7 +72,7 @@ def test_which_data_set(tmp_path, refusal):
     for name, data in (("raw", DATA), ("labels", DATA), ("table", np.zeros((5, 2), int)), ("names", ["a", "b"])):
         _write(path, name, data)
     message = refusal(path, 8)
-    assert "/raw" in message and "/labels" in message and "FILE:PATH" in message
+    assert "/raw" in message and "/labels" in message and "give the path of one" in message
     with pytest.raises(UserError, match="no data set '/nothing'.*/raw"):
         open_volume(f"{path}:/nothing", 8)
     with pytest.raises(UserError, match="not a 3D volume"):
@@ -106,14 +109,40 @@ def test_damage(tmp_path, refusal):
     assert "unreadable HDF5" in refusal(tmp_path / "cut.h5", 8)
 
 
-def test_without_h5py(tmp_path):
-    _write(tmp_path / "v.h5")
+def _in_a_process(path, *absent):
+    """What a process without some packages says of a file: its values, or the last line of its error."""
     code = (
-        "import sys; sys.modules['h5py'] = None\n"
+        f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
         "from his4mae_jax.data.volumes.volume import open_volume\n"
-        f"open_volume({str(tmp_path / 'v.h5')!r}, 8)"
+        f"print(open_volume({str(path)!r}, 8).read((slice(None),) * 3).sum())"
     )
     root = pathlib.Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    last = done.stderr.strip().splitlines()[-1]
-    assert "UserError" in last and "pip install 'his4mae_jax[hdf5]'" in last
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_filters_of_hdf5plugin(tmp_path):
+    """Written in another process: the filters are there once hdf5plugin was imported."""
+    write = f"""
+import h5py, hdf5plugin, numpy as np
+data = np.load({str(tmp_path / "data.npy")!r})
+kinds = dict(bitshuffle=hdf5plugin.Bitshuffle(), lz4=hdf5plugin.LZ4(), blosc=hdf5plugin.Blosc(), zstd=hdf5plugin.Zstd())
+with h5py.File({str(tmp_path / "v.h5")!r}, "w") as file:
+    for name, options in kinds.items():
+        file.create_dataset(name, data=data, chunks=(8, 32, 32), **options)
+"""
+    data = np.random.default_rng(0).integers(0, 9, (16, 64, 64)).astype(np.uint16)
+    np.save(tmp_path / "data.npy", data)
+    subprocess.run([sys.executable, "-c", write], check=True)
+    said = _in_a_process(tmp_path / "v.h5:/lz4", "hdf5plugin")
+    assert "UserError" in said and "/lz4: its compression, HDF5 lz4 filter (filter 32004), needs" in said
+    assert "pip install 'his4mae_jax[hdf5plugin]'" in said
+    assert _in_a_process(tmp_path / "v.h5:/bitshuffle") == str(data.sum())
+    for name in ("bitshuffle", "lz4", "blosc", "zstd"):
+        np.testing.assert_array_equal(open_volume(f"{tmp_path / 'v.h5'}:/{name}", 8).read((slice(None),) * 3), data)
+
+
+def test_without_h5py(tmp_path):
+    _write(tmp_path / "v.h5")
+    said = _in_a_process(tmp_path / "v.h5", "h5py")
+    assert "UserError" in said and "pip install 'his4mae_jax[hdf5]'" in said

@@ -52,6 +52,40 @@ def test_other_byte_order(tmp_path):
     np.testing.assert_array_equal(volume.read(ALL), DATA)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.int8, np.uint16])
+def test_other_modes(tmp_path, dtype):
+    _write(tmp_path / "v.mrc", dtype)
+    volume = open_volume(tmp_path / "v.mrc")
+    assert volume.dtype == {np.float16: np.float32, np.int8: np.uint8}.get(dtype, dtype)
+    np.testing.assert_array_equal(volume.read(ALL), DATA)
+
+
+@pytest.mark.parametrize("name", ["v.st", "v.ALI", "v.preali", "v", "v.img"])
+def test_names_of_imod(tmp_path, name):
+    _write(tmp_path / name)
+    np.testing.assert_array_equal(open_volume(tmp_path / name).read(ALL), DATA)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("stamp", [b"\0\0\0\0", b"DA\0\0", b"DA", b"D\0\0\0", b"\x11\x11\0\0", b"DD\0\0", b"    "])
+@pytest.mark.parametrize("magic", [b"MAP ", b"\0\0\0\0", b"    "])
+def test_machine_stamps_of_older_writers(tmp_path, order, stamp, magic):
+    """Where the stamp says nothing, or is wrong, mode and size of the file tell the byte order."""
+    path = tmp_path / "v.mrc"
+    _write(path)
+    plain = path.read_bytes()
+    header = np.frombuffer(plain[:1024], mrcfile.dtypes.HEADER_DTYPE)
+    origin = header.copy()
+    origin["origin"]["x"] = 70
+    content = bytearray(origin.astype(header.dtype.newbyteorder(order)).tobytes())
+    content[208:212], content[212 : 212 + len(stamp)] = magic, stamp
+    path.write_bytes(content + DATA.astype(f"{order}i2").tobytes())
+    volume = open_volume(path)
+    np.testing.assert_allclose(volume.voxel_size_nm, (30, 4, 5))
+    assert volume.dtype == np.int16 and volume.origin_nm[2] == pytest.approx(7 if magic == b"MAP " else 0)
+    np.testing.assert_array_equal(volume.read(ALL), DATA)
+
+
 def test_axis_order(tmp_path):
     """Columns are z, rows y, sections x: what is stored as (x, y, z) is read as (z, y, x)."""
     _write(tmp_path / "v.mrc", order=(3, 2, 1), data=DATA.T)
@@ -116,6 +150,13 @@ def test_bad_files(tmp_path, refusal):
     assert "unreadable MRC" in refusal(path, 8)
     path.write_bytes(content + bytes(7 * 8 * 2))
     assert "more than" in refusal(path, 8)
+    content = bytearray(content)
+    for mode in (3, 101, 9999):
+        content[12:16] = np.int32(mode).tobytes()
+        path.write_bytes(content)
+        assert f"unreadable MRC (no grey levels or sizes that MRC has in its header: mode {mode})" in refusal(path, 8)
+    path.write_bytes(content[:500])
+    assert "unreadable MRC" in refusal(path, 8)
     path.write_bytes(b"no MRC at all" * 200)
     assert "unreadable MRC" in refusal(path, 8)
 

@@ -54,13 +54,60 @@ def test_voxel_sizes(tmp_path, attributes):
 
 @pytest.mark.parametrize(
     "attributes, unit",
-    [({"pixelResolution": [5, 4, 30]}, None), ({}, None), ({"resolution": [5, 4, 30], "unit": "parsec"}, "parsec")],
+    [
+        ({"pixelResolution": [0.05, 0.04, 0.3]}, None),
+        ({"resolution": [1, 1, 1]}, None),
+        ({}, None),
+        ({"resolution": [5, 4, 30], "unit": "parsec"}, "parsec"),
+    ],
 )
 def test_a_voxel_size_without_a_unit_that_is_known(tmp_path, refusal, attributes, unit):
     _write(tmp_path / "v", **attributes)
     message = refusal(tmp_path / "v")
     assert "data.file_voxel_size_nm" in message and (unit is None or unit in message)
     assert open_volume(tmp_path / "v", (30, 4, 5)).voxel_size_nm == (30, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"pixelResolution": [5, 4, 30]},
+        {"pixelResolution": {"dimensions": [5, 4, 30]}},
+        {"resolution": [5, 4, 30], "offset": [50, 8, 60]},  # daisy, gunpowder, Paintera
+        {"resolution": [5, 4, 30], "offset": [50, 8, 60], "units": ["", "", ""]},
+        {"voxel_size": [5, 4, 30], "offset": [50, 8, 60], "units": ["nm"] * 3},
+        {"voxel_size": [30, 4, 5], "offset": [60, 8, 50], "axis_names": ["z", "y", "x"], "units": ["nm"] * 3},  # funlib
+        {"voxel_size": [30, 4, 5], "offset": [60, 8, 50], "axis_names": ["d0", "d1", "d2"], "units": ["", "", ""]},
+        {"transform": {"axes": ["z", "y", "x"], "scale": [30, 4, 5], "translate": [60, 8, 50], "units": ["nm"] * 3}},
+        {"transform": {"axes": ["z", "y", "x"], "scale": [30, 4, 5], "translate": [60, 8, 50]}},
+    ],
+)
+def test_voxel_sizes_of_funlib_daisy_and_cosem(tmp_path, capsys, attributes):
+    """A size without a unit is taken for nm, and that is said once; not where the user gives one."""
+    path = tmp_path / "v"
+    _write(path, **attributes)
+    assert open_volume(path, (60, 8, 10)).voxel_size_nm == (60, 8, 10)
+    assert not capsys.readouterr().err
+    for volume in (open_volume(path), open_volume(path)):
+        assert volume.voxel_size_nm == (30, 4, 5)
+        assert volume.origin_nm == ((60, 8, 50) if "pixelResolution" not in attributes else (0, 0, 0))
+        np.testing.assert_array_equal(volume.read(ALL), DATA)
+    said = capsys.readouterr().err
+    unit = any(part in json.dumps(attributes) for part in ('"nm"', '"unit"'))
+    assert said.count("\n") == (not unit)
+    assert unit or "(30, 4, 5, z, y, x) has no unit and is taken for nm" in said
+
+
+def test_levels_without_a_unit(tmp_path, capsys):
+    """Paintera: `resolution` of the group, `downsamplingFactors` of its levels."""
+    group = tmp_path / "data"
+    _write(group / "s0")
+    _write(group / "s1", DATA[::2, ::2, ::2], downsamplingFactors=[2, 2, 2])
+    _describe(group, multiScale=True, resolution=[5, 4, 30], offset=[0, 0, 300])
+    volume = open_volume(group, target_nm=60)
+    assert (volume.voxel_size_nm, volume.origin_nm) == ((60, 8, 10), (315, 2, 2.5))
+    assert capsys.readouterr().err.count("\n") == 1
+    assert open_volume(group / "s1").origin_nm == (315, 2, 2.5)
 
 
 def test_dimensions_in_another_order(tmp_path):
@@ -133,7 +180,7 @@ def test_levels(tmp_path, web, make):
 def test_groups_that_are_no_volume(tmp_path, refusal):
     group = tmp_path / "cell.n5"
     _describe(group, n5="2.5.1")
-    assert "group without levels" in refusal(group, 8)
+    assert "holds no volume" in refusal(group, 8)
     _describe(group, multiscales=[{"datasets": [{"path": "s7"}]}])
     assert "'s7'" in refusal(group, 8)
     _describe(group, multiscales=[{"datasets": 7}])

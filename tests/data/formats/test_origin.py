@@ -13,6 +13,7 @@ from his4mae_jax.data.volumes.crop import Crop
 from his4mae_jax.data.volumes.labels import Foreground
 from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.data.volumes.volume import open_volume
+from his4mae_jax.errors import UserError
 
 SIZE = (30.0, 4.0, 5.0)
 DATA = np.random.default_rng(0).integers(1, 200, (8, 8, 12)).astype(np.uint8)
@@ -115,6 +116,17 @@ def test_zarr_arrays_of_funlib(tmp_path):
     close(volume, offset)
     close(open_volume(write("c", offset=offset, voxel_size_nm=list(SIZE))), offset)
     close(open_volume(write("d", offset=offset), SIZE), offset)
+    for name, attributes in {
+        "daisy": {"resolution": list(SIZE), "offset": offset},  # no unit: nm
+        "n5-zarr": {"pixelResolution": {"dimensions": list(SIZE[::-1]), "unit": "nm"}, "offset": offset},
+        "cosem": {"transform": {"axes": ["x", "y", "z"], "scale": list(SIZE[::-1]), "translate": offset[::-1],
+                                "units": ["nm"] * 3}},
+    }.items():  # fmt: skip
+        volume = open_volume(write(name, **attributes))
+        assert volume.voxel_size_nm == SIZE
+        close(volume, offset)
+    with pytest.raises(UserError, match="damaged attribute transform"):
+        open_volume(write("odd", transform={"axes": ["z"], "scale": [4]}))
     for i, odd in enumerate(({}, 3, "left", ["4 nm"] * 3, [[1, 2], [3, 4]], [1, 2], None)):  # attributes of others
         close(open_volume(write(str(i), offset=odd, resolution=odd, voxel_size_nm=8)), (0, 0, 0))
         close(open_volume(write(f"given {i}", offset=odd, resolution=odd, units=odd), 8), (0, 0, 0))

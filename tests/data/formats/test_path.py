@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from his4mae_jax.data.formats.path import parse
+from his4mae_jax.data.formats.path import parse, with_channel
 from his4mae_jax.data.ome_zarr.write import create
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
@@ -20,10 +20,50 @@ def test_parse():
     found = parse("data/cell.h5:/volumes/raw [1:2,3:4,5:6]")
     assert (found.place, found.inside, found.crop) == ("data/cell.h5", "/volumes/raw", ((1, 2), (3, 4), (5, 6)))
     assert parse("plain[1].tif").crop is None
+    for text in ("v.tif[c=2, :5, 10:, :]", "v.tif[c=2][:5, 10:, :]", "v.tif [ c=2 ] [:5, 10:, :]"):
+        found = parse(text)
+        assert (found.place, found.channel, found.crop) == ("v.tif", 2, ((0, 5), (10, None), (0, None)))
+    assert (parse("v.h5:/raw[c=2]").inside, parse("v.h5:/raw[c=2]").channel) == ("/raw", 2)
+
+
+def test_with_channel():
+    for text, named in {
+        "v.tif": "v.tif[c=3]",
+        "v.tif[0:1, :, :]": "v.tif[c=3, 0:1, :, :]",
+        "epfl:training": "epfl:training[c=3]",
+        "v.tif[c=1]": "v.tif[c=1]",
+        "v.tif[c=1, 0:1, :, :]": "v.tif[c=1, 0:1, :, :]",
+    }.items():
+        assert with_channel(text, 3) == named
+        assert with_channel(text, None) == text
+        assert parse(named).channel == parse(text).channel or parse(named).channel == 3
+
+
+def test_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    (tmp_path / "me" / "data").mkdir(parents=True)
+    tifffile.imwrite(tmp_path / "me" / "data" / "v.tif", DATA)
+    np.testing.assert_array_equal(open_volume("~/data/v.tif", 8).read(ALL), DATA)
+    np.testing.assert_array_equal(open_volume("~/data/v.tif[2:4, :, :]", 8).read(ALL), DATA[2:4])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~").mkdir()
+    tifffile.imwrite(tmp_path / "~" / "odd.tif", DATA)  # a folder of that name
+    np.testing.assert_array_equal(open_volume("~/odd.tif", 8).read(ALL), DATA)
 
 
 @pytest.mark.parametrize(
-    "box", ["[0:5, 0:5]", "[5:2, :, :]", "[3:3, :, :]", "[0:5:2, :, :]", "[-3:, :, :]", "[a:b, :, :]"]
+    "box",
+    [
+        "[0:5, 0:5]",
+        "[5:2, :, :]",
+        "[3:3, :, :]",
+        "[0:5:2, :, :]",
+        "[-3:, :, :]",
+        "[a:b, :, :]",
+        "[c=a]",
+        "[c=-1]",
+        "[c=1, 2:3]",
+    ],
 )
 def test_no_box(box):
     with pytest.raises(UserError, match="z0:z1"):

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import tifffile
 
-from his4mae_jax.data.formats import tiff
-from his4mae_jax.data.formats.tiff import _Pages
+from his4mae_jax.data.formats import slices
+from his4mae_jax.data.formats.tiff.stack import _Pages
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
 
@@ -284,7 +284,7 @@ def test_a_folder_of_many_slices(tmp_path, monkeypatch, refusal):
     data = _random((40, 8, 9))
     for i, page in enumerate(data):
         tifffile.imwrite(tmp_path / f"s{i}.tif", page)
-    monkeypatch.setattr(tiff, "MOST_CHECKED", 4)
+    monkeypatch.setattr(slices, "MOST_CHECKED", 4)
     tifffile.imwrite(tmp_path / "s5.tif", data[5, 1:])
     volume = open_volume(tmp_path, 8)
     np.testing.assert_array_equal(volume.read((slice(6, 40), *ALL[1:])), data[6:])
@@ -313,6 +313,29 @@ def test_slices_of_different_shapes_in_one_tiff(tmp_path, refusal):
             writer.write(np.zeros((8, 8 + i // 2), np.uint8), contiguous=False, metadata=None)
     message = refusal(tmp_path / "v.tif", 8)
     assert "(8, 8)" in message and "(8, 9)" in message
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("thumbnail", [np.ones((4, 5), np.uint8), np.ones((20, 30, 3), np.uint8)])
+def test_a_page_of_another_kind_beside_a_stack_is_left_out(tmp_path, capsys, thumbnail, first):
+    data = _random()
+    path = tmp_path / "v.tif"
+    with tifffile.TiffWriter(path) as writer:
+        for page in [thumbnail, *data] if first else [*data, thumbnail]:
+            writer.write(page, contiguous=False, metadata=None, photometric="rgb" if page.ndim == 3 else "minisblack")
+    volume = open_volume(path, 8)
+    np.testing.assert_array_equal(volume.read((slice(None),) * 3), data)
+    open_volume(path, 8)
+    shape = " x ".join(map(str, thumbnail.shape))
+    assert capsys.readouterr().err == f"{path}: left out 1 page of another kind ({shape})\n"
+
+
+def test_a_thumbnail_in_a_folder_of_slices(tmp_path, capsys):
+    data = _random()
+    for index, plane in enumerate(data):
+        with tifffile.TiffWriter(tmp_path / f"{index}.tif") as writer:
+            writer.write(plane, metadata=None)
+    np.testing.assert_array_equal(open_volume(tmp_path, 8).read((slice(None),) * 3), data)
 
 
 def test_lzw_without_imagecodecs(tmp_path):

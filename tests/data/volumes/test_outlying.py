@@ -5,6 +5,7 @@ import pytest
 import scipy.ndimage
 import tensorstore as ts
 
+from his4mae_jax import progress
 from his4mae_jax.data.volumes import contrast
 from his4mae_jax.data.volumes.contrast import estimate_contrast, read_sample
 from his4mae_jax.data.volumes.padding import without_padding
@@ -75,7 +76,7 @@ def test_the_window_is_that_of_the_rest(tissue, spoil, sampled, dtype, monkeypat
         blocks = 64
     clean = estimate_contrast(_volume(tissue.astype(dtype)), blocks=blocks)
     capfd.readouterr()
-    contrast._tell.cache_clear()
+    progress.say_once.cache_clear()
     data = tissue.copy()
     said = spoil(data)
     plain = np.percentile(data, (0.1, 99.9))

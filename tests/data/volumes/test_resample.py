@@ -9,7 +9,7 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from his4mae_jax.data.formats import tiff
+from his4mae_jax.data.formats.tiff import stack
 from his4mae_jax.data.stores import virtual_chunked
 from his4mae_jax.data.volumes import resample as resampling
 from his4mae_jax.data.volumes.label_grid import resample_labels
@@ -88,8 +88,8 @@ def test_every_page_of_a_compressed_tiff_is_decoded_once(labels, pages_at_once, 
     # that threads decode out of order must outlive the read that wants them next.
     monkeypatch.setattr(virtual_chunked, "PAGE_CACHE_BYTES", 60 * page)
     monkeypatch.setattr(resampling, "_READ_BYTES", pages_at_once * page)
-    read = tiff._Pages.read
-    monkeypatch.setattr(tiff._Pages, "read", lambda self, box: decoded.append(box[0].start) or read(self, box))
+    read = stack._Pages.read
+    monkeypatch.setattr(stack._Pages, "read", lambda self, box: decoded.append(box[0].start) or read(self, box))
 
     def volume():
         decoded.clear()

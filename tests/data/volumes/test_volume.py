@@ -3,6 +3,8 @@
 import os
 import pathlib
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import zarr
 
 from his4mae_jax.data.volumes.blocks import read_async
 from his4mae_jax.data.volumes.crop import Crop
+from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.data.volumes.volume import chunks_of, open_volume
 from his4mae_jax.errors import UserError
 
@@ -26,12 +29,12 @@ def test_not_a_volume(tmp_path, refusal):
     (tmp_path / "v.dat").write_bytes(bytes(100))
     assert "not a TIFF" in refusal(tmp_path / "v.dat", 8)
     (tmp_path / "folder").mkdir()
-    assert "neither zarr" in refusal(tmp_path / "folder", 8)
+    assert "holds no volume" in refusal(tmp_path / "folder", 8)
     assert "unknown scheme" in refusal("ftp://bucket/cell.zarr", 8)
     assert "local disks only" in refusal("https://host/cell.tif", 8)
     tifffile.imwrite(tmp_path / "flat.tif", np.zeros((8, 9), np.uint8))
     assert "not a 3D volume" in refusal(tmp_path / "flat.tif", 8)
-    tifffile.imwrite(tmp_path / "rgb.tif", np.zeros((4, 8, 9, 3), np.uint8), photometric="rgb")
+    tifffile.imwrite(tmp_path / "rgb.tif", _random((4, 8, 9, 3)), photometric="rgb")
     assert "holds colours" in refusal(tmp_path / "rgb.tif", 8)
     zarr.create_array(tmp_path / "none.zarr", shape=(0, 4, 4), dtype=np.uint8, zarr_format=2, chunks=(1, 4, 4))
     assert "is empty" in refusal(tmp_path / "none.zarr", 8)
@@ -41,15 +44,68 @@ def test_not_a_volume(tmp_path, refusal):
 
 
 def test_dtypes(tmp_path, refusal):
-    for dtype in (np.float64, np.uint32, np.int8):
-        path = tmp_path / f"{np.dtype(dtype)}.tif"
-        tifffile.imwrite(path, _random(dtype=dtype), photometric="minisblack")
-        message = refusal(path, 8)
-        assert str(np.dtype(dtype)) in message and "uint8, uint16, int16, float32" in message
-    assert open_volume(tmp_path / "uint32.tif", 8, image=False).dtype == np.uint32
+    tifffile.imwrite(tmp_path / "complex.tif", _random(dtype=np.complex64), photometric="minisblack")
+    message = refusal(tmp_path / "complex.tif", 8)
+    assert "complex64" in message and "uint8, uint16, int16, float32" in message
     tifffile.imwrite(tmp_path / "bool.tif", _random() > 100, photometric="minisblack")
     assert open_volume(tmp_path / "bool.tif", 8, image=False).dtype == bool
+    assert "bool" in refusal(tmp_path / "bool.tif", 8)
+    tifffile.imwrite(tmp_path / "float64.tif", _random(dtype=np.float64), photometric="minisblack")
     assert "cannot hold labels" in refusal(tmp_path / "float64.tif", 8, image=False)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "read_as", "words"),
+    [
+        (np.int8, np.int16, "int16, exactly"),
+        (np.float16, np.float32, "float32, exactly"),
+        (np.float64, np.float32, "float32, to 7 digits"),
+        (np.int32, np.float32, "exactly to 16777216"),
+        (np.uint32, np.float32, "exactly to 16777216"),
+        (np.uint64, np.float32, "exactly to 16777216"),
+    ],
+)
+def test_grey_levels_of_other_types(tmp_path, capsys, dtype, read_as, words):
+    """Read as what the pipeline takes, and said once; labels keep their type."""
+    data = (_random().astype(int) - (100 if np.dtype(dtype).kind != "u" else 0)).astype(dtype)
+    if np.dtype(dtype).kind == "f":
+        data /= 3
+    zarr.create_array(tmp_path / "v.zarr", shape=data.shape, dtype=dtype, chunks=(4, 8, 8))[...] = data
+    compression = {"compression": "zlib"} if dtype != np.float16 else {}
+    tifffile.imwrite(tmp_path / "v.tif", data, photometric="minisblack", **compression)
+    tifffile.imwrite(tmp_path / "mapped.tif", data, photometric="minisblack")
+    for name in ("v.zarr", "v.tif", "mapped.tif"):
+        for _ in range(2):
+            volume = open_volume(tmp_path / name, 8)
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1 and name in line and words in line
+        assert volume.dtype == read_as and volume.chunks == ((4, 8, 8) if name == "v.zarr" else (1, 20, 30))
+        part = np.s_[2:9, 3:17, 0:30]
+        np.testing.assert_array_equal(volume.read(part), data[part].astype(read_as))
+        assert volume.read(part).dtype == read_as
+        if np.dtype(dtype).kind != "f":
+            assert open_volume(tmp_path / name, 8, image=False).dtype == dtype
+    volume = from_array(data, 8)
+    assert volume.dtype == read_as and volume.array is data
+    np.testing.assert_array_equal(volume.read(part), data[part].astype(read_as))
+    assert volume.read(part).dtype == read_as
+
+
+def test_memory_is_bounded_where_types_are_converted(tmp_path):
+    data = np.zeros((64, 512, 512), np.float64)  # 134 MB
+    zarr.create_array(tmp_path / "v", data=data + 1.5, chunks=(16, 64, 64))
+    code = (
+        "import resource, sys\nfrom his4mae_jax.data.volumes.volume import open_volume\n"
+        f"volume = open_volume({str(tmp_path / 'v')!r}, 8)\n"
+        "volume.read((slice(0, 1),) * 3)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "total = sum(volume.read((slice(z, z + 4), slice(None), slice(None))).sum() for z in range(0, 64, 4))\n"
+        "print(total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)\n"
+    )
+    root = pathlib.Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
+    total, kilobytes = map(float, done.stdout.split())
+    assert total == 1.5 * data.size and kilobytes < 100_000
 
 
 def test_real_epfl_volume():

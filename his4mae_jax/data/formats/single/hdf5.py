@@ -1,7 +1,7 @@
-"""Open a data set of an HDF5 file lazily (extra: hdf5).
+"""Open a data set of an HDF5 file lazily (extra: hdf5; with Blosc, LZ4, bitshuffle or Zstandard also hdf5plugin).
 
 Voxel size (z, y, x), from the data set's attributes: `voxel_size_nm`; `element_size_um` (ilastik, BigDataViewer);
-`resolution` or `voxel_size` with `units` or `unit`, or without in a CREMI file, where it is nm. Position: `offset`, in
+`resolution` or `voxel_size` with `units` or `unit`, or without, where it is nm (CREMI, funlib). Position: `offset`, in
 the same units (CREMI, funlib).
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from his4mae_jax.data.stores.axes import KEYS, named_axes, normal, spatial, to_zyx
 from his4mae_jax.data.stores.grey import CF_KEYS, meaning_of
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm, with_unit
 from his4mae_jax.data.stores.units import brief, numbers, triple
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
@@ -31,7 +31,8 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
       options: see `OpenOptions`.
 
     Raises:
-      UserError: h5py is not installed, the file is damaged, or it is not clear which data set is meant.
+      UserError: h5py, or hdf5plugin for its compression, is not installed, the file is damaged, or it is not clear
+        which data set is meant.
     """
     try:
         import h5py
@@ -41,8 +42,9 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
         try:
             handle = stack.enter_context(h5py.File(file, "r"))
             data = _dataset(h5py, handle, inside, file)
+            _need_filters(h5py, data, file)
             axes = _axes(data, file)
-            level = _level(data, handle, axes, file)
+            level = with_unit(_level(data, handle, axes, file), options, f"{file}:{data.name}")
             size = options.voxel_size_nm or level.size_nm
             origin = origin_nm(level, level, size)
             shape, dtype = data.shape, data.dtype
@@ -65,23 +67,50 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
             raise UserError(f"{file}:{name}: cannot read the data ({brief(error)}); copy the file again") from error
         return meaning(stored)
 
-    array = to_zyx(virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, str(file))
+    array = to_zyx(
+        virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, f"{file}:{name}", options.channel
+    )
     return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
 
 
 def _dataset(h5py, handle, inside: str, file: pathlib.Path):
     datasets = []
     handle.visititems(lambda name, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-    names = ", ".join(f"{d.name} {d.shape}" for d in datasets[:8]) or "none"
+    several = [d for d in datasets if len(d.shape or ()) >= 3] or datasets
+    names = ", ".join(f"{file}:{d.name} {d.shape}" for d in several[:8]) or "none"
     if inside.strip("/"):
         data = handle.get(inside)
         if not isinstance(data, h5py.Dataset):
-            raise UserError(f"{file}: no data set {inside!r} in it; give one of those it has as FILE:PATH: {names}")
+            raise UserError(f"{file}: no data set {inside!r} in it; give the path of one that it has: {names}")
         return data
-    volumes = [d for d in datasets if sum(n > 1 for n in d.shape or ()) == 3]
+    long_axes = {d: sum(n > 1 for n in d.shape or ()) for d in datasets}
+    volumes = [d for d in datasets if long_axes[d] == 3] or [d for d in datasets if long_axes[d] == 4]
     if len(volumes) != 1:
-        raise UserError(f"{file}: holds {len(volumes)} volumes; name a data set as FILE:PATH, one of: {names}")
+        what = f"{len(volumes)} volumes" if volumes else "no volume of three axes"
+        raise UserError(f"{file}: holds {what}; give the path of one: {names}")
     return volumes[0]
+
+
+def _need_filters(h5py, data, file: pathlib.Path) -> None:
+    """Raises UserError where a filter of the data (its compression) is not there, with hdf5plugin if that is."""
+    properties = data.id.get_create_plist()
+    filters = [properties.get_filter(i) for i in range(properties.get_nfilters())]
+    for code, name in ((one[0], one[3]) for one in filters):
+        if h5py.h5z.filter_avail(code):
+            continue
+        what = f"{name.decode('utf-8', 'replace').partition(';')[0]} (filter {code})"
+        try:
+            import hdf5plugin  # noqa: F401  it adds its filters to the library that h5py uses
+        except ImportError as error:
+            raise UserError(
+                f"{file}:{data.name}: its compression, {what}, needs the package hdf5plugin; "
+                "pip install 'his4mae_jax[hdf5plugin]'"
+            ) from error
+        if not h5py.h5z.filter_avail(code):
+            raise UserError(
+                f"{file}:{data.name}: its compression, {what}, is unknown to h5py and to hdf5plugin; write it again "
+                "with gzip"
+            )
 
 
 def _axes(data, file: pathlib.Path) -> list[str] | None:

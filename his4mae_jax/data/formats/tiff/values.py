@@ -5,37 +5,39 @@ import pathlib
 import numpy as np
 import tifffile
 
+from his4mae_jax.data.formats.tiff.colours import check_colours
+from his4mae_jax.data.formats.tiff.layout import Layout
 from his4mae_jax.data.stores.grey import Meaning, linear
+from his4mae_jax.data.stores.levels import OpenOptions
 from his4mae_jax.errors import UserError
 
 _MOST_CHANNELS = 7  # that ImageJ shows together; more are slices that were opened as channels
 _WHITE_IS_ZERO, _PALETTE = 0, 3  # values of PhotometricInterpretation
 
 
-def tiff_meaning(tif: tifffile.TiffFile, dtype: np.dtype, image: bool, file: pathlib.Path) -> Meaning:
-    """Returns the map from stored to meant values of the first page.
+def tiff_meaning(tif: tifffile.TiffFile, layout: Layout, options: OpenOptions, file: pathlib.Path) -> Meaning:
+    """Returns the map from stored to meant values of the first page; of colours, of each of them.
 
     Images are read as viewers show them: inverted where 0 is white, through the palette where that is grey. Labels are
     the stored numbers. ImageJ's linear calibration applies to both (its signed 16-bit images are stored as unsigned).
 
     Args:
       tif: an open file.
-      dtype: of the stored values.
-      image: whether they are grey levels.
+      layout: of the volume in it.
+      options: see `OpenOptions`.
       file: for messages.
 
     Raises:
       UserError: colours, channels, or labels of which nobody can say whether 0 is the background.
     """
-    page = tif.pages[0]
-    if page.samplesperpixel > 1:
-        raise UserError(f"{file}: holds colours ({page.samplesperpixel} values a pixel); convert it to grey levels")
-    series = tif.series[0]
-    if len(series.shape) == 3 and series.axes[0] == "C" and series.shape[0] <= _MOST_CHANNELS:
+    page, image, dtype = layout.page, options.image, np.dtype(layout.dtype).newbyteorder("=")
+    if layout.has_colours:
+        check_colours(page, options.channel, file)
+        return Meaning(dtype)
+    if len(layout.shape) == 3 and layout.axes[0] == "C" and layout.shape[0] <= _MOST_CHANNELS:
         raise UserError(
-            f"{file}: holds {series.shape[0]} channels of one section; save one channel as a stack of slices"
+            f"{file}: holds {layout.shape[0]} channels of one section; save one channel as a stack of slices"
         )
-    dtype = np.dtype(dtype).newbyteorder("=")
     if page.photometric == _PALETTE and image and not tif.is_imagej:  # of ImageJ it is a choice of display
         return _through_palette(page, dtype, file)
     if page.photometric == _WHITE_IS_ZERO and (image or not tif.is_imagej):

@@ -1,8 +1,8 @@
 """Open N5 data sets and multiscale groups for reading; N5 lists dimensions x first.
 
 Voxel sizes are taken, in this order, from a data set's own `transform` (COSEM and OpenOrganelle: scale, axes,
-units), `pixelResolution` ({"dimensions", "unit"} or a list) or `resolution`, the latter two times its
-`downsamplingFactors`; then from the same attributes of the group above it, times the group's
+units), `pixelResolution` ({"dimensions", "unit"} or a list), `resolution` (daisy, Paintera) or `voxel_size` (funlib),
+the last three times its `downsamplingFactors`; then from the same attributes of the group above it, times the group's
 `downsamplingFactors` or `scales` for the level (n5-viewer, BigDataViewer, neuroglancer).
 
 Positions are `translate` of a `transform` (COSEM), or `translate` or `offset` beside a resolution, in its units. A
@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from his4mae_jax.data.formats.chunked.cosem import cosem_transform, is_transform
 from his4mae_jax.data.stores.axes import named_axes, to_zyx
-from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.chunks.opening import open_chunks
 from his4mae_jax.data.stores.grey import meaning_of, meant
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm, with_unit
 from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief, numbers
 from his4mae_jax.errors import UserError
@@ -27,36 +28,42 @@ _MOST_LEVELS = 16  # tried (s0, s1, ...) if a group does not list its levels
 _Attributes = dict[str, Any]
 
 
-def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -> Opened:
+def has_levels(location: Location) -> bool:
+    """Whether an N5 group is a multiscale volume: a group need not have attributes, its level s0 has."""
+    return "dimensions" in location.read_json(f"s0/{FILE}").get(f"s0/{FILE}", {})
+
+
+def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -> Opened | None:
     """Opens an N5 data set, or a level of a multiscale group (s0, s1, ...).
 
     Args:
       location: of the folder.
-      attributes: content of its attributes.json.
+      attributes: content of its attributes.json; {}: it has none.
       options: see `OpenOptions`.
 
     Returns:
-      The array in the order z, y, x.
+      The array in the order z, y, x; None for a group that is not a multiscale volume.
 
     Raises:
-      UserError: damaged metadata, or a group that is not a multiscale volume.
+      UserError: damaged metadata.
     """
     try:
         if "dimensions" in attributes:
             above = location.parent()
             around = _quietly(above[0]) if above else {}
             group = {} if "dimensions" in around else around
-            level = _level("", attributes, group, above[1] if above else "", location.name)
+            level = with_unit(
+                _level("", attributes, group, above[1] if above else "", location.name), options, location.name
+            )
             size = options.voxel_size_nm or level.size_nm
             origin = origin_nm(level, _first_level(level, above, group), size)
             array = _array(location, attributes, options)
             return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
         datasets = _datasets(location, attributes)
         if not datasets:
-            raise UserError(
-                f"{location.name}: an N5 group without levels s0, s1, ...; give the path of a data set in it"
-            )
+            return None
         levels = [_level(path, own, attributes, path, location.child(path).name) for path, own in datasets.items()]
+        levels = [with_unit(levels[0], options, location.name), *(with_unit(one, options, "") for one in levels[1:])]
         level, size, factors = choose(levels, options)
         array = _array(location.child(level.path), datasets[level.path], options)
         return Opened(array, size, factors, level.unknown_units, origin_nm(level, levels[0], size))
@@ -103,7 +110,7 @@ def _array(location: Location, attributes: _Attributes, options: OpenOptions):
     array = open_chunks("n5", location, options.missing_chunks, options.cache_bytes)
     meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
     array = meant(array, meaning, options.cache_bytes)
-    return to_zyx(array, _axes(attributes, array.rank, location.name), location.name)
+    return to_zyx(array, _axes(attributes, array.rank, location.name), location.name, options.channel)
 
 
 def _axes(attributes: _Attributes, rank: int, name: str) -> list[str] | None:
@@ -160,16 +167,13 @@ def _level(path: str, own: _Attributes, group: _Attributes, name: str, place: st
 
 def _size(attributes: _Attributes, axes: list[str], factors: list | None):
     """Returns (scale, units, translation or None) in z, y, x from one set of attributes; None without a voxel size."""
-    transform = attributes.get("transform")
-    if isinstance(transform, dict) and "scale" in transform:
-        names = [str(a).lower() for a in transform["axes"]]
-        at = [names.index(n) for n in "zyx"]
-        units = transform.get("units") or [None] * len(names)
-        position = transform.get("translate")
-        position = None if position is None else tuple(float(position[i]) for i in at)
-        return tuple(float(transform["scale"][i]) for i in at), tuple(units[i] for i in at), position
-    for key in ("pixelResolution", "resolution"):
+    if is_transform(attributes.get("transform")):
+        return cosem_transform(attributes["transform"])
+    for key in ("pixelResolution", "resolution", "voxel_size"):
         value, units = attributes.get(key), attributes.get("units") or attributes.get("unit")
+        position = attributes.get("translate", attributes.get("offset"))
+        if key == "voxel_size" and "axis_names" in attributes:  # of funlib: all in the order of NumPy, z first
+            value, units, position = (v[::-1] if isinstance(v, list) else v for v in (value, units, position))
         if isinstance(value, dict):
             value, units = value.get("dimensions"), value.get("unit") or units
         if isinstance(value, list) and len(value) >= 3:
@@ -177,7 +181,7 @@ def _size(attributes: _Attributes, axes: list[str], factors: list | None):
             at = [axes.index(n) for n in "zyx"]
             scale = np.asarray(value, float)
             scale[: len(factors or ())] *= np.asarray(factors or (), float)
-            position = numbers(attributes.get("translate", attributes.get("offset")))
+            position = numbers(position)
             position = position and tuple(position[i] for i in at)
             return tuple(float(scale[i]) for i in at), tuple(units[i] for i in at), position
     return None

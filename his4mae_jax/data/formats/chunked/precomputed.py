@@ -6,7 +6,7 @@ import tensorstore as ts
 
 from his4mae_jax.data.stores import placement
 from his4mae_jax.data.stores.axes import to_zyx
-from his4mae_jax.data.stores.chunk_names import open_chunks
+from his4mae_jax.data.stores.chunks.opening import open_chunks
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, choose, origin_nm
 from his4mae_jax.data.stores.location import Location
 from his4mae_jax.data.stores.units import brief
@@ -41,7 +41,7 @@ def open_precomputed(location: Location, info: dict[str, Any], options: OpenOpti
     array = open_chunks(
         "neuroglancer_precomputed", location, options.missing_chunks, options.cache_bytes, scale_index=int(level.path)
     )
-    array = to_zyx(array, ["x", "y", "z", "channel"], location.name)
+    array = to_zyx(array, ["x", "y", "z", "channel"], location.name, options.channel)
     return Opened(array[ts.d[:].translate_to[0]], size, factors, origin_nm=origin)
 
 

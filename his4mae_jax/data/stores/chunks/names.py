@@ -5,16 +5,14 @@ written, so a volume whose chunks have other names would read as zeros, image an
 tell the two apart: a sparse volume has few chunks or none, and nothing in their place.
 """
 
+import dataclasses
 import itertools
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
-import tensorstore as ts
-
-from his4mae_jax.data.stores.gzipped_chunks import open_gzipped
-from his4mae_jax.data.stores.location import Location, open_array
+from his4mae_jax.data.stores.location import Location
 from his4mae_jax.errors import UserError
 
 _MOST_FILES = 200  # looked at: each may lie in a folder of its own, on a disk of the network
@@ -23,43 +21,66 @@ _NOTES = r"\..*|.*\.(md|txt|json|ya?ml|xml|html?|csv|log|png|jpe?g)|README.*|thu
 _CHUNK_LIKE = re.compile(r"\.?(c[/.])?-?\d+([-_./]+\d+)*(\.\w+)*")  # indices or bounds, maybe with a suffix
 
 
-def open_chunks(
-    driver: str, location: Location, missing_chunks: str, cache_bytes: int, **more: Any
-) -> ts.TensorStore:  # fmt: skip
-    """Opens an array as `location.open_array` does, whatever its chunks are called.
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """What lies in the folder of an array.
 
-    Zarr 2 arrays with nested chunks and no `dimension_separator` are read, and so are precomputed chunks that were
-    compressed as files of their own (NAME.gz, as CloudVolume writes them to disk). Arguments are those of `open_array`.
-
-    Raises:
-      UserError: also where most files in the folder are no chunks of this array.
+    Attributes:
+      folder: of the chunks, for messages.
+      example: the name of a chunk, as the metadata give it.
+      n_chunks: files with such names.
+      others: files with other names, without notes and what desktops leave behind.
+      like_chunks: those of them that look like chunks.
     """
-    array = open_array(driver, location, missing_chunks, cache_bytes, **more)
-    if location.remote:
-        return array
-    metadata = array.spec().to_json()
-    folder, pattern, example = _expected(driver, metadata, array.rank)
-    n_chunks, others = 0, []
-    for path in itertools.islice(_files(os.path.join(location.path, folder)), _MOST_FILES):
-        if pattern.fullmatch(path):
-            n_chunks += 1
-        else:
-            others.append(path)
-    like_chunks = [path for path in others if _CHUNK_LIKE.fullmatch(path)]
-    if driver == "neuroglancer_precomputed" and any(path.endswith(".gz") for path in like_chunks):
-        return open_gzipped(array, location, missing_chunks, cache_bytes)
-    if len(like_chunks) <= n_chunks and (n_chunks or not (others := _no_strangers(others))):
-        return array
-    if driver == "zarr" and all(re.fullmatch(r"\d+(/\d+)*", path) for path in like_chunks) and like_chunks:
-        if "dimension_separator" not in location.read_json(".zarray")[".zarray"]:
-            return open_array(
-                driver, location, missing_chunks, cache_bytes, metadata={"dimension_separator": "/"}, **more
-            )
-    raise UserError(
-        f"{location.child(folder).name}: {'no' if not n_chunks else 'hardly any'} chunk has a name that its metadata "
-        f"give it (such as {example}); what lies there is {', '.join((like_chunks or others)[:3])}. It would be read "
-        "as empty: correct the metadata or the names of the files, or write the volume again"
-    )
+
+    folder: str
+    example: str
+    n_chunks: int
+    others: tuple[str, ...]
+    like_chunks: tuple[str, ...]
+
+    @property
+    def gzipped(self) -> bool:
+        """Whether chunks are gzip files."""
+        return any(path.endswith(".gz") for path in self.like_chunks)
+
+    @property
+    def as_expected(self) -> bool:
+        """Whether the names are those of the metadata, or there is nothing in their place."""
+        return len(self.like_chunks) <= self.n_chunks and bool(self.n_chunks or not self.others)
+
+    @property
+    def nested(self) -> bool:
+        """Whether chunks of zarr 2 lie in folders of their own, against the metadata."""
+        numbers = all(re.fullmatch(r"\d+(/\d+)*", path) for path in self.like_chunks)
+        return not self.as_expected and numbers and bool(self.like_chunks)
+
+    def check(self) -> None:
+        """Raises UserError where most files have names that the metadata do not give them."""
+        if self.as_expected:
+            return
+        raise UserError(
+            f"{self.folder}: {'no' if not self.n_chunks else 'hardly any'} chunk has a name that its metadata give it "
+            f"(such as {self.example}); what lies there is {', '.join((self.like_chunks or self.others)[:3])}. It "
+            "would be read as empty: correct the metadata or the names of the files, or write the volume again"
+        )
+
+
+def look(driver: str, spec: dict[str, Any], rank: int, location: Location) -> Names:
+    """Looks at the names of files in the folder of an array.
+
+    Args:
+      driver: of TensorStore.
+      spec: its specification of the array, with `metadata` or `scale_metadata`.
+      rank: of the array.
+      location: of the array, on a local disk.
+    """
+    folder, pattern, example = _expected(driver, spec, rank)
+    paths = list(itertools.islice(_files(os.path.join(location.path, folder)), _MOST_FILES))
+    others = [path for path in paths if not pattern.fullmatch(path)]
+    like_chunks = tuple(path for path in others if _CHUNK_LIKE.fullmatch(path))
+    n_chunks = len(paths) - len(others)
+    return Names(location.child(folder).name, example, n_chunks, tuple(_no_strangers(others)), like_chunks)
 
 
 def _expected(driver: str, spec: dict[str, Any], rank: int) -> tuple[str, re.Pattern, str]:

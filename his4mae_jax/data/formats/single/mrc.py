@@ -1,25 +1,26 @@
 """Open MRC files (IMOD, cryo-EM) lazily (extra: mrc). Their header has voxel size and position in ångström."""
 
+import math
 import pathlib
-import warnings
 
 import numpy as np
-import tensorstore as ts
 
+from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
 from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.mapped import lazy_array
 from his4mae_jax.data.stores.units import Triple, brief
-from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
-SUFFIXES = (".mrc", ".rec", ".mrcs", ".map")
+SUFFIXES = (".mrc", ".rec", ".mrcs", ".map", ".st", ".ali", ".preali")
+MAGIC, MAGIC_AT = b"MAP ", 208  # files of other names
 _IMOD = 1146047817  # stamp in the header of files that IMOD wrote
 _SIGNED_BYTES = 1  # IMOD's flag for bytes that are stored as signed
 _STANDARD_SIGN = 4  # IMOD's flag for an origin with the sign that MRC 2014 defines
 
 
 def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
-    """Opens an MRC file; it is memory-mapped if its values are in native byte order and aligned.
+    """Opens an MRC file of real numbers; it is memory-mapped if its values are in native byte order and aligned.
 
     Args:
       file: an existing file.
@@ -36,19 +37,20 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
     except ImportError as error:
         raise UserError(f"{file}: MRC needs the package mrcfile; pip install 'his4mae_jax[mrc]'") from error
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # for bytes after the last plane, checked below
-            # mrcfile 1.5.4 sets the byte order of its header in a way that NumPy 2.5 deprecates.
-            warnings.filterwarnings("ignore", "Setting the dtype on a NumPy array", DeprecationWarning)
-            with mrcfile.mmap(file, mode="r") as opened:
-                data, header, size = opened.data, opened.header, _voxel_size(opened)
-                stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]
-                position = _position(header, stored, size)
-                meaning = _meaning(header, data, options.image, file)
-                surplus = file.stat().st_size - header.nbytes - int(header.nsymbt) - data.nbytes
+        header = _header(mrcfile, file)
+        shape, dtype = mrcfile.utils.data_shape_from_header(header), mrcfile.utils.data_dtype_from_header(header)
+        begin = header.nbytes + int(header.nsymbt)
+        surplus = file.stat().st_size - begin - math.prod(shape) * dtype.itemsize
+        if surplus < 0:
+            raise ValueError(f"{-surplus} bytes of {shape} {dtype} voxels are missing")
+        data = np.memmap(file, dtype, "r", begin, shape)
+        stored = [int(header[name]) for name in ("maps", "mapr", "mapc")]
+        size = _voxel_size(header)
+        position = _position(header, stored, size)
+        meaning = _meaning(header, data, options.image, file)
     except PermissionError:
         raise
-    except (ValueError, OSError, TypeError) as error:
+    except (ValueError, OSError, TypeError, ZeroDivisionError) as error:
         raise UserError(f"{file}: unreadable MRC ({brief(error)}); copy or export it again") from error
     if data.ndim != 3:
         raise UserError(f"{file}: shape {data.shape} is not a 3D volume (z, y, x); save one volume")
@@ -56,19 +58,51 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
         raise UserError(
             f"{file}: holds {surplus} bytes more than the {data.shape} voxels of its header; export it again"
         )
-    # TensorStore would copy a byte-swapped or unaligned array into memory.
     if meaning.dtype == np.uint8 and meaning.apply is None:
         data = data.view(np.uint8)
-    if data.dtype.isnative and data.flags.aligned and meaning.apply is None:
-        array = ts.array(data, write=False)
-    else:
-        chunks = (1, *data.shape[1:])
-        array = virtual_array(lambda box: meaning(data[box]), data.shape, meaning.dtype, chunks, options.cache_bytes)
+    array = lazy_array(data, meaning, options.cache_bytes)
     if sorted(stored) == [1, 2, 3]:  # 1, 2, 3 are x, y, z
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
+    array = to_zyx(array, list("zyx"), str(file), options.channel)
     level = Level("", size, ("nm",) * 3, position)
     size = options.voxel_size_nm or size
     return Opened(array, size, origin_nm=origin_nm(level, level, size))
+
+
+def _header(mrcfile, file: pathlib.Path) -> np.recarray:
+    """Reads the header in the byte order in which it makes sense.
+
+    Older writers have other machine stamps than MRC 2014, or none: then its mode and the size of the file decide, and
+    also where they contradict the stamp.
+
+    Raises:
+      ValueError: no byte order makes sense.
+    """
+    with open(file, "rb") as stream:
+        start = stream.read(mrcfile.dtypes.HEADER_DTYPE.itemsize)
+    orders = "><" if start[212:213] == b"\x11" else "<>"
+    headers = [
+        np.frombuffer(start, mrcfile.dtypes.HEADER_DTYPE.newbyteorder(o)).reshape(()).view(np.recarray) for o in orders
+    ]
+    known = [header for header in headers if _mode(mrcfile, header) and min(header.nx, header.ny, header.nz) > 0]
+    if not known:
+        raise ValueError(f"no grey levels or sizes that MRC has in its header: mode {int(headers[0].mode)}")
+    n_bytes = file.stat().st_size
+    return next((header for header in known if _end(mrcfile, header) <= n_bytes), known[0])
+
+
+def _mode(mrcfile, header) -> bool:
+    try:
+        mrcfile.utils.dtype_from_mode(header.mode)
+    except ValueError:
+        return False
+    return int(header.nsymbt) >= 0
+
+
+def _end(mrcfile, header) -> int:
+    """Where the data of a file ends that has this header."""
+    shape = (int(header.nz), int(header.ny), int(header.nx))
+    return header.nbytes + int(header.nsymbt) + math.prod(shape) * mrcfile.utils.dtype_from_mode(header.mode).itemsize
 
 
 def _stamped(header, flag: int) -> bool | None:
@@ -102,9 +136,11 @@ def _meaning(header, data: np.ndarray, image: bool, file: pathlib.Path) -> Meani
     return Meaning(np.dtype(np.uint8))
 
 
-def _voxel_size(opened) -> Triple | None:
+def _voxel_size(header) -> Triple | None:
     """Returns the voxel size in nm; None if the header has none, or 1 Å on every axis, a common default."""
-    size = tuple(float(opened.voxel_size[axis]) / 10 for axis in "zyx")
+    size = tuple(
+        float(header.cella[axis]) / int(header[f"m{axis}"]) / 10 if header[f"m{axis}"] > 0 else 0.0 for axis in "zyx"
+    )
     return size if all(0 < v < np.inf for v in size) and not np.allclose(size, 0.1) else None
 
 
@@ -113,7 +149,10 @@ def _position(header, stored: list[int], size: Triple | None) -> Triple | None:
 
     IMOD stores the origin with the opposite sign unless a flag in its stamped header says otherwise.
     """
-    origin = [float(header.origin[axis]) / 10 for axis in "zyx"]
+    if bytes(header.map)[:3] != b"MAP":  # a header of before 2000, with the origin in other places
+        origin = [0.0]
+    else:
+        origin = [float(header.origin[axis]) / 10 for axis in "zyx"]
     if any(origin) and np.all(np.isfinite(origin)):
         sign = -1.0 if _stamped(header, _STANDARD_SIGN) is False else 1.0
         return tuple(sign * o for o in origin)

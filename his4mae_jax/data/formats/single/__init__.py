@@ -1,0 +1,1 @@
+"""Volumes in one file on a disk, other than TIFF."""

@@ -1,0 +1,1 @@
+"""TIFF stacks: headers, values, metadata."""

@@ -1,0 +1,1 @@
+"""Chunks of arrays that TensorStore does not find or decode by itself."""

@@ -20,7 +20,9 @@ from his4mae_jax.report.html import write
 from his4mae_jax.report.html.grids import Segmented
 
 HOSTILE = "<script>alert(1)</script>"
-SECTIONS = ["run", "slices", "clusters", "scores", "features", "instances", "training", "reconstructions", "further"]
+SECTIONS = [
+    "run", "slices", "clusters", "choice", "scores", "features", "instances", "training", "reconstructions", "further",
+]  # fmt: skip
 
 
 @pytest.fixture

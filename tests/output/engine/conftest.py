@@ -42,6 +42,20 @@ opening.TileWriter.write = slow
 """
 
 
+# A version without a single module. The finder of an editable installation would find those of this one.
+NOTHING = """
+import sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.startswith("his4mae_jax."):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
 def textured(shape, seed=0):
     noise = np.random.default_rng(seed).normal(size=shape)
     return np.uint8(np.clip(127 + 300 * scipy.ndimage.gaussian_filter(noise, 1.5), 1, 255))
@@ -163,7 +177,7 @@ def old(tmp_path):
     """A cluster whose scheduler has another version of the package, and the folder of that version."""
     package = tmp_path / "old"
     (package / "his4mae_jax").mkdir(parents=True)
-    (package / "his4mae_jax" / "__init__.py").write_text('"""Before there was anything."""\n')
+    (package / "his4mae_jax" / "__init__.py").write_text(NOTHING)
     cluster = Dask(tmp_path, package)
     yield cluster, package
     cluster.close()

@@ -157,7 +157,8 @@ class Cluster:
                         time.sleep(POLL)
                         continue
                     self._futures.discard(future)
-                    if future.status == "finished":
+                    # A result that came is good, whatever has become of the worker that had it.
+                    if future.status != "error" and not isinstance(result, BaseException):
                         yield result
                         continue
                     item, count = tries.pop(future.key)
@@ -167,7 +168,9 @@ class Cluster:
     def _again(self, future: Any, what: str, count: int) -> None:
         """Raises why a task failed, unless all workers that had it were lost, and not too often yet."""
         if future.status != "error":
-            raise UserError(self._gone())
+            if self._client.status != "running" or count == TRIES:
+                raise UserError(self._gone())
+            return  # its worker was lost before it handed the result over; what it marked is not done again
         error = future.exception()
         if not isinstance(error, KilledWorker):
             raise error

@@ -13,6 +13,7 @@ Environment variables:
 - `HIS4MAE_STALL_SECONDS` (30): a transfer without a byte for so long has failed.
 """
 
+import collections
 import dataclasses
 import functools
 import os
@@ -30,6 +31,8 @@ ATTEMPTS = 5  # per request
 FIRST_DELAY, LONGEST_DELAY = "0.5s", "8s"  # between attempts; doubles each time
 # Time limit of a read, beyond the stall limit: for servers that send a few bytes now and then.
 READ_SECONDS, READ_BYTES_PER_SECOND = 600.0, 1e6
+# TensorStore hands the exceptions of its threads on, but now and then says no more than this of one.
+_UNTOLD, _raised = "Python error", collections.deque(maxlen=64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +230,12 @@ def _failed_to_reach(error: Exception) -> bool:
     return isinstance(error, TimeoutError | PermissionError) or str(error).startswith(kinds)
 
 
+def note(error: Exception) -> None:
+    """Notes an error that is raised in a thread of TensorStore, for `explain`."""
+    if isinstance(error, UserError):
+        _raised.append(error)
+
+
 def explain(name: str, error: Exception, *, remote: bool) -> UserError:
     """Turns a failed read into one line with the cause and the remedy.
 
@@ -236,6 +245,8 @@ def explain(name: str, error: Exception, *, remote: bool) -> UserError:
       remote: whether the volume is on another machine.
     """
     text, cause = str(error), brief(error)
+    if _UNTOLD in text and (told := next((e for e in reversed(_raised) if name in str(e)), None)):
+        return told
     file = re.search(r'Error reading local file "([^"]*)"', text)
     if file:
         cause = f"{file.group(1).removeprefix(name.rstrip('/') + '/')}: {cause}"

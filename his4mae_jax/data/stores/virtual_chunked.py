@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.data.stores.location import context
+from his4mae_jax.data.stores.location import context, note
 
 # A page holds a whole plane, so a box that is small but deep needs many pages, and its neighbours need them again.
 PAGE_CACHE_BYTES = 256 << 20
@@ -40,7 +40,11 @@ def virtual_array(
     own = context(cache_bytes, threads=os.cpu_count()) if reads_tensorstore else context(cache_bytes)
 
     def fill(domain: ts.IndexDomain, chunk: np.ndarray, _) -> None:
-        chunk[...] = read(domain.index_exp)
+        try:
+            chunk[...] = read(domain.index_exp)
+        except Exception as error:
+            note(error)
+            raise
 
     return ts.virtual_chunked(
         fill,

@@ -291,3 +291,13 @@ for name in ("v", "checksum"):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert [int(total) for total in done.stdout.split()] == [DATA.sum()] * 2
+
+
+def test_an_error_of_a_thread_that_tensorstore_does_not_tell_is_told():
+    location.note(UserError("other.tif: page 3 is unreadable"))
+    location.note(UserError("a/v.tif: page 7 is unreadable"))
+    location.note(ValueError("a/v.tif: not for users"))
+    said = location.explain("a/v.tif", ValueError("UNKNOWN: Python error"), remote=False)
+    assert str(said) == "a/v.tif: page 7 is unreadable"
+    said = location.explain("b/v.tif", ValueError("UNKNOWN: Python error"), remote=False)
+    assert "b/v.tif: cannot read the data" in str(said)

@@ -123,7 +123,7 @@ def kills(trained, workdir, times):
         if (workdir / OUT / "labels.ome.zarr").exists():
             # Killed while it published, or after: labels get their name when they are whole, and are known to be ours.
             assert "labels.ome.zarr" in json.loads((workdir / OUT / "segment.json").read_text())["files"]
-            assert records.segmentation(workdir) or (workdir / OUT / "segment.partial" / "job.json").exists()
+            assert records.segmentation(workdir / OUT) or (workdir / OUT / "segment.partial" / "job.json").exists()
     return killed
 
 

@@ -34,7 +34,7 @@ class Fit:
       centres: by the number of labels.
       voxels: in the sample.
       encoded: see `sampling.Sample`, or features that were kept.
-      choice: of the numbers of clusters in `segment.choice`; None: not measured.
+      choice: of the numbers of clusters in `segment.compare_clusters`; None: not measured.
     """
 
     centres: dict[int, Centres]

@@ -1,11 +1,8 @@
 """Single files of other fields: .npy, NIfTI and NRRD, whose axes, voxel size and position are read right."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from absent import open_without
 
 from his4mae_jax.config import get_small
 from his4mae_jax.data import datasets
@@ -210,14 +207,7 @@ def test_labels_lie_on_their_image(tmp_path, image, labels):
 @pytest.mark.parametrize(("package", "extra", "name"), [("nibabel", "nifti", "v.nii"), ("nrrd", "nrrd", "v.nrrd")])
 def test_without_the_package(tmp_path, package, extra, name):
     (tmp_path / name).write_bytes(b"NRRD0004\n")
-    code = (
-        f"import sys; sys.modules[{package!r}] = None\n"
-        "from his4mae_jax.data.volumes.volume import open_volume\n"
-        f"open_volume({str(tmp_path / name)!r}, 8)"
-    )
-    root = pathlib.Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    last = done.stderr.strip().splitlines()[-1]
+    last = open_without([package], tmp_path / name)
     assert "UserError" in last and f"pip install 'his4mae_jax[{extra}]'" in last
 
 

@@ -1,12 +1,12 @@
 """HDF5: data sets by path or alone, voxel sizes of known writers, lazily, and damage."""
 
 import concurrent.futures
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from absent import open_without
 
 from his4mae_jax.data.volumes.volume import open_volume
 from his4mae_jax.errors import UserError
@@ -109,18 +109,6 @@ def test_damage(tmp_path, refusal):
     assert "unreadable HDF5" in refusal(tmp_path / "cut.h5", 8)
 
 
-def _in_a_process(path, *absent):
-    """What a process without some packages says of a file: its values, or the last line of its error."""
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
-        "from his4mae_jax.data.volumes.volume import open_volume\n"
-        f"print(open_volume({str(path)!r}, 8).read((slice(None),) * 3).sum())"
-    )
-    root = pathlib.Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
-
-
 def test_filters_of_hdf5plugin(tmp_path):
     """Written in another process: the filters are there once hdf5plugin was imported."""
     write = f"""
@@ -134,15 +122,15 @@ with h5py.File({str(tmp_path / "v.h5")!r}, "w") as file:
     data = np.random.default_rng(0).integers(0, 9, (16, 64, 64)).astype(np.uint16)
     np.save(tmp_path / "data.npy", data)
     subprocess.run([sys.executable, "-c", write], check=True)
-    said = _in_a_process(tmp_path / "v.h5:/lz4", "hdf5plugin")
+    said = open_without(["hdf5plugin"], tmp_path / "v.h5:/lz4")
     assert "UserError" in said and "/lz4: its compression, HDF5 lz4 filter (filter 32004), needs" in said
     assert "pip install 'his4mae_jax[hdf5plugin]'" in said
-    assert _in_a_process(tmp_path / "v.h5:/bitshuffle") == str(data.sum())
+    assert open_without([], tmp_path / "v.h5:/bitshuffle") == str(data.sum())
     for name in ("bitshuffle", "lz4", "blosc", "zstd"):
         np.testing.assert_array_equal(open_volume(f"{tmp_path / 'v.h5'}:/{name}", 8).read((slice(None),) * 3), data)
 
 
 def test_without_h5py(tmp_path):
     _write(tmp_path / "v.h5")
-    said = _in_a_process(tmp_path / "v.h5", "h5py")
+    said = open_without(["h5py"], tmp_path / "v.h5")
     assert "UserError" in said and "pip install 'his4mae_jax[hdf5]'" in said

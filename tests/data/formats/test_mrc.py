@@ -1,11 +1,8 @@
 """MRC: voxel size in ångström, axis orders, byte orders, and damage."""
 
-import pathlib
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from absent import open_without
 
 from his4mae_jax.data.volumes.volume import open_volume
 
@@ -163,12 +160,5 @@ def test_bad_files(tmp_path, refusal):
 
 def test_without_mrcfile(tmp_path):
     _write(tmp_path / "v.mrc")
-    code = (
-        "import sys; sys.modules['mrcfile'] = None\n"
-        "from his4mae_jax.data.volumes.volume import open_volume\n"
-        f"open_volume({str(tmp_path / 'v.mrc')!r}, 8)"
-    )
-    root = pathlib.Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    last = done.stderr.strip().splitlines()[-1]
+    last = open_without(["mrcfile"], tmp_path / "v.mrc")
     assert "UserError" in last and "pip install 'his4mae_jax[mrc]'" in last

@@ -5,12 +5,11 @@ import gc
 import os
 import pathlib
 import struct
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import tifffile
+from absent import open_without
 
 from his4mae_jax.data.formats import slices
 from his4mae_jax.data.formats.tiff.stack import _Pages
@@ -344,12 +343,5 @@ def test_lzw_without_imagecodecs(tmp_path):
     with tifffile.TiffFile(path, mode="r+b") as tif:
         for page in tif.pages:  # says LZW without being it: writing LZW needs imagecodecs too
             page.tags["Compression"].overwrite(5)
-    code = (
-        "import sys; sys.modules['imagecodecs'] = None\n"
-        "from his4mae_jax.data.volumes.volume import open_volume\n"
-        f"open_volume({str(path)!r}, 8)"
-    )
-    root = pathlib.Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root)
-    last = done.stderr.strip().splitlines()[-1]
+    last = open_without(["imagecodecs"], path)
     assert "UserError" in last and "pip install imagecodecs" in last and str(path) in last

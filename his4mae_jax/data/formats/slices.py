@@ -13,7 +13,7 @@ from his4mae_jax.data.formats.tiff.layout import tiff_layout
 from his4mae_jax.data.formats.tiff.metadata import voxel_size
 from his4mae_jax.data.formats.tiff.values import tiff_meaning
 from his4mae_jax.data.stores.axes import to_zyx
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, opened
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 from his4mae_jax.errors import UserError
 
@@ -68,8 +68,7 @@ def open_slices(folder: pathlib.Path, options: OpenOptions) -> Opened | None:
     (rows, columns), dtype, coloured = first
     array = virtual_array(read, (len(files), rows, columns), dtype, (1, rows, columns), options.cache_bytes)
     array = to_zyx(array, list("zyx"), str(folder), None if coloured else options.channel)
-    size = options.voxel_size_nm or level.size_nm
-    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+    return opened(array, level, options)
 
 
 def _of_one_kind(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -153,6 +153,18 @@ def origin_nm(level: Level, first: Level, size_nm: Triple | None) -> Triple:
     return tuple(p / s * nm for p, s, nm in zip(position, level.scale, size_nm, strict=True))
 
 
+def opened(array: ts.TensorStore, level: Level, options: OpenOptions) -> Opened:
+    """What the reader of a format with a single level returns.
+
+    Args:
+      array: in the order z, y, x.
+      level: with voxel size and position of the metadata.
+      options: if it has a voxel size, that takes the place of the metadata's.
+    """
+    size = options.voxel_size_nm or level.size_nm
+    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+
+
 def _factors(level: Level, first: Level) -> Triple | None:
     if level is first:
         return (1.0, 1.0, 1.0)

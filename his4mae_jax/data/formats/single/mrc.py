@@ -7,7 +7,7 @@ import numpy as np
 
 from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, opened
 from his4mae_jax.data.stores.mapped import lazy_array
 from his4mae_jax.data.stores.units import Triple, brief
 from his4mae_jax.errors import UserError
@@ -65,8 +65,7 @@ def open_mrc(file: pathlib.Path, options: OpenOptions) -> Opened:
         array = array.transpose([stored.index(axis) for axis in (3, 2, 1)])
     array = to_zyx(array, list("zyx"), str(file), options.channel)
     level = Level("", size, ("nm",) * 3, position)
-    size = options.voxel_size_nm or size
-    return Opened(array, size, origin_nm=origin_nm(level, level, size))
+    return opened(array, level, options)
 
 
 def _header(mrcfile, file: pathlib.Path) -> np.recarray:

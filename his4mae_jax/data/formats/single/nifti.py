@@ -8,7 +8,7 @@ import numpy as np
 from his4mae_jax.data.formats.single.affine import grid_of
 from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import linear
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm, with_unit
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, opened, with_unit
 from his4mae_jax.data.stores.mapped import check_memory, lazy_array
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
@@ -54,9 +54,7 @@ def open_nifti(file: pathlib.Path, options: OpenOptions) -> Opened:
     meaning = linear(data.dtype.newbyteorder("="), slope, inter, options.image, str(file))
     array = lazy_array(data.T, meaning, options.cache_bytes)  # of planes: x is the last axis
     array = to_zyx(array, _AXES[: data.ndim][::-1], str(file), options.channel)
-    level = with_unit(level, options, str(file))
-    size = options.voxel_size_nm or level.size_nm
-    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+    return opened(array, with_unit(level, options, str(file)), options)
 
 
 def _short(value: float) -> float:

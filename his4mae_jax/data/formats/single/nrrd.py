@@ -8,7 +8,7 @@ import numpy as np
 from his4mae_jax.data.formats.single.affine import grid_of
 from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
-from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, origin_nm, with_unit
+from his4mae_jax.data.stores.levels import Level, Opened, OpenOptions, opened, with_unit
 from his4mae_jax.data.stores.mapped import check_memory, lazy_array
 from his4mae_jax.data.stores.units import brief
 from his4mae_jax.errors import UserError
@@ -59,9 +59,7 @@ def open_nrrd(file: pathlib.Path, options: OpenOptions) -> Opened:
         raise UserError(f"{file}: unreadable NRRD ({brief(error)}); copy or export it again") from error
     array = lazy_array(data, Meaning(data.dtype.newbyteorder("=")), options.cache_bytes)
     array = to_zyx(array, axes[::-1], str(file), options.channel)
-    level = with_unit(level, options, str(file))
-    size = options.voxel_size_nm or level.size_nm
-    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin_nm(level, level, size))
+    return opened(array, with_unit(level, options, str(file)), options)
 
 
 def _data(nrrd, header: dict[str, Any], stream, file: pathlib.Path) -> np.ndarray:

@@ -19,7 +19,7 @@ from his4mae_jax.data.formats.tiff.metadata import voxel_size
 from his4mae_jax.data.formats.tiff.values import tiff_meaning
 from his4mae_jax.data.stores.axes import to_zyx
 from his4mae_jax.data.stores.grey import Meaning
-from his4mae_jax.data.stores.levels import Opened, OpenOptions, origin_nm
+from his4mae_jax.data.stores.levels import Opened, OpenOptions, opened
 from his4mae_jax.data.stores.mapped import check_memory, lazy_array
 from his4mae_jax.data.stores.virtual_chunked import virtual_array
 
@@ -62,7 +62,6 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
         layout = tiff_layout(tif, file)
         meaning = tiff_meaning(tif, layout, options, file)
         level = voxel_size(tif, file)
-        size = options.voxel_size_nm or level.size_nm
         shape, series = layout.shape, layout.series
         # TensorStore would copy a byte-swapped or unaligned array, so those are read page by page as well.
         if (
@@ -85,11 +84,8 @@ def open_tiff(file: pathlib.Path, options: OpenOptions) -> Opened:
                 at = data.ndim - 1 if series is None else series.axes.index("S")
                 data = grey_plane(np.moveaxis(data, at, -1), False, options.channel, file)
             array = ts.array(meaning(data.reshape(shape)), write=False)
-    origin = origin_nm(level, level, size)
     channel = None if layout.has_colours else options.channel  # it was one of the colours
-    return Opened(
-        to_zyx(array, _axes(layout), str(file), channel), size, unknown_units=level.unknown_units, origin_nm=origin
-    )
+    return opened(to_zyx(array, _axes(layout), str(file), channel), level, options)
 
 
 def _plane(page, layout: Layout, channel: int | None, file: pathlib.Path) -> np.ndarray:

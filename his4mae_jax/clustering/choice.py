@@ -15,7 +15,6 @@ import scipy.special
 
 from his4mae_jax.clustering.kmeans import kmeans, mixture
 from his4mae_jax.clustering.sampling import Sample
-from his4mae_jax.clustering.whitening import noise_whitening
 from his4mae_jax.progress import Log, progress, say
 
 STRONG = 0.9  # prediction strength from which on clusters count as found again; the paper's range is 0.8 to 0.9
@@ -80,13 +79,16 @@ class Choice:
         return cls(*each) if whole else None
 
 
-def compare(sample: Sample, clusters: Sequence[int], *, whitened: bool, seed: int, log: Log = say) -> Choice | None:
+def compare(
+    sample: Sample, clusters: Sequence[int], *, white_DxD: np.ndarray | None, seed: int, log: Log = say
+) -> Choice | None:
     """Measures each number of clusters; None where the sample is too small for the smallest.
 
     Args:
-      sample: of the volume, with noises where `whitened`.
+      sample: of the volume.
       clusters: numbers of clusters.
-      whitened: whether features are whitened by noise before, as `clustering.fit.fit_clusters` does.
+      white_DxD: `noise_whitening` of the sample, where the fit whitens; then so many of its directions count as there
+        are clusters, and labels are by the centres of mixtures, as in the fit.
       seed: of the draw of voxels and of k-means.
       log: prints a line of progress.
     """
@@ -98,14 +100,14 @@ def compare(sample: Sample, clusters: Sequence[int], *, whitened: bool, seed: in
     if not clusters:
         return None
     z_MxF = sample.features_MxD[rows]
-    if whitened and sample.noises:
-        z_MxF = z_MxF @ noise_whitening(sample.features_MxD, *sample.noises)[:, : clusters[-1]]
+    if white_DxD is not None:
+        z_MxF = z_MxF @ white_DxD[:, : clusters[-1]]
     z_MxF = z_MxF - z_MxF.mean(axis=0)
     found = []
     with progress("fit: numbers of clusters", len(clusters), log=log) as bar:
         for size in clusters:
-            used = size if whitened else z_MxF.shape[1]
-            found.append(_measure(z_MxF, used, part_M, size, seed, mixed=whitened))
+            used = z_MxF.shape[1] if white_DxD is None else size
+            found.append(_measure(z_MxF, used, part_M, size, seed, mixed=white_DxD is not None))
             bar.advance()
     return Choice(tuple(clusters), *(tuple(float(v) for v in column) for column in zip(*found, strict=True)))
 

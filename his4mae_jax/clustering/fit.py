@@ -120,7 +120,7 @@ def fit_clusters(
         encoder, volume, segment["fraction"], segment["fit_tiles"], seed, mask, inside=inside,
         least=segment["fit_least"], most=segment["fit_voxels"], noise=whitened, log=log,
     )  # fmt: skip
-    features = sampled.features_MxD
+    features, white = sampled.features_MxD, None
     if codes_KxD is not None:
         usage_K = np.bincount(nearest_code(features, codes_KxD), minlength=len(codes_KxD))
         centres = {size: clusters.from_codes(codes_KxD, usage_K, size, restarts, seed, log=log) for size in sizes}
@@ -135,7 +135,7 @@ def fit_clusters(
         centres = {size: clusters.from_features(features, size, restarts, seed, log=log) for size in sizes}
     found = None
     if choice and segment["compare_clusters"] and codes_KxD is None:
-        found = compare(sampled, segment["compare_clusters"], whitened=whitened, seed=seed, log=log)
+        found = compare(sampled, segment["compare_clusters"], white_DxD=white, seed=seed, log=log)
         if found:
             log(f"fit: {found.text()}")
     return Fit(centres, len(features), sampled.encoded, found)

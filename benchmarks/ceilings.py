@@ -21,11 +21,12 @@ import json
 import pathlib
 import types
 
+import jax
 import numpy as np
 from probe_labels import Scene, interpolated
 from reporting import add_json_option, machine, one_line, options, write_json
 
-from his4mae_jax.inference.lattice import smooth_along, smoothing_matrix
+from his4mae_jax.inference.lattice import reach, smooth, smoothing_matrix
 from his4mae_jax.library.encoder import Encoder
 from his4mae_jax.probe.heads import fit_hidden, fit_linear
 
@@ -73,10 +74,14 @@ def smoothed(scene: Scene, lattice: np.ndarray, sigma: float) -> np.ndarray:
     sides = [
         (at[1] - at[0] if len(at) > 1 else 1) * nm for at, nm in zip(scene.positions, scene.voxel_size_nm, strict=True)
     ]
-    for axis, side in enumerate(sides):
-        points = types.SimpleNamespace(points=lattice.shape[axis], scale=sides[-1] / side)
-        lattice = smooth_along(lattice, smoothing_matrix(points, sigma), axis)
-    return lattice
+    scales = [sides[-1] / side for side in sides]
+    matrices = [
+        smoothing_matrix(types.SimpleNamespace(points=points, scale=scale), sigma)
+        for points, scale in zip(lattice.shape, scales, strict=False)
+    ]
+    many = lattice.reshape(*lattice.shape[:3], -1)
+    out = jax.jit(lambda x: smooth(x, matrices, [reach(sigma, scale) for scale in scales]))(many)
+    return np.asarray(out).reshape(lattice.shape)
 
 
 def spread(scene: Scene, sigma: float) -> np.ndarray:

@@ -1,5 +1,6 @@
-"""Loops inside jit whose rounds are divided among the devices of this host."""
+"""Loops inside jit whose rounds are divided among the devices of this host, and the count of what they finished."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -104,3 +105,21 @@ def slices_of_round(fovs: int, batch: int, number: int, most: int) -> int:
     """
     choices = range(1, max(1, min(most // fovs, number)) + 1)
     return min(choices, key=lambda s: (-(-number // s) * -(-s * fovs // batch), s))
+
+
+class BatchCount:
+    """Batches of a tile that are encoded; devices add to it from threads of their own."""
+
+    def __init__(self, total: int, done: Callable[[float], None]):
+        """Args:
+        total: batches of the tile.
+        done: called with the fraction that is finished, after each addition.
+        """
+        self._total, self._done, self._batches, self._lock = total, done, 0, threading.Lock()
+
+    def add(self, batches: int) -> None:
+        """Counts so many more batches."""
+        if batches:
+            with self._lock:
+                self._batches += batches
+                self._done(self._batches / self._total)

@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-Lattice = np.ndarray | jax.Array
-
 LEAST_VARIANCE = 1e-6  # of a feature within a Gaussian: below it rounding decides
 BLOCK = 32  # rows of a smoothing matrix that are multiplied by at once
 
@@ -78,8 +76,8 @@ def smooth(
     return grid
 
 
-def texture(grid: Lattice, smooth_wide: Callable[[Lattice], Lattice]) -> Lattice:
-    """The standard deviation of each feature in a Gaussian, `(z, y, x, F)`; of NumPy and JAX arrays alike.
+def texture(grid: jax.Array, smooth_wide: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The standard deviation of each feature in a Gaussian, `(z, y, x, F)`.
 
     It says what the mean of the tokens around a point does not: how much they differ.
 
@@ -87,26 +85,9 @@ def texture(grid: Lattice, smooth_wide: Callable[[Lattice], Lattice]) -> Lattice
       grid: the lattice `(z, y, x, F)` before any smoothing.
       smooth_wide: applies the Gaussian to a lattice of any number of features.
     """
-    xp = jnp if isinstance(grid, jax.Array) else np
-    moments = smooth_wide(xp.concatenate([grid, grid * grid], axis=-1))
+    moments = smooth_wide(jnp.concatenate([grid, grid * grid], axis=-1))
     mean, square = moments[..., : grid.shape[-1]], moments[..., grid.shape[-1] :]
-    return xp.sqrt(xp.maximum(square - mean * mean, LEAST_VARIANCE))
-
-
-def smooth_along(grid: np.ndarray, matrix: np.ndarray, axis: int) -> np.ndarray:
-    """Applies a smoothing matrix along one axis on the host: nothing is compiled for the shape of a tile.
-
-    Its entries lie near the diagonal, and only they are multiplied, `BLOCK` rows at a time.
-    """
-    # With the axes behind as one, products are of stacks of matrices as they lie in memory: nothing is transposed.
-    length, before = grid.shape[axis], grid.shape[:axis]
-    x, out = (a.reshape(*before, length, -1) for a in (grid, np.empty(grid.shape, np.float32)))
-    for start in range(0, length, BLOCK):
-        rows = matrix[start : start + BLOCK]
-        used = np.flatnonzero(rows.any(axis=0))
-        near = slice(used[0], used[-1] + 1)
-        np.matmul(rows[:, near], x[..., near, :], out=out[..., start : start + BLOCK, :])
-    return out.reshape(grid.shape)
+    return jnp.sqrt(jnp.maximum(square - mean * mean, LEAST_VARIANCE))
 
 
 def along(x: jax.Array, lower: jax.Array, fraction: jax.Array, axis: int) -> jax.Array:

@@ -8,7 +8,6 @@ program itself reports each batch.
 
 import functools
 import math
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,15 +19,22 @@ from his4mae_jax.data.volumes.contrast import Contrast, apply_window
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference import expand_stride as es
 from his4mae_jax.inference.coverage import EXPAND_SLICES, Coverage
-from his4mae_jax.inference.device_loops import slices_of_round, split_batches, split_map, split_once, split_some
+from his4mae_jax.inference.device_loops import (
+    BatchCount,
+    slices_of_round,
+    split_batches,
+    split_map,
+    split_once,
+    split_some,
+)
 from his4mae_jax.inference.encode import make_encode
 from his4mae_jax.inference.lattice import along, smooth, texture
 from his4mae_jax.inference.score_maps import StackedScores, head_scores, nearest, probabilities, scores
+from his4mae_jax.inference.tiling import AxisArrays, for_encoding, lattice_points
 from his4mae_jax.models.kernels.backend import targets_cpu
 from his4mae_jax.training.devices.mesh import batch_sharding, make_local_mesh, replicated
 
 Done = Callable[[float], None]  # called with the fraction that is finished
-AxisArrays = dict[str, np.ndarray]  # `Tile.arrays` of one axis
 
 ROUND_BATCHES = 4  # a round is of so many slices that they make so many batches,
 ROUND_BYTES = 2**25  # or more, up to such a size of their tokens' features or scores
@@ -48,7 +54,7 @@ class TileComputation:
         """
         self.coverage, self.batch, self.mesh = coverage, batch, make_local_mesh()
         self._reports = targets_cpu() and batch * coverage.symmetries * fov_flop >= REPORT_FLOP
-        self._batches_done = _Count(0, lambda fraction: None)  # of the tile that is encoded
+        self._batches_done = BatchCount(0, lambda fraction: None)  # of the tile that is encoded
         self._grid, self._encode = models.encoder.grid, make_encode(models, coverage.symmetries)
         self._encode_round = jax.jit(self._one_round, static_argnames="report")
         self._encode_rounds = jax.jit(self._some_rounds, donate_argnums=0, static_argnames="report")
@@ -57,6 +63,7 @@ class TileComputation:
         static = ("counts", "probable")
         self._label_features = jax.jit(self._labels_of_features, static_argnames=static)
         self._label_rounds = jax.jit(self._labels_of_rounds, static_argnames=static)
+        self._smooth = jax.jit(self._smoothed)
 
     def features(
         self, params: Any, box: np.ndarray, arrays: Sequence[Sequence[AxisArrays]], contrast: Contrast, done: Done
@@ -108,6 +115,13 @@ class TileComputation:
             probable=stacked.probable,
         )  # fmt: skip
 
+    def smoothed(self, lattice: np.ndarray, grid: Sequence[AxisArrays]) -> np.ndarray:
+        """A lattice of features (the mean over axes, filled up) as it is clustered: `(z, y, x, D)`, or 2 D.
+
+        It is smoothed, and where texture counts that stands behind. `grid` are the arrays of its shift.
+        """
+        return np.asarray(self._smooth(lattice, grid))
+
     def tokens(self, params: Any, fovs_BxFxF: np.ndarray, contrast: Contrast, token_Bx2: np.ndarray) -> jax.Array:
         """One token of each raw field of view, at its row and column: `(B, D)`; B is a multiple of the devices."""
         return self._encode_tokens(params, fovs_BxFxF, contrast.window, token_Bx2)
@@ -126,7 +140,7 @@ class TileComputation:
         box = jax.device_put(box, replicated(self.mesh))
         takes = [[self._takes(grid, axis, linear) for axis in self._axes] for grid in arrays]
         total = sum(len(take) * batches for by_axis in takes for take, batches in by_axis)
-        count = self._batches_done = _Count(total, done)
+        count = self._batches_done = BatchCount(total, done)
         waiting, lattices = [], [[] for _ in arrays]
 
         def wait(most):
@@ -138,7 +152,7 @@ class TileComputation:
         for number, axis in enumerate(self._axes):
             planes = self._planes(box, axis, 0)
             for grid, by_axis, into in zip(arrays, takes, lattices, strict=True):
-                rows, cols = (_for_encoding(grid[i]) for i in range(3) if i != axis)
+                rows, cols = (for_encoding(grid[i]) for i in range(3) if i != axis)
                 take_RxS, batches = by_axis[number]
                 # XLA inlines a loop or a buffer of one round, and then rounds some sums in another way. With several
                 # axes a second round that is never run keeps the loop: tiles of all shapes give the same bits. With
@@ -153,7 +167,7 @@ class TileComputation:
                 spare = 2 if rounds == 1 else 1
                 take_RxS, step = np.repeat(take_RxS, spare, axis=0), -(-DISPATCH_BATCHES // batches)
                 values = len(linear[0]) if linear else self.coverage.dim
-                shape = (*take_RxS.shape, _points(rows), _points(cols), values)
+                shape = (*take_RxS.shape, lattice_points(rows), lattice_points(cols), values)
                 out = jnp.zeros(shape, jnp.float32, device=batch_sharding(self.mesh))
                 for start in range(0, rounds, step):
                     stop = min(start + step, rounds)
@@ -254,26 +268,24 @@ class TileComputation:
 
     def _head_scores(self, tokens, grid, heads):
         """Score maps of a lattice of features by `heads`, smoothed; of textures too where these count."""
-        cover = self.coverage
+        return head_scores(tokens, heads, self._gaussian("smooth", grid), self._texture(tokens, grid))
 
-        def gaussian(name, sigma):  # features are many: only entries near the diagonal of its matrices are multiplied
-            return lambda x: smooth(x, [axis[name] for axis in grid], cover.reaches(sigma))
+    def _smoothed(self, tokens, grid):
+        narrow, spread = self._gaussian("smooth", grid), self._texture(tokens, grid)
+        mean = narrow(tokens) if narrow else tokens
+        return mean if spread is None else jnp.concatenate([mean, spread], axis=-1)
 
-        spread = texture(tokens, gaussian("texture", cover.texture)) if cover.texture else None
-        return head_scores(tokens, heads, gaussian("smooth", cover.smooth) if cover.smooth else None, spread)
+    def _texture(self, tokens, grid):
+        wide = self._gaussian("texture", grid)
+        return texture(tokens, wide) if wide else None
 
+    def _gaussian(self, name, grid):
+        """The Gaussian "smooth" or "texture" over a lattice of many features; None: its sigma is 0.
 
-class _Count:
-    """Batches of a tile that are encoded; devices add to it from threads of their own."""
-
-    def __init__(self, total: int, done: Done):
-        self._total, self._done, self._batches, self._lock = total, done, 0, threading.Lock()
-
-    def add(self, batches: int) -> None:
-        if batches:
-            with self._lock:
-                self._batches += batches
-                self._done(self._batches / self._total)
+        As features are many, only entries near the diagonal of its matrices are multiplied.
+        """
+        sigma = getattr(self.coverage, name)
+        return (lambda x: smooth(x, [axis[name] for axis in grid], self.coverage.reaches(sigma))) if sigma else None
 
 
 def _slices_across(rounds, axis, number):
@@ -282,16 +294,6 @@ def _slices_across(rounds, axis, number):
     return moveaxis(rounds.reshape(-1, *rounds.shape[2:])[:number], 0, axis)
 
 
-def _points(arrays: AxisArrays) -> int:
-    """Lattice points of an axis."""
-    return len(arrays["token"] if "token" in arrays else arrays["weight"])
-
-
 def _merge(chunks, depth):
     """Chunks `(chunk, n, z, y, x)` as `(n, depth, y, x)`."""
     return jnp.moveaxis(chunks, 0, 1).reshape(chunks.shape[1], -1, *chunks.shape[3:])[:, :depth]
-
-
-def _for_encoding(arrays: AxisArrays) -> AxisArrays:
-    """The arrays that `token_grid` takes; others may have other shapes along other axes, and compile anew."""
-    return {key: value for key, value in arrays.items() if key in ("pixels", "origins", "cover", "weight", "token")}

@@ -18,6 +18,7 @@ from his4mae_jax.inference.expand_stride import AxisTile
 from his4mae_jax.inference.lattice import smoothing_matrix
 
 Plan = AxisTile | CoverTile  # of one axis of a tile
+AxisArrays = dict[str, np.ndarray]  # `Tile.arrays` of one axis
 
 
 def spans(start: int, stop: int, side: int, block: int) -> list[tuple[int, int]]:
@@ -85,7 +86,7 @@ class Tile:
         out[tuple(slice(n) for n in raw.shape)] = raw
         return out
 
-    def arrays(self) -> tuple[tuple[dict[str, np.ndarray], ...], ...]:
+    def arrays(self) -> tuple[tuple[AxisArrays, ...], ...]:
         """For each shift and axis the arrays of its plan (`AxisTile.arrays`), filled up to `sizes`."""
         begin = [s.start for s in self.read]
         return tuple(
@@ -93,7 +94,7 @@ class Tile:
             for grid, sizes in zip(self.grids, self.sizes, strict=True)
         )
 
-    def _filled(self, plan: Plan, sizes: dict[str, int], begin: int) -> dict[str, np.ndarray]:
+    def _filled(self, plan: Plan, sizes: dict[str, int], begin: int) -> AxisArrays:
         arrays = plan.arrays(begin)
         # Filled with the last entry again: what it gives is written nowhere.
         out = {k: np.concatenate([v, np.repeat(v[-1:], sizes[k] - len(v), axis=0)]) for k, v in arrays.items()}
@@ -148,6 +149,16 @@ def filled_up(lattice: np.ndarray, sizes: Sequence[dict[str, int]]) -> np.ndarra
     """A lattice filled up with zeros to the sizes that all tiles have in common."""
     missing = [s["slices"] - n for s, n in zip(sizes, lattice.shape, strict=False)]
     return np.pad(lattice, [(0, n) for n in missing] + [(0, 0)]) if any(missing) else lattice  # padding copies all
+
+
+def lattice_points(arrays: AxisArrays) -> int:
+    """Lattice points of an axis."""
+    return len(arrays["token"] if "token" in arrays else arrays["weight"])
+
+
+def for_encoding(arrays: AxisArrays) -> AxisArrays:
+    """The arrays that `token_grid` takes; others may have other shapes along other axes, and compile anew."""
+    return {key: value for key, value in arrays.items() if key in ("pixels", "origins", "cover", "weight", "token")}
 
 
 def neighbours(count: int, most: int) -> list[range]:

@@ -17,7 +17,7 @@ from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
-from his4mae_jax.inference.lattice import at_voxels, smooth_along, smoothing_matrix, texture
+from his4mae_jax.inference.lattice import at_voxels
 from his4mae_jax.inference.score_maps import LinearScores, StackedScores, texture_of
 from his4mae_jax.inference.tile_computation import Done, TileComputation
 from his4mae_jax.inference.tiling import Encoded, Tile, filled_up, needed_points
@@ -108,8 +108,8 @@ class VolumeEncoder:
     def expand_at(self, means: Sequence[np.ndarray], tile: Tile, index_Mx3: np.ndarray) -> np.ndarray:
         """Features at M voxels `(M, D)` (or, with texture, 2 D) from the lattices of each shift (means over axes)."""
         total = 0.0
-        for mean, grid in zip(means, tile.grids, strict=True):
-            total = total + at_voxels(self._features(mean, grid), grid, index_Mx3)
+        for shift, (mean, grid) in enumerate(zip(means, tile.grids, strict=True)):
+            total = total + at_voxels(self._smoothed(mean, tile, shift), grid, index_Mx3)
         return total / len(means)
 
     def cover_features(
@@ -164,7 +164,7 @@ class VolumeEncoder:
         out, positions = np.empty((*shape, self.coverage.width), np.float32), [np.empty(n) for n in shape]
         for tile in tiling:
             grid, done = tile.grids[0], advance_to(bar, math.prod(tile.shape))
-            mean = self._features(np.mean(self.lattices(volume, tile, done)[0], axis=0), grid)
+            mean = self._smoothed(np.mean(self.lattices(volume, tile, done)[0], axis=0), tile, 0)
             needed = [needed_points(plan) for plan in grid]
             at = [slice(plan.first + s.start, plan.first + s.stop) for plan, s in zip(grid, needed, strict=True)]
             out[tuple(at)] = mean[tuple(needed)]
@@ -172,17 +172,9 @@ class VolumeEncoder:
                 positions[axis][at[axis]] = plan.positions[needed[axis]]
         return out, tuple(positions)
 
-    def _features(self, mean: np.ndarray, grid) -> np.ndarray:
-        """A lattice as it is clustered: smoothed, with its texture where that is wanted."""
-
-        def smoothed(lattice, sigma):
-            for axis, plan in enumerate(grid if sigma else ()):
-                lattice = smooth_along(lattice, smoothing_matrix(plan, sigma), axis)
-            return lattice
-
-        out = smoothed(mean, self.coverage.smooth)
-        wide = self.coverage.texture
-        return np.concatenate([out, texture(mean, lambda x: smoothed(x, wide))], axis=-1) if wide else out
+    def _smoothed(self, mean: np.ndarray, tile: Tile, shift: int) -> np.ndarray:
+        """The lattice of one shift of a tile (the mean over axes) as it is clustered, filled up."""
+        return self._computation.smoothed(filled_up(mean, tile.sizes[shift]), tile.arrays()[shift])
 
     # Labels.
 

@@ -9,7 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
+Lattice = np.ndarray | jax.Array
+
 LEAST_VARIANCE = 1e-6  # of a feature within a Gaussian: below it rounding decides
+TEXTURE_FEATURES = 16  # whose texture is taken at once: arrays that fit caches are quicker than large ones
 BLOCK = 32  # rows of a smoothing matrix that are multiplied by at once
 
 
@@ -85,9 +88,24 @@ def texture(grid: jax.Array, smooth_wide: Callable[[jax.Array], jax.Array]) -> j
       grid: the lattice `(z, y, x, F)` before any smoothing.
       smooth_wide: applies the Gaussian to a lattice of any number of features.
     """
-    moments = smooth_wide(jnp.concatenate([grid, grid * grid], axis=-1))
+    features = grid.shape[-1]
+    grid = jnp.pad(grid, [(0, 0)] * 3 + [(0, -features % TEXTURE_FEATURES)])
+
+    def some(number, out):
+        start = number * TEXTURE_FEATURES
+        part = jax.lax.dynamic_slice_in_dim(grid, start, TEXTURE_FEATURES, axis=3)
+        return jax.lax.dynamic_update_slice_in_dim(out, _deviation(part, smooth_wide), start, axis=3)
+
+    out = jax.lax.fori_loop(0, grid.shape[-1] // TEXTURE_FEATURES, some, jnp.zeros_like(grid))
+    return out[..., :features]
+
+
+def _deviation(grid: Lattice, smooth_wide: Callable[[Lattice], Lattice]) -> Lattice:
+    """`texture` in one go, of NumPy and JAX arrays alike."""
+    xp = jnp if isinstance(grid, jax.Array) else np
+    moments = smooth_wide(xp.concatenate([grid, grid * grid], axis=-1))
     mean, square = moments[..., : grid.shape[-1]], moments[..., grid.shape[-1] :]
-    return jnp.sqrt(jnp.maximum(square - mean * mean, LEAST_VARIANCE))
+    return xp.sqrt(xp.maximum(square - mean * mean, LEAST_VARIANCE))
 
 
 def along(x: jax.Array, lower: jax.Array, fraction: jax.Array, axis: int) -> jax.Array:
@@ -116,3 +134,47 @@ def at_voxels(grid_ZxYxXxF: np.ndarray, tiles: Sequence[LatticeAxis], index_Mx3:
             weight = weight * (fraction if up else 1 - fraction)
         total = total + weight[:, None] * grid_ZxYxXxF[tuple(where)]
     return total
+
+
+def few_at_voxels(
+    grid_ZxYxXxF: np.ndarray, tiles: Sequence[LatticeAxis], index_Mx3: np.ndarray, smooth: float, texture: float
+) -> np.ndarray:
+    """What smoothing, texture and `at_voxels` give at M voxels, from the points around these alone, on the host.
+
+    Args:
+      grid_ZxYxXxF: the lattice before any smoothing.
+      tiles: of the axes (z, y, x).
+      index_Mx3: of the written voxels, relative to the first.
+      smooth, texture: in tokens, of the Gaussians; 0: none.
+
+    Returns:
+      `(M, F)`, or `(M, 2 F)` with texture.
+    """
+    matrices = [[smoothing_matrix(t, sigma) if sigma else None for t in tiles] for sigma in (smooth, texture)]
+    near = [reach(max(smooth, texture), tile.scale) for tile in tiles]
+    out = []
+    for voxel in index_Mx3:
+        ends, where, weights = [], [], np.ones((1, 1, 1), np.float32)
+        for axis, (tile, at) in enumerate(zip(tiles, voxel, strict=True)):
+            lower, fraction = int(tile.lower[at]), tile.fraction[at]
+            ends.append([lower, min(lower + 1, tile.points - 1)])
+            where.append(slice(max(lower - near[axis], 0), ends[-1][1] + near[axis] + 1))
+            weights = weights * np.expand_dims([1 - fraction, fraction], [a for a in range(3) if a != axis])
+        part = grid_ZxYxXxF[tuple(where)]
+        starts = [s.start for s in where]
+        narrow, wide = (
+            None if of_sigma[0] is None else [m[e, s] for m, e, s in zip(of_sigma, ends, where, strict=True)]
+            for of_sigma in matrices
+        )
+        at_ends = part[np.ix_(*np.subtract(ends, np.expand_dims(starts, 1)))] if narrow is None else _ends(part, narrow)
+        if wide is not None:
+            at_ends = np.concatenate([at_ends, _deviation(part, functools.partial(_ends, rows=wide))], axis=-1)
+        out.append(np.tensordot(weights, at_ends, 3))
+    return np.array(out, np.float32).reshape(len(index_Mx3), -1)
+
+
+def _ends(part: np.ndarray, rows: Sequence[np.ndarray]) -> np.ndarray:
+    """The Gaussian at the 8 points around a voxel, `(2, 2, 2, F)`, by the rows of the matrices (z, y, x)."""
+    z, y, x, features = part.shape
+    part = np.matmul(rows[0], part.reshape(z, -1)).reshape(2, y, -1)
+    return np.matmul(rows[2], np.matmul(rows[1], part).reshape(2, 2, x, features))

@@ -17,13 +17,14 @@ from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference import cover_stride as cs
 from his4mae_jax.inference.coverage import Coverage
-from his4mae_jax.inference.lattice import at_voxels
+from his4mae_jax.inference.lattice import at_voxels, few_at_voxels
 from his4mae_jax.inference.score_maps import LinearScores, StackedScores, texture_of
 from his4mae_jax.inference.tile_computation import Done, TileComputation
 from his4mae_jax.inference.tiling import Encoded, Tile, filled_up, needed_points
 from his4mae_jax.models.kernels.batches import fovs_at_once
 from his4mae_jax.progress import Progress
 
+POINTS_FOR_VOXEL = 100  # of a lattice can be smoothed in the time that the surroundings of one voxel take
 COVER_FOVS = 32  # fields of view of a dispatch on a device where cover-stride encodes single voxels, or one batch
 
 
@@ -107,9 +108,12 @@ class VolumeEncoder:
 
     def expand_at(self, means: Sequence[np.ndarray], tile: Tile, index_Mx3: np.ndarray) -> np.ndarray:
         """Features at M voxels `(M, D)` (or, with texture, 2 D) from the lattices of each shift (means over axes)."""
-        total = 0.0
+        total, cover = 0.0, self.coverage
         for shift, (mean, grid) in enumerate(zip(means, tile.grids, strict=True)):
-            total = total + at_voxels(self._smoothed(mean, tile, shift), grid, index_Mx3)
+            if math.prod(mean.shape[:3]) > POINTS_FOR_VOXEL * len(index_Mx3):
+                total = total + few_at_voxels(mean, grid, index_Mx3, cover.smooth, cover.texture)
+            else:
+                total = total + at_voxels(self._smoothed(mean, tile, shift), grid, index_Mx3)
         return total / len(means)
 
     def cover_features(

@@ -223,15 +223,35 @@ def test_smoothing_is_a_gaussian_and_linear():
     np.testing.assert_allclose(smoothed, want, atol=1e-5)
 
 
-def test_texture_is_the_spread_within_a_gaussian():
-    grid = np.random.default_rng(0).normal(size=(9, 8, 7, 3)).astype(np.float32)
+@pytest.mark.parametrize("features", [3, 16, 37])
+def test_texture_is_the_spread_within_a_gaussian(features):
+    grid = np.random.default_rng(0).normal(size=(9, 8, 7, features)).astype(np.float32)
+    matrices = [lattice.smoothing_matrix(types.SimpleNamespace(points=n, scale=1.0), 1.5) for n in grid.shape[:3]]
 
     def gaussian(x):
-        return scipy.ndimage.gaussian_filter(x, (1.5, 1.5, 1.5, 0), mode="reflect", truncate=3.4)
+        return scipy.ndimage.gaussian_filter(x.astype(np.float64), (1.5, 1.5, 1.5, 0), mode="reflect", radius=5)
 
-    wanted = np.sqrt(np.maximum(gaussian(grid.astype(np.float64) ** 2) - gaussian(grid.astype(np.float64)) ** 2, 0))
-    spread = lattice.texture(jax.numpy.asarray(grid), gaussian)
+    wanted = np.sqrt(np.maximum(gaussian(np.square(grid, dtype=np.float64)) - gaussian(grid) ** 2, 0))
+    spread = lattice.texture(jax.numpy.asarray(grid), lambda x: lattice.smooth(x, matrices))
     np.testing.assert_allclose(spread, np.maximum(wanted, 1e-3), atol=1e-4)
+
+
+@pytest.mark.parametrize(("smooth", "wide"), [(0.0, 0.0), (0.7, 0.0), (0.7, 1.5), (0.0, 1.0)])
+def test_few_voxels_have_the_values_of_the_whole_lattice(smooth, wide):
+    rng, shape = np.random.default_rng(0), (21, 33, 47)
+    tiles = [es.dense_tile(21, (2, 15), 12, 2.5), *(es.axis_tile(n, (0, n), FOV, PATCH, 10) for n in shape[1:])]
+    grid = rng.normal(size=(*(t.points for t in tiles), 19)).astype(np.float32)
+    index = np.stack([rng.integers(0, len(t.lower), 60) for t in tiles], axis=1)
+    index[:2] = [(0, 0, 0), [len(t.lower) - 1 for t in tiles]]
+
+    def smoothed(sigma):
+        return lambda x: lattice.smooth(x, [lattice.smoothing_matrix(t, sigma) for t in tiles])
+
+    whole = [smoothed(smooth)(grid) if smooth else grid]
+    if wide:
+        whole.append(lattice.texture(jax.numpy.asarray(grid), smoothed(wide)))
+    wanted = lattice.at_voxels(np.concatenate(whole, axis=-1), tiles, index)
+    np.testing.assert_allclose(lattice.few_at_voxels(grid, tiles, index, smooth, wide), wanted, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(70, 9, 41), (100, 64, 33)])

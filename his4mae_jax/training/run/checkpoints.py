@@ -1,7 +1,7 @@
 """Orbax checkpoints: atomic, asynchronous, and quick to open for inference.
 
 Each holds the items `student` and `teacher` (the encoders), `rest` (all other state) and `about` (JSON: the
-configuration, seconds trained, pixel size). Inference reads one encoder and `about`.
+configuration, seconds trained, pixel size, and checksums of all arrays). Inference reads one encoder and `about`.
 """
 
 import pathlib
@@ -17,11 +17,13 @@ from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import parse_json, write_json, writing
 from his4mae_jax.settings.table import fixed_by_training, is_saved
+from his4mae_jax.training.run import checksums
 from his4mae_jax.training.run.run_lock import check_there
 from his4mae_jax.training.step.state import TrainState
 from his4mae_jax.workdir import checkpoint_steps
 
 ENCODERS = ("student", "teacher")
+CHECKSUMS = "checksums"  # key of `about`
 
 
 def checkpoint_every(config: ml_collections.ConfigDict) -> int:
@@ -131,7 +133,9 @@ class Checkpoints:
           UserError: the disk has no room.
         """
         self.check_space(state)
-        args = {name: ocp.args.StandardSave(tree) for name, tree in _split(state).items()}
+        items = _split(state)
+        about = {**about, CHECKSUMS: {name: checksums.checksums(tree) for name, tree in items.items()}}
+        args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with writing(self.path):
             self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **args), force=True)
 
@@ -158,6 +162,9 @@ class Checkpoints:
         try:
             restored = self._manager.restore(step, args=args)
             _check_about(restored["about"])
+            for name, saved in restored["about"].get(CHECKSUMS, {}).items():  # earlier versions saved none
+                if name in restored:
+                    checksums.check(restored[name], saved)
         except Exception as error:
             raise self._damaged(step, error) from error
         return restored

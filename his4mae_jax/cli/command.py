@@ -254,7 +254,7 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
 def _check(workdir: str) -> None:
     from his4mae_jax.evaluation.check import check  # late, as it imports JAX
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each checkpoint in many lines
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each save, and tracebacks of what it raises
     check(workdir, process.log)
 
 

@@ -28,7 +28,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     Raises:
       UserError: bad input.
     """
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax logs each save in many lines
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each save, and tracebacks of what it raises
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         _check_alone(config, mode)

@@ -40,6 +40,22 @@ def test_some_damaged_volumes(name, tmp_path):
     assert not errors(name, tried(name, 20, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["NIfTI", "NRRD", "PNG slices", "TIFF, deflate", "N5"])
+def test_checksums_of_a_format_are_compared(name, tmp_path):
+    """One byte in the middle of the data, in a place that can often be decompressed nevertheless."""
+    spec = str(tmp_path / corrupted.FORMATS[name](tmp_path, corrupted.volume()))
+    image = corrupted.read_whole(spec)
+    path = max((p for p in tmp_path.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    whole = path.read_bytes()
+    for place in (0.5, 0.7, 0.8, 0.9):
+        data = bytearray(whole)
+        data[int(place * len(data))] ^= 255
+        path.write_bytes(data)
+        assert corrupted.outcome(spec, image) == "refused"
+    path.write_bytes(whole)
+    assert corrupted.outcome(spec, image) == "same"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", corrupted.FORMATS)
 def test_a_thousand_damaged_volumes(name, tmp_path):

@@ -41,6 +41,9 @@ def read_picture(file: pathlib.Path, options: OpenOptions) -> np.ndarray:
     Raises:
       UserError: as `picture_layout`; or it holds colours, and no channel was chosen.
     """
+    if file.suffix.lower() in PNG:
+        with _opened(file) as picture:
+            picture.verify()  # its checksums, of which reading the pixels takes no notice
     with _opened(file) as picture:
         if picture.mode == "P" and options.image:
             picture = picture.convert("RGB")

@@ -11,7 +11,7 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 from his4mae_jax.bucket import access
 from his4mae_jax.bucket.requests import Written, asking, version_of
@@ -19,6 +19,13 @@ from his4mae_jax.errors import UserError
 
 _URL = re.compile(r"(gs|gcs|s3)://([^/?#]*)(.*)", re.DOTALL)
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts at a conditional put
+
+
+class Stat(NamedTuple):
+    """What a store says of an object: of the result of `os.stat`, the members that it knows."""
+
+    st_size: int
+    st_mtime_ns: int
 
 
 class BucketPath:
@@ -116,6 +123,12 @@ class BucketPath:
         except FileNotFoundError:
             return None
         return version_of(found)
+
+    def stat(self) -> "Stat":
+        """Size and time of the object."""
+        with asking(self):
+            found = self.store.head(self.key)
+        return Stat(found["size"], int(found["last_modified"].timestamp() * 1e9))
 
     def is_file(self) -> bool:
         """Whether there is an object of this name."""

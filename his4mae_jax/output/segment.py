@@ -160,9 +160,8 @@ def _run(task: Task, values: dict[str, Any], workers: Any, workdir: PathLike) ->
             facts["encoder_file"] = os.path.abspath(s.encoder_file)
         publish(job, names, task.folder, facts)
         speed = rate(fovs / max(facts["seconds"], 1e-9), "fields of view")
-        log(
-            f"segment: labels in {records.stored(task.paths[0], job.id)} after {facts['seconds']:.1f} s, {speed} with the fit of centres"
-        )
+        path = records.stored(task.paths[0], job.id)
+        log(f"segment: labels in {path} after {facts['seconds']:.1f} s, {speed} with the fit of centres")
         return facts
 
 

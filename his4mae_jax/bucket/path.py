@@ -4,21 +4,21 @@ They are no `os.PathLike`: what opens files by itself, on the local disk, refuse
 A bucket has objects and no folders: a folder is there while an object is in it, and making one does nothing.
 """
 
+import contextlib
 import fnmatch
+import functools
 import io
 import os
 import pathlib
 import re
-import time
 from collections.abc import Iterator
 from typing import IO, Any, NamedTuple, Self
 
 from his4mae_jax.bucket import access
-from his4mae_jax.bucket.requests import Written, asking, version_of
+from his4mae_jax.bucket.requests import Written, WrittenText, again, asking, version_of
 from his4mae_jax.errors import UserError
 
 _URL = re.compile(r"(gs|gcs|s3)://([^/?#]*)(.*)", re.DOTALL)
-PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts at a conditional put
 
 
 class Stat(NamedTuple):
@@ -170,23 +170,17 @@ class BucketPath:
           FileExistsError: the condition is not met.
         """
         if mode == "overwrite":
-            with asking(self):
-                return version_of(self.store.put(self.key, content))
-        unsure = False  # a request that failed may have been carried out: obstore does not send it again by itself
-        for pause in (*PAUSES, None):
-            try:
-                with asking(self):
-                    return version_of(self.store.put(self.key, content, mode=mode, use_multipart=False))
-            except FileExistsError:
-                if unsure and self.read_bytes() == content:
-                    return self.version() or {}
-                raise
-            except UserError as error:
-                if pause is None or isinstance(error.__cause__, PermissionError):
-                    raise
-            unsure = True
-            time.sleep(pause)
-        raise AssertionError
+            put = functools.partial(self.store.put, self.key, content)
+            return version_of(again(self, put, attempts=2 if isinstance(content, pathlib.Path) else 0))
+        put = functools.partial(self.store.put, self.key, content, mode=mode, use_multipart=False)
+        return version_of(again(self, put, on_conflict=lambda: self._if_it_is(content)))
+
+    def _if_it_is(self, content: bytes) -> dict[str, Any] | None:
+        """The version of the object where it has this content already; None where it has not."""
+        with contextlib.suppress(FileNotFoundError):
+            if self.read_bytes() == content:
+                return self.version()
+        return None
 
     def write_bytes(self, content: bytes) -> int:
         """Writes the object whole."""
@@ -200,12 +194,12 @@ class BucketPath:
     def open(self, mode: str = "r", encoding: str = "utf-8", newline: str | None = None) -> IO[Any]:
         """The object as a file in memory, which is put when it is closed if `mode` is "w" or "wb"."""
         if "r" in mode:
-            stream: IO[Any] = io.BytesIO(self.read_bytes())
-        elif "w" in mode:
-            stream = Written(self.write_bytes)
-        else:
+            stream = io.BytesIO(self.read_bytes())
+            return stream if "b" in mode else io.TextIOWrapper(stream, encoding, newline=newline)
+        if "w" not in mode:
             raise ValueError(f"mode {mode!r}: objects are read, or written whole")
-        return stream if "b" in mode else io.TextIOWrapper(stream, encoding, newline=newline)
+        written = Written(self.write_bytes)
+        return written if "b" in mode else WrittenText(written, encoding, newline=newline)
 
     def touch(self, exist_ok: bool = True) -> None:
         """Writes an empty object."""
@@ -220,8 +214,7 @@ class BucketPath:
     def unlink(self, missing_ok: bool = False) -> None:
         """Removes the object."""
         try:
-            with asking(self):
-                self.store.delete(self.key)
+            again(self, functools.partial(self.store.delete, self.key), on_conflict=dict)
         except FileNotFoundError:
             if not missing_ok:
                 raise

@@ -2,11 +2,18 @@
 
 import contextlib
 import io
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from his4mae_jax.bucket import access
 from his4mae_jax.errors import UserError
+
+PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between attempts
+
+
+class RefusedError(UserError):
+    """A store that does not allow a request; another attempt would be refused, too."""
 
 
 @contextlib.contextmanager
@@ -26,7 +33,7 @@ def asking(name: object) -> Iterator[None]:
     except UserError:
         raise
     except (errors.PermissionDeniedError, errors.UnauthenticatedError, PermissionError) as error:
-        raise UserError(
+        raise RefusedError(
             f"{name}: access refused ({_brief(error)}); check the credentials and what they may do in this bucket"
         ) from error
     except (errors.BaseError, OSError, ValueError) as error:
@@ -36,27 +43,69 @@ def asking(name: object) -> Iterator[None]:
         ) from error
 
 
+def again(
+    name: object,
+    request: Callable[[], Any],
+    attempts: int | None = None,
+    on_conflict: Callable[[], Any] = lambda: None,
+) -> Any:
+    """Sends a request that obstore does not send again by itself, as one that failed may have been carried out.
+
+    Args:
+      name: of the object, for messages.
+      request: sends it, and returns the answer.
+      attempts: after the first; None: one after each of `PAUSES`.
+      on_conflict: called where a later attempt finds what the first may have done; returns the answer that was lost,
+        or None where another one did it.
+    """
+    attempts = len(PAUSES) if attempts is None else attempts
+    for attempt in range(attempts + 1):
+        try:
+            with asking(name):
+                return request()
+        except (FileExistsError, FileNotFoundError):
+            answer = on_conflict() if attempt else None
+            if answer is None:
+                raise
+            return answer
+        except RefusedError:
+            raise
+        except UserError:
+            if attempt == attempts:
+                raise
+        time.sleep(PAUSES[attempt])
+    raise AssertionError
+
+
 def version_of(found: Any) -> dict[str, Any]:
     """The `version` in an answer of obstore."""
-    return {key: found[key] for key in ("e_tag", "version") if found[key] is not None}
+    return {key: found[key] for key in ("e_tag", "version") if found.get(key) is not None}
 
 
 class Written(io.BytesIO):
-    """A file in memory that becomes an object when it is closed, unless an error ended its `with` block."""
+    """A file in memory that becomes an object when it is closed, unless `failed` is set before."""
 
     def __init__(self, put: Callable[[bytes], object]) -> None:
         super().__init__()
-        self._put, self._failed = put, False
+        self._put, self.failed = put, False
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._failed = kind is not None
+        self.failed = kind is not None
         super().__exit__(kind, error, trace)
 
     def close(self) -> None:
-        if not self.closed and not self._failed:
-            content, self._failed = self.getvalue(), True
-            self._put(content)
+        if not self.closed and not self.failed:
+            self.failed = True  # an error of the put is raised once
+            self._put(self.getvalue())
         super().close()
+
+
+class WrittenText(io.TextIOWrapper):
+    """The same for text."""
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.buffer.failed = kind is not None
+        super().__exit__(kind, error, trace)
 
 
 def _brief(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import http.client
 import http.server
 import itertools
 import json
+import logging
 import socket
 import struct
 import threading
@@ -243,6 +244,7 @@ def s3_server():
     import boto3
     from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

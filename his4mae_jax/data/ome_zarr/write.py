@@ -130,7 +130,9 @@ def create_array(
             ],
             "dimension_names": list("czyx"[-len(shape) :]),
         }
-    return ts.open({**_spec(folder, version), "metadata": metadata}, create=True).result()
+    # An answer of a bucket may be lost, and the metadata be there when they are written again.
+    bucket = isinstance(folder, BucketPath)
+    return ts.open({**_spec(folder, version), "metadata": metadata}, create=True, open=bucket).result()
 
 
 def open_array(folder: Place, version: str) -> ts.TensorStore:

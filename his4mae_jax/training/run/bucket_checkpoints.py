@@ -60,6 +60,7 @@ class Mirror:
         sizes = {name: (self.local / str(step) / name).stat().st_size for name in transfer.send(
             self.local / str(step), target
         )}  # fmt: skip
+        check_held(self.folder)
         write_json(target / MANIFEST, {"files": sizes})
         steps = self.steps()
         for old in sorted(set(steps) - self._keep(steps)):

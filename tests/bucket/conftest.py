@@ -1,7 +1,5 @@
 """Buckets on loopback, and a small run to carry out in them."""
 
-import os
-
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -10,6 +8,7 @@ from tiny_config import tiny_config
 
 from his4mae_jax.bucket import access, probe
 from his4mae_jax.bucket.path import place
+from his4mae_jax.cli import stages
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "HIS4MAE_S3_CREDENTIALS": "environment"}
@@ -89,18 +88,32 @@ def cell(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def config(cell):
-    """The settings of a small run on that volume."""
-    c = tiny_config()
-    c.train.steps, c.train.log_every, c.train.checkpoint_every = 4, 1, 2
-    c.data.train, c.data.test, c.data.file_voxel_size_nm = (str(cell),), str(cell), (8.0, 8.0, 8.0)
-    c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "zyx", 0.02, 3
-    c.segment.tile, c.segment.block, c.segment.batch_fovs, c.segment.restarts = 24, (8, 12, 12), 16, 2
-    c.report.after_stages = False
-    return c
+@pytest.fixture(scope="module")
+def make_config(cell):
+    """Function: the settings of a small run on that volume."""
+
+    def config(steps=4):
+        c = tiny_config()
+        c.train.steps, c.train.log_every, c.train.checkpoint_every = steps, 1, 2
+        c.data.train, c.data.test, c.data.file_voxel_size_nm = (str(cell),), str(cell), (8.0, 8.0, 8.0)
+        c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "zyx", 0.02, 3
+        c.segment.tile, c.segment.block, c.segment.batch_fovs, c.segment.restarts = 24, (8, 12, 12), 16, 2
+        c.report.after_stages = False
+        return c
+
+    return config
 
 
-def environment(**more):
-    """The environment of a process of its own."""
-    return {**os.environ, **KEYS, **more}
+@pytest.fixture(scope="module")
+def disk(make_config, tmp_path_factory):
+    """Function: the same run on a disk, trained for so many steps and segmented."""
+    runs = {}
+
+    def run(steps=4):
+        if steps not in runs:
+            runs[steps] = tmp_path_factory.mktemp("disk") / "run"
+            for mode in ("train", "segment"):
+                stages.run(make_config(steps), runs[steps], mode)
+        return runs[steps]
+
+    return run

@@ -9,6 +9,7 @@ import concurrent.futures
 import pathlib
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterable
 
 from his4mae_jax.bucket import transfer
@@ -33,8 +34,8 @@ class Mirror:
         keep: which of all steps are kept.
         """
         self.folder, self._keep = folder, keep
-        self._scratch = tempfile.TemporaryDirectory(prefix="his4mae-checkpoints-")
-        self.local = pathlib.Path(self._scratch.name)
+        self.local = pathlib.Path(tempfile.mkdtemp(prefix="his4mae-checkpoints-"))
+        self._clean = weakref.finalize(self, shutil.rmtree, self.local, ignore_errors=True)
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._sending: concurrent.futures.Future | None = None
 
@@ -101,4 +102,4 @@ class Mirror:
             self.wait()
         finally:
             self._pool.shutdown()
-            self._scratch.cleanup()
+            self._clean()

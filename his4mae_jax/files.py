@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
@@ -200,7 +201,10 @@ def friendly_io_error(error: BaseException, path: PathLike) -> UserError | None:
       A UserError naming `path` and the remedy; None if the error is something else.
     """
     if is_bucket(path):
-        return _bucket_error(error, path)
+        told = _bucket_error(error, path)
+        if told is not None:
+            return told
+        path = getattr(error, "filename", None) or tempfile.gettempdir()  # what is written there before it is sent
     number = getattr(error, "errno", None) if isinstance(error, OSError) else None
     if number is None:
         match = re.search(r"os_error_code='(\d+)'", str(error))
@@ -213,8 +217,10 @@ def friendly_io_error(error: BaseException, path: PathLike) -> UserError | None:
 
 def _bucket_error(error: BaseException, path: str | BucketPath) -> UserError | None:
     text = " ".join(str(error).split())
-    if isinstance(error, PermissionError) or text.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
+    if text.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
         return UserError(f"{path}: access refused ({text[:200]}); check the credentials, and what they may do there")
+    if isinstance(error, FileNotFoundError) and is_bucket(text):
+        return UserError(f"{text}: gone from the bucket while this run needed it; run the same command again")
     if text.startswith(("UNAVAILABLE", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "NOT_FOUND")):
         return UserError(
             f"{path}: the store cannot be reached, or failed ({text[:200]}); run the same command again: what is done "

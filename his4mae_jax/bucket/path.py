@@ -156,6 +156,16 @@ class BucketPath:
         """The content of the object, as text."""
         return self.read_bytes().decode(encoding, errors)
 
+    def download(self, target: pathlib.Path) -> None:
+        """Writes the content of the object to a local file, piece by piece."""
+
+        def get() -> None:
+            with open(target, "wb") as file:
+                for piece in self.store.get(self.key):
+                    file.write(piece)
+
+        again(self, get, attempts=2)
+
     def put(self, content: bytes | pathlib.Path, mode: str | dict[str, Any] = "overwrite") -> dict[str, Any]:
         """Writes the object whole: a reader finds the old one or the new one.
 
@@ -262,6 +272,8 @@ def place(path: PathLike) -> Place:
     """
     if isinstance(path, BucketPath):
         return path
+    if isinstance(path, pathlib.PurePath) and path.parts[:1] in (("gs:",), ("gcs:",), ("s3:",)):
+        raise UserError(f"{path}: pathlib has no paths of buckets; give the URL as text")
     match = _URL.fullmatch(path) if isinstance(path, str) else None
     if match is None:
         return pathlib.Path(path)

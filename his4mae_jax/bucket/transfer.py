@@ -55,7 +55,7 @@ def fetch(source: BucketPath, names: Iterable[str], folder: pathlib.Path) -> Non
     def copy(name: str) -> None:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes((source / name).read_bytes())
+        (source / name).download(target)
 
     each(copy, names)
 

@@ -77,6 +77,15 @@ def clear_published(workdir: Place, job: str) -> None:
         saved = records.read(workdir / FOLDER / "job.json")
         if saved and saved.get("id") in (None, job):
             _clear(workdir / FOLDER)
+        if isinstance(workdir, BucketPath) and saved.get("id") in (None, job):
+            drop_others(workdir, job)
+
+
+def drop_others(workdir: BucketPath, job: str) -> None:
+    """Removes the volumes of all jobs of a folder but the one whose labels are published."""
+    for folder in workdir.glob(f"{records.JOB_FOLDER}*"):
+        if folder.name != f"{records.JOB_FOLDER}{job}":
+            records.remove(folder)
 
 
 def _clear(folder: Place) -> None:
@@ -86,11 +95,10 @@ def _clear(folder: Place) -> None:
     if not saved:
         return
     names = sorted(records.labels_named_by(path, saved))
-    published = records.read(folder.parent / records.SEGMENTATION)
-    if saved.get("id") and saved["id"] not in (published.get("job"), published.get("publishing")):
-        for name in names:
-            if (part := volume_in(folder, name)) != folder / name:
-                records.remove(part)
+    if isinstance(folder, BucketPath) and saved.get("id"):
+        published = records.read(folder.parent / records.SEGMENTATION)
+        if saved["id"] not in (published.get("job"), published.get("publishing")):
+            records.remove(folder.parent / f"{records.JOB_FOLDER}{saved['id']}")
     for name in job_files(names):
         records.remove(folder / name)
     path.unlink()

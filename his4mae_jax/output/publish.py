@@ -8,13 +8,14 @@ from typing import Any
 
 import ml_collections
 
+from his4mae_jax.bucket.lease import check_held
 from his4mae_jax.bucket.path import BucketPath, PathLike, place
 from his4mae_jax.clustering import centres
 from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json
 from his4mae_jax.output import outputs, records
-from his4mae_jax.output.job import Job, check_folder
+from his4mae_jax.output.job import Job, check_folder, drop_others
 from his4mae_jax.output.plan import headline, label_names, volume_paths
 from his4mae_jax.progress import Log, progress
 
@@ -99,11 +100,10 @@ def publish(job: Job, files: Sequence[str], workdir: PathLike, facts: dict[str, 
         for name in (records.CENTRES, records.CHECKSUMS):
             if (job.folder / name).exists():
                 (workdir / name).write_bytes((job.folder / name).read_bytes())
+        check_held(workdir)
         write_json(record, {**facts, "files": sorted(files)})
         job.finish()
-        for old in workdir.glob(f"{records.JOB_FOLDER}*"):  # of the segmentation before
-            if old.name != f"{records.JOB_FOLDER}{job.id}":
-                records.remove(old)
+        drop_others(workdir, job.id)
         return
     for name in files:
         part = job.folder / name

@@ -96,7 +96,7 @@ def make_config(cell):
         c = tiny_config()
         c.train.steps, c.train.log_every, c.train.checkpoint_every = steps, 1, 2
         c.data.train, c.data.test, c.data.file_voxel_size_nm = (str(cell),), str(cell), (8.0, 8.0, 8.0)
-        c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "zyx", 0.02, 3
+        c.segment.stride, c.segment.axes, c.segment.fraction, c.segment.clusters = 10, "z", 0.02, 3
         c.segment.tile, c.segment.block, c.segment.batch_fovs, c.segment.restarts = 24, (8, 12, 12), 16, 2
         c.report.after_stages = False
         return c

@@ -1,14 +1,18 @@
 """Paths in a bucket behave as those on a disk; what fails is told; a lost answer is no failure."""
 
+import errno
 import os
 import pathlib
 import sys
 
+import numpy as np
 import pytest
 
 from his4mae_jax.bucket import access, probe, transfer
 from his4mae_jax.bucket.path import BucketPath, is_bucket, place
+from his4mae_jax.data.ome_zarr.write import create_array
 from his4mae_jax.errors import UserError
+from his4mae_jax.files import friendly_io_error, writing
 
 
 def test_objects_and_folders(folder):
@@ -47,6 +51,8 @@ def test_names(clean):
     assert place("runs/a") == pathlib.Path("runs/a") and is_bucket("s3://a/b") and not is_bucket("runs/a")
     with pytest.raises(TypeError):  # never a folder "gs:" on the local disk
         pathlib.Path(path)
+    with pytest.raises(UserError, match="as text"):
+        place(pathlib.Path("s3://cells/runs"))
     for text in ("s3://", "gs://cells", "s3://cells/a?endpoint=http://x", "gs://cells/a/../b"):
         with pytest.raises(UserError, match="://"):
             place(text)
@@ -91,9 +97,18 @@ def test_what_fails_is_one_line(folder, google, clean):
         try:
             with pytest.raises(UserError, match="access refused.*credentials") as caught:
                 probe.check(folder, print)
+            with pytest.raises(UserError, match="access refused.*credentials"), writing(folder):
+                create_array(folder / "0", (4, 4, 4), np.uint8, (4, 4, 4), 0, "0.4")
         finally:
             google.read_only = False
         assert "\n" not in str(caught.value)
+        array = create_array(folder / "0", (4, 4, 4), np.uint8, (4, 4, 4), 0, "0.4")
+        google.read_only = True
+        try:
+            with pytest.raises(UserError, match="access refused.*credentials"), writing(folder):
+                array.write(np.ones((4, 4, 4), np.uint8)).result()
+        finally:
+            google.read_only = False
 
 
 def test_a_server_that_is_not_there(clean):
@@ -119,11 +134,25 @@ def test_folders_are_sent_whole(folder, tmp_path):
     transfer.publish(tmp_path, target)
     assert target.keys() == [transfer.MARK, "a/b", "c"] and transfer.is_whole(target)
     transfer.fetch(target, ["a/b"], tmp_path / "back")
+    with pytest.raises(FileNotFoundError):
+        transfer.fetch(target, ["absent"], tmp_path / "back")
     assert (tmp_path / "back" / "a" / "b").read_text() == "a/b"
     (target / transfer.MARK).unlink()
     assert not transfer.is_whole(target)
     transfer.remove(target)
     assert not target.exists()
+
+
+def test_errors_of_arrays_and_of_the_local_disk_are_one_line(clean):
+    path = place("s3://cells/a")
+    refused = ValueError("PERMISSION_DENIED: Error writing s3://cells/a/0: HTTP response code: 403")
+    assert "s3://cells/a: access refused" in str(friendly_io_error(refused, path))
+    failed = ValueError("UNAVAILABLE: HTTP response code: 503")
+    assert "run the same command again" in str(friendly_io_error(failed, "s3://cells/a"))
+    full = OSError(errno.ENOSPC, "No space left on device", "/scratch/x")
+    assert str(friendly_io_error(full, path)).startswith("/scratch/x: no space left")
+    assert "s3://cells/a/b: gone" in str(friendly_io_error(FileNotFoundError("s3://cells/a/b"), path))
+    assert friendly_io_error(KeyError("a"), path) is None
 
 
 def test_workdirs_are_signed_and_public_images_are_not(clean):

@@ -92,6 +92,8 @@ class _GoogleHandler(_Handler):
         objects = self._objects(bucket)
         if objects is None:
             return self.send(404, b"{}")
+        if self.server.owner.read_only and self.command in ("POST", "DELETE"):
+            return self.send(403, b"{}")
         if self.command == "POST":
             name = query["name"]
             put = self._put(objects, name, body, query.get("ifGenerationMatch"))

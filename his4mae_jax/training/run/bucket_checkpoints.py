@@ -56,17 +56,17 @@ class Mirror:
     def _send(self, step: int, written: Callable[[], object]) -> None:
         written()
         check_held(self.folder)
-        target = self.folder / str(step)
+        source, target = self.local / str(step), self.folder / str(step)
         transfer.remove(target)  # what a killed run left
-        sizes = {name: (self.local / str(step) / name).stat().st_size for name in transfer.send(
-            self.local / str(step), target
-        )}  # fmt: skip
+        sizes = {name: (source / name).stat().st_size for name in transfer.send(source, target)}
         check_held(self.folder)
         write_json(target / MANIFEST, {"files": sizes})
         steps = self.steps()
-        for old in sorted(set(steps) - self._keep(steps)):
-            (self.folder / str(old) / MANIFEST).unlink(missing_ok=True)
-            transfer.remove(self.folder / str(old))
+        kept = self._keep(steps)
+        for folder in self.folder.iterdir():
+            if folder.name.isdigit() and int(folder.name) not in kept:  # also what killed runs left
+                (folder / MANIFEST).unlink(missing_ok=True)
+                transfer.remove(folder)
 
     def wait(self) -> None:
         """Waits until what is being sent is there, and raises the error that it had."""
@@ -78,7 +78,7 @@ class Mirror:
         """Copies items of a checkpoint to the local folder, where they are not there.
 
         Raises:
-          FileNotFoundError: a file is missing.
+          FileNotFoundError, ValueError: a file is missing, or cut.
           UserError: the manifest is damaged.
         """
         source, target = self.folder / str(step), self.local / str(step)
@@ -95,6 +95,9 @@ class Mirror:
                 f"{free / 1e6:.1f} MB are free; set TMPDIR to a larger disk"
             )
         transfer.fetch(source, missing, target)
+        cut = [n for n in missing if (target / n).stat().st_size != sizes[n]]
+        if cut:
+            raise ValueError(f"{cut[0]} is not as long as it was")
 
     def close(self) -> None:
         """Waits as `wait` does, and removes the local folder."""

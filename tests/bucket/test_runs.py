@@ -55,14 +55,24 @@ def same_training(config, workdir, disk):
     assert [(e["step"], e["loss"]) for e in logs[0]] == [(e["step"], e["loss"]) for e in logs[1]]
 
 
-def test_a_run_in_a_bucket_is_that_on_a_disk(folder, make_config, disk):
-    config = make_config()
+def run_as_on_a_disk(folder, config, disk):
+    """Trains and segments in a bucket, and compares with a disk."""
     for mode in ("train", "segment"):
         stages.run(config, str(folder), mode)
     same_training(config, folder, disk())
     assert labels_of(folder) == labels_of(disk())
     assert json.loads((folder / OUT / "checksums.json").read_bytes()).keys() == {"labels.ome.zarr"}
     assert not (folder / OUT / "segment.partial").exists() and not list(folder.glob("*.lock"))
+
+
+def test_a_run_in_a_bucket_is_that_on_a_disk(google, clean, make_config, disk):
+    run_as_on_a_disk(place("gs://cells/run"), make_config(), disk)
+
+
+@pytest.mark.slow
+def test_and_so_it_is_on_s3(amazon, clean, make_config, disk):
+    clean.setenv("HIS4MAE_S3_ENDPOINT", amazon[0])
+    run_as_on_a_disk(place("s3://cells/run"), make_config(), disk)
 
 
 @pytest.mark.slow

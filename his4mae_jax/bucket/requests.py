@@ -37,6 +37,8 @@ def asking(name: object) -> Iterator[None]:
             f"{name}: access refused ({_brief(error)}); check the credentials and what they may do in this bucket"
         ) from error
     except (errors.BaseError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) is not None:  # of the local disk
+            raise
         raise UserError(
             f"{name}: the store cannot be reached, or failed ({_brief(error)}); check the address and the network, "
             "and run the same command again"

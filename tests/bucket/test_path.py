@@ -77,7 +77,7 @@ def test_a_store_that_takes_no_notice_of_conditions_is_found_out(faulty):
     assert "no notice of the condition" in lines[0] and len(lines) == 1 and not folder.exists()
 
 
-def test_lost_answers_and_failures_of_the_moment(faulty):
+def test_lost_answers_and_failures_of_the_moment(faulty, tmp_path):
     server = faulty(3)
     folder = place("s3://cells/faulty")
     version = (folder / "a").put(b"0", "create")
@@ -85,6 +85,11 @@ def test_lost_answers_and_failures_of_the_moment(faulty):
         version = (folder / "a").put(str(count).encode(), version)
     for count in range(12):
         (folder / str(count)).write_bytes(b"x")
+    (tmp_path / "large").write_bytes(bytes(range(256)) * 50_000)
+    for _ in range(3):  # sent in parts
+        (folder / "large").put(tmp_path / "large")
+        (folder / "large").download(tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == (tmp_path / "large").read_bytes()
     transfer.remove(folder)
     assert not folder.exists() and min(server.faults.values()) >= 5
 
@@ -141,6 +146,12 @@ def test_folders_are_sent_whole(folder, tmp_path):
     assert not transfer.is_whole(target)
     transfer.remove(target)
     assert not target.exists()
+
+
+def test_a_full_local_disk_is_no_fault_of_the_store(folder, tmp_path):
+    (folder / "a").write_bytes(b"x")
+    with pytest.raises(IsADirectoryError):
+        (folder / "a").download(tmp_path)
 
 
 def test_errors_of_arrays_and_of_the_local_disk_are_one_line(clean):

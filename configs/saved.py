@@ -6,10 +6,10 @@ What the file does not say has its default; other settings are overridden as alw
 """
 
 import json
-import pathlib
 
 import ml_collections
 
+from his4mae_jax.bucket.path import place
 from his4mae_jax.config import get_default
 from his4mae_jax.errors import UserError
 from his4mae_jax.settings import unknown_key
@@ -20,7 +20,7 @@ def get_config(path=""):
     if not path:
         raise UserError("configs/saved.py: give a saved config after a colon, as in saved:runs/demo/config.json")
     try:
-        saved = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        saved = json.loads(place(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read as a saved config ({error}); give the config.json of a run") from error
     config = get_default()

@@ -6,12 +6,16 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 import yaml
 
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, is_bucket
 from his4mae_jax.errors import UserError
 
 try:
@@ -69,23 +73,26 @@ def csv_cell(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
-def write_json(file: pathlib.Path, value: Any) -> None:
+def write_json(file: Place, value: Any) -> None:
     """Writes JSON atomically: a reader finds the old file or the new one, never a part.
 
     Args:
-      file: to create or replace, in an existing folder.
+      file: to create or replace, in an existing folder, or in a bucket.
       value: what `json.dump` accepts.
     """
     write_text(file, json.dumps(value, indent=2))
 
 
-def write_text(file: pathlib.Path, text: str) -> None:
+def write_text(file: Place, text: str) -> None:
     """Writes a text file atomically, with its line endings as they are; see `write_json`."""
     write_bytes(file, text.encode("utf-8"))
 
 
-def write_bytes(file: pathlib.Path, content: bytes) -> None:
+def write_bytes(file: Place, content: bytes) -> None:
     """Writes a file atomically; see `write_json`."""
+    if isinstance(file, BucketPath):
+        file.write_bytes(content)
+        return
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as stream:
@@ -96,6 +103,16 @@ def write_bytes(file: pathlib.Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def remove(path: Place) -> None:
+    """Removes a file, a folder with all in it, or a link; does nothing where there is none."""
+    if isinstance(path, BucketPath):
+        transfer.remove(path)
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def lock_file(path: pathlib.Path, *, wait: bool = True) -> IO[str] | None:
@@ -146,7 +163,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: pathlib.Path, *, missing: str, remedy: str) -> Any:
+def read_yaml(path: Place, *, missing: str, remedy: str) -> Any:
     """Reads a YAML file that a user writes; a key that stands twice in an entry is an error.
 
     Args:
@@ -170,10 +187,11 @@ def read_yaml(path: pathlib.Path, *, missing: str, remedy: str) -> Any:
         raise UserError(f"{path}: {where}not YAML ({problem}); {remedy}") from error
 
 
-def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserError | None:
-    """Turns a full disk or missing access rights into one clear line.
+def friendly_io_error(error: BaseException, path: PathLike) -> UserError | None:
+    """Turns a full disk, missing access rights or a bucket that fails into one clear line.
 
-    TensorStore raises a ValueError or RuntimeError with the system's error number in its text.
+    TensorStore raises a ValueError or RuntimeError with the system's error number, or what a bucket answered, in its
+    text.
 
     Args:
       error: any exception.
@@ -182,6 +200,11 @@ def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserErro
     Returns:
       A UserError naming `path` and the remedy; None if the error is something else.
     """
+    if is_bucket(path):
+        told = _bucket_error(error, path)
+        if told is not None:
+            return told
+        path = getattr(error, "filename", None) or tempfile.gettempdir()  # what is written there before it is sent
     number = getattr(error, "errno", None) if isinstance(error, OSError) else None
     if number is None:
         match = re.search(r"os_error_code='(\d+)'", str(error))
@@ -192,8 +215,22 @@ def friendly_io_error(error: BaseException, path: str | os.PathLike) -> UserErro
     return None
 
 
+def _bucket_error(error: BaseException, path: str | BucketPath) -> UserError | None:
+    text = " ".join(str(error).split())
+    if text.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
+        return UserError(f"{path}: access refused ({text[:200]}); check the credentials, and what they may do there")
+    if isinstance(error, FileNotFoundError) and is_bucket(text):
+        return UserError(f"{text}: gone from the bucket while this run needed it; run the same command again")
+    if text.startswith(("UNAVAILABLE", "ABORTED", "UNKNOWN", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "NOT_FOUND")):
+        return UserError(
+            f"{path}: the store cannot be reached, or failed ({text[:200]}); run the same command again: what is done "
+            "is kept"
+        )
+    return None
+
+
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[None]:
+def writing(path: PathLike) -> Iterator[None]:
     """Wraps writes to `path`: errors that `friendly_io_error` knows are raised as its UserError."""
     try:
         yield

@@ -4,6 +4,7 @@ Labels, centres, names, scores, figures and the report of a volume lie in its fo
 replaces none of them. The folder is named after the volume, and `volume.json` in it says which volume it is of.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ import shutil
 import tempfile
 from typing import Any
 
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.errors import UserError, mask
 from his4mae_jax.files import parse_json, writing
 
@@ -35,9 +37,7 @@ def short_name(spec: str | os.PathLike) -> str:
     return "_".join(words) or "volume"
 
 
-def volume_folder(
-    workdir: str | os.PathLike, spec: str | os.PathLike, *, create: bool = False, **facts: Any
-) -> pathlib.Path:
+def volume_folder(workdir: PathLike, spec: PathLike, *, create: bool = False, **facts: Any) -> Place:
     """The folder of a volume in a workdir.
 
     Args:
@@ -49,9 +49,10 @@ def volume_folder(
     Raises:
       UserError: a folder of the user has its name, or its record is damaged.
     """
+    spec = str(spec) if isinstance(spec, BucketPath) else spec
     name, identity = short_name(spec), mask(_identity(spec, workdir))  # signatures of URLs change
     other = f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:6]}"  # where another volume has that name already
-    for folder in (pathlib.Path(workdir) / VOLUMES / part for part in (name, other)):
+    for folder in (place(workdir) / VOLUMES / part for part in (name, other)):
         if not folder.exists():
             if not create:
                 return folder
@@ -61,8 +62,12 @@ def volume_folder(
     raise UserError(f"{folder}: is of another volume; move it")
 
 
-def _make(folder: pathlib.Path, record: dict[str, Any]) -> None:
+def _make(folder: Place, record: dict[str, Any]) -> None:
     """Makes a folder with its record, in one step: of several processes one succeeds, and the others find it whole."""
+    if isinstance(folder, BucketPath):
+        with contextlib.suppress(FileExistsError):  # another process was first
+            (folder / RECORD).put(json.dumps(record, indent=2).encode(), "create")
+        return
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = pathlib.Path(tempfile.mkdtemp(prefix="partial.", dir=folder.parent))
@@ -82,9 +87,18 @@ def _umask() -> int:
     return mask
 
 
-def checkpoint_steps(workdir: str | os.PathLike) -> list[int]:
-    """Steps of the checkpoints in a workdir, ascending, by the names of their folders: nothing is opened."""
-    return sorted(int(p.name) for p in (pathlib.Path(workdir) / "checkpoints").glob("*") if p.name.isdigit())
+MANIFEST = "manifest.json"  # of a checkpoint in a bucket: its files, written after them
+
+
+def checkpoint_steps(workdir: PathLike) -> list[int]:
+    """Steps of the checkpoints in a workdir, ascending, by the names of their folders: nothing is opened.
+
+    In a bucket a checkpoint counts once its manifest is there.
+    """
+    folder = place(workdir) / "checkpoints"
+    if isinstance(folder, BucketPath):
+        return sorted(int(p.parent.name) for p in folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
+    return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
 
 
 def log_entry(line: bytes) -> dict[str, Any] | None:
@@ -96,13 +110,13 @@ def log_entry(line: bytes) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
-def only_volume(workdir: str | os.PathLike) -> dict[str, Any] | None:
+def only_volume(workdir: PathLike) -> dict[str, Any] | None:
     """The record of the volume that was segmented in a workdir, if there is exactly one."""
-    folders = sorted((pathlib.Path(workdir) / VOLUMES).glob(f"*/{RECORD}"))
+    folders = sorted((place(workdir) / VOLUMES).glob(f"*/{RECORD}"))
     return read_record(folders[0].parent) if len(folders) == 1 else None
 
 
-def read_record(folder: pathlib.Path) -> dict[str, Any]:
+def read_record(folder: Place) -> dict[str, Any]:
     """The record of the folder of a volume.
 
     Raises:
@@ -120,12 +134,15 @@ def read_record(folder: pathlib.Path) -> dict[str, Any]:
     raise UserError(f"{path}: damaged, or not written by this program; move {folder} elsewhere")
 
 
-def _identity(spec: str | os.PathLike, workdir: str | os.PathLike) -> str:
+def _identity(spec: str | os.PathLike, workdir: PathLike) -> str:
     """A text that is the same for all ways to write one path, also after the workdir was moved with files in it."""
-    text = os.fspath(spec)
+    text, workdir = os.fspath(spec), place(workdir)
+    if isinstance(workdir, BucketPath) and text.startswith(f"{workdir}/"):
+        return f"workdir:{text.removeprefix(f'{workdir}/')}"
     path, bracket, crop = text.partition("[")
     if "://" in text or not (path.startswith((".", "/", "~")) or os.path.exists(path.strip())):
         return text
-    full, home = os.path.realpath(os.path.expanduser(path.strip())), os.path.realpath(workdir)
+    full = os.path.realpath(os.path.expanduser(path.strip()))
+    home = "" if isinstance(workdir, BucketPath) else os.path.realpath(workdir)
     inside = os.path.commonpath([full, home]) == home if os.path.isabs(home) else False
     return ("workdir:" + os.path.relpath(full, home) if inside else full) + bracket + re.sub(r"\s", "", crop)

@@ -29,6 +29,7 @@ tasks=1 signal=USR1@120
 if by_dask "${@:3}"; then
     tasks=$gpus signal=B:USR1@120 # to the job itself, where the command runs; workers need not know
 fi
+[[ ! $2 =~ ^(gs|s3):// ]] || fail "WORKDIR $2: the log of a job is a file; give a folder that all nodes share"
 need sbatch "run this on a login node of the cluster"
 [[ $dry_run == yes ]] || command -v "$PYTHON" >/dev/null ||
     fail "$PYTHON: no such interpreter; install the package (README.md), or name one as PYTHON=..."

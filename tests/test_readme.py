@@ -46,7 +46,7 @@ def test_the_example_config_is_valid():
 def test_keys_exist(name):
     keys = set(configs.flat_keys(configs.get_default()))
     sections = "|".join({key.split(".")[0] for key in keys if "." in key})
-    files = {"train.jsonl", "segment.json", "segment.partial", "export.json", "probe.npz"}
+    files = {"train.jsonl", "segment.json", "segment.partial", "export.json", "probe.npz", "train.lock", "segment.lock"}
     named = set(re.findall(rf"(?:--config\.|`|`c\.)((?:{sections})\.\w+)", TEXTS[name])) - files
     assert named <= keys
     assert named or name in ("README.md", "docs/code.md", "docs/index.md")

@@ -12,7 +12,7 @@ PACKAGE = "his4mae_jax"
 # From the lowest floor to the highest. Data flows the same way: volumes, fields of view, step, checkpoint, features,
 # centres, labels, scores, report.
 FLOORS = (
-    ("errors", "files", "palette", "progress", "workdir", "settings", "config"),
+    ("errors", "bucket", "files", "palette", "progress", "workdir", "settings", "config"),
     ("data", "models"),
     ("pretext",),
     ("training",),

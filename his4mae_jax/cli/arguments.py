@@ -2,11 +2,11 @@
 
 import argparse
 import difflib
-import pathlib
 import textwrap
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from his4mae_jax.bucket.path import place
 from his4mae_jax.cli import config_file
 from his4mae_jax.cli.process import Command
 from his4mae_jax.cli.stages import SAVED, run_in_process
@@ -91,7 +91,7 @@ def run_command(mode: str, config: str | None, workdir: str | None, overrides: S
 
 def _saved(workdir: str) -> str:
     """The config that the training in a workdir saved, as `--config` takes it."""
-    path = pathlib.Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
     if not path.exists():
         raise UserError(f"{path}: no such file, so no training; train in this workdir first, or name another")
     return f"saved:{path}"

@@ -1,9 +1,8 @@
 """A run with a frozen encoder (`segment.encoder_file`): nothing is trained, and the workdir may have no checkpoint."""
 
-import os
-
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike
 from his4mae_jax.cli.process import log
 from his4mae_jax.errors import UserError
 
@@ -31,7 +30,7 @@ def check(config: ml_collections.ConfigDict, mode: str) -> None:
         log(f"train: skipped, segment.encoder_file names the frozen encoder {config.segment.encoder_file}")
 
 
-def keep_config(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def keep_config(config: ml_collections.ConfigDict, workdir: PathLike) -> None:
     """Writes config.json, which a training would have, so that later stages and the page of the run find it."""
     if not config.segment.encoder_file:
         return

@@ -1,14 +1,13 @@
 """The page of a run, written after each stage and by `his4mae report`."""
 
 import contextlib
-import os
-import pathlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.cli import volumes
 from his4mae_jax.cli.process import log
 from his4mae_jax.errors import UserError
@@ -16,9 +15,7 @@ from his4mae_jax.workdir import checkpoint_steps
 
 
 @contextlib.contextmanager
-def after(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, stage: str, *, page: bool = True
-) -> Iterator[None]:
+def after(config: ml_collections.ConfigDict, workdir: PathLike, stage: str, *, page: bool = True) -> Iterator[None]:
     """Records how long a stage took and on what, and writes the page of the run behind it.
 
     A page that cannot be written is one line of warning: what the stage made is there even so. Of several processes
@@ -40,7 +37,7 @@ def after(
         from his4mae_jax.report.html import record
 
         seconds, folders = time.perf_counter() - began, [folder for _, folder in shown_volumes(config, workdir)]
-        record.note_stage(pathlib.Path(workdir), stage, seconds, _result(pathlib.Path(workdir), folders, stage))
+        record.note_stage(place(workdir), stage, seconds, _result(place(workdir), folders, stage))
         # Names need no model, and are there within seconds: what a page kept of the model is shown as it is.
         if page:
             write(config, workdir, compute=stage != "name")
@@ -50,16 +47,16 @@ def after(
 
 
 def shown_volumes(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> list[tuple[ml_collections.ConfigDict, pathlib.Path]]:
+    config: ml_collections.ConfigDict, workdir: PathLike
+) -> list[tuple[ml_collections.ConfigDict, Place]]:
     """The volumes that the config names, as `volumes.to_segment` gives them; the workdir itself where it names none."""
     try:
         return volumes.to_segment(config, workdir)
     except UserError:  # as where there is only a training
-        return [(config, pathlib.Path(workdir))]
+        return [(config, place(workdir))]
 
 
-def _result(workdir: pathlib.Path, folders: Sequence[pathlib.Path], stage: str) -> Any:
+def _result(workdir: Place, folders: Sequence[Place], stage: str) -> Any:
     """What identifies the result of a stage that does nothing where it is there already."""
     from his4mae_jax.output import records
 
@@ -69,7 +66,11 @@ def _result(workdir: pathlib.Path, folders: Sequence[pathlib.Path], stage: str) 
 
 
 def write(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, compute: bool = True, umap: bool = False
+    config: ml_collections.ConfigDict,
+    workdir: PathLike,
+    *,
+    compute: bool = True,
+    umap: bool = False,
 ) -> None:
     """Writes the page of a run.
 
@@ -95,6 +96,6 @@ def write(
         elif len(named) > 1:
             continue
         html.write(
-            pathlib.Path(workdir), folder, segmented, log, compute=compute, umap=umap,
+            place(workdir), folder, segmented, log, compute=compute, umap=umap,
             training=lambda: datasets.training_volumes(config, workdir),
         )  # fmt: skip

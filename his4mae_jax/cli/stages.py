@@ -1,14 +1,13 @@
 """The stages of a run, and the modes that are made of them."""
 
 import logging
-import os
-import pathlib
 from collections.abc import Sequence
 
 import ml_collections
 
 from his4mae_jax import config as configs
-from his4mae_jax.cli import frozen, process, run_page, volumes
+from his4mae_jax.bucket.path import PathLike, Place
+from his4mae_jax.cli import frozen, process, run_page, volumes, workdirs
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
 from his4mae_jax.training.devices.memory import return_freed_memory
@@ -45,7 +44,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     part()
 
 
-def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mode: str) -> None:
+def run(config: ml_collections.ConfigDict, workdir: PathLike | None, mode: str) -> None:
     """Run the stages of a mode in order.
 
     Args:
@@ -58,6 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
     """
     configs.validate(config)
     _check_alone(config, mode)
+    workdir = workdirs.opened(workdir, mode)
     if mode == "compare":
         return compare(config, workdir)
     if mode == "fetch":
@@ -75,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: str | os.PathLike | None, mo
         from his4mae_jax.data import datasets
 
         config.supervised.classes = len(datasets.class_names(config))
-    if pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
+    if workdir.exists() and not workdir.is_dir():
         raise UserError(f"{workdir}: a file is in the way; give --workdir a folder")
     from his4mae_jax.training.run.checkpoints import check_workdir
 
@@ -114,7 +114,7 @@ def _check_alone(config, mode):
         process.check_alone("segment.engine='dask'")
 
 
-def make_phantoms(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def make_phantoms(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Draw the synthetic cells of a config whose source is "phantom": the first process does, the others wait."""
     if config.data.source != "phantom":
         return
@@ -126,14 +126,14 @@ def make_phantoms(config: ml_collections.ConfigDict, workdir: str | os.PathLike)
     distributed.barrier("phantoms")
 
 
-def inspect(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def inspect(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Describe the volumes of a config and estimate what a run takes."""
     from his4mae_jax.report import inspect as report
 
     report.inspect(config, workdir, log)
 
 
-def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segments: bool) -> None:
+def train(config: ml_collections.ConfigDict, workdir: Place, *, segments: bool) -> None:
     """Train, or go on from the last checkpoint. Ground truth that a later stage uses is checked first.
 
     Args:
@@ -157,13 +157,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike, *, segm
 
 
 def _probe_file(workdir):
-    path = pathlib.Path(workdir) / "probe.npz"
+    path = workdir / "probe.npz"
     if not path.exists():
         raise UserError(f'{path}: not there, and segment.centres is "probe"; run `his4mae probe` first')
     return str(path)
 
 
-def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def probe(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Fit a classifier of a few labelled voxels, and say what to label next."""
     from his4mae_jax.data import datasets
     from his4mae_jax.probe import stage
@@ -176,7 +176,7 @@ def probe(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None
     frozen.keep_config(config, workdir)
 
 
-def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def segment(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Fit the cluster centres and label every voxel of each volume to segment."""
     from his4mae_jax.output import plan
 
@@ -186,7 +186,7 @@ def segment(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> No
     frozen.keep_config(config, workdir)
 
 
-def segment_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, folder: pathlib.Path) -> None:
+def segment_one(config: ml_collections.ConfigDict, workdir: Place, folder: Place) -> None:
     """Fit the cluster centres and label every voxel of the volume that a config names."""
     from his4mae_jax.data import datasets
     from his4mae_jax.naming import stage as naming
@@ -202,7 +202,7 @@ def segment_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, f
 
 
 def with_label_instances(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, class_names: Sequence[str]
+    config: ml_collections.ConfigDict, folder: Place, class_names: Sequence[str]
 ) -> ml_collections.ConfigDict:
     """The config with labels only in `segment.instances`; names in clusters.yaml are checked, and left to `naming`."""
     from his4mae_jax.naming import stage as naming
@@ -212,7 +212,7 @@ def with_label_instances(
     return naming.check(config, folder, label_names)
 
 
-def name(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def name(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Write the labels by name, as clusters.yaml names the clusters."""
     from his4mae_jax.data import datasets
     from his4mae_jax.naming import stage
@@ -221,7 +221,7 @@ def name(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
         stage.name(own, folder, log, lambda own=own: datasets.target(own, workdir, need_labels=False, log=log))
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def evaluate(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Score the labels of each volume, where there is ground truth, and draw the figures.
 
     Of several processes only the first one works; the others wait for it when they part.
@@ -233,7 +233,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> N
             evaluate_one(own, workdir, folder)
 
 
-def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, folder: pathlib.Path) -> None:
+def evaluate_one(config: ml_collections.ConfigDict, workdir: Place, folder: Place) -> None:
     """Score the labels of one volume, where there is ground truth, and draw the figures."""
     from his4mae_jax.data import datasets
     from his4mae_jax.evaluation import evaluate as scores
@@ -254,7 +254,7 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: str | os.PathLike, 
         log(f"figure: {path}")
 
 
-def view(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def view(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Show the volume, labels, names, instances and probabilities in a viewer until the user ends it."""
     from his4mae_jax.data import datasets
     from his4mae_jax.view import stage
@@ -264,7 +264,7 @@ def view(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
     stage.view(config, folder, datasets.stored_image(config, workdir), log)
 
 
-def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def export(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Write the encoder, with the centres that the workdir has, for other software."""
     from his4mae_jax.data import datasets
     from his4mae_jax.export import stage
@@ -276,12 +276,12 @@ def export(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> Non
     try:
         folder = volumes.one(config, workdir)[1]
     except UserError:  # none is named: the encoder alone
-        folder = pathlib.Path(workdir)
+        folder = workdir
     centres = folder / records.CENTRES
     stage.export(config, workdir, log, centres=centres, clusters=clusters, names=tuple(names))
 
 
-def compare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> None:
+def compare(config: ml_collections.ConfigDict, workdir: Place) -> None:
     """Train and score every row of `config.compare`, write the tables, draw the figures that it names."""
     from his4mae_jax.compare import figures
     from his4mae_jax.compare import run as rows
@@ -291,7 +291,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> No
     try:
         rows.run(config, workdir, log)
     except UserError as error:  # the other rows are drawn even so
-        if not pathlib.Path(workdir).is_dir():
+        if not workdir.is_dir():
             raise
         failed = error
     for path in figures.draw(config, workdir, log):

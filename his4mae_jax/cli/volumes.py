@@ -1,10 +1,8 @@
 """The volumes that a mode works on, and their folders in the workdir."""
 
-import os
-import pathlib
-
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike, Place
 from his4mae_jax.errors import UserError
 from his4mae_jax.workdir import only_volume, volume_folder
 
@@ -12,9 +10,7 @@ from his4mae_jax.workdir import only_volume, volume_folder
 # mistyped flag need not wait.
 
 
-def to_segment(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> list[tuple[ml_collections.ConfigDict, pathlib.Path]]:
+def to_segment(config: ml_collections.ConfigDict, workdir: PathLike) -> list[tuple[ml_collections.ConfigDict, Place]]:
     """The volumes to segment: for each a config that names it alone, and the folder of its labels.
 
     Where the config names none, and the workdir has the labels of one, it is that.
@@ -35,9 +31,7 @@ def _naming(config, spec):
     return own
 
 
-def one(
-    config: ml_collections.ConfigDict, workdir: str | os.PathLike
-) -> tuple[ml_collections.ConfigDict, pathlib.Path]:
+def one(config: ml_collections.ConfigDict, workdir: PathLike) -> tuple[ml_collections.ConfigDict, Place]:
     """As `to_segment`, for a mode that takes one.
 
     Raises:
@@ -49,7 +43,7 @@ def one(
     return found[0]
 
 
-def created(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> pathlib.Path:
+def created(config: ml_collections.ConfigDict, workdir: PathLike) -> Place:
     """The folder of the volume that a config names, made where it is not there."""
     from his4mae_jax.data import entries
 

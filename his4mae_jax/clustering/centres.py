@@ -1,17 +1,18 @@
 """Cluster centres, and classes of a few labels: fitted once, saved, then only applied."""
 
 import dataclasses
+import io
 import json
 import math
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.clustering.centres_file import reading
 from his4mae_jax.errors import UserError
+from his4mae_jax.files import write_bytes
 from his4mae_jax.inference.score_maps import LinearScores
 
 MAX_LABELS = 254  # clusters whose ids fit uint8; 255 stays free, which other programs read as "ignore"
@@ -82,9 +83,9 @@ def linear_scores(centres_by_size: Labelling) -> dict[int, LinearScores]:
     return {size: centres.linear() for size, centres in centres_by_size.items()}
 
 
-def save(path: str | os.PathLike, centres_by_size: Labelling, **facts: Any) -> None:
+def save(path: PathLike, centres_by_size: Labelling, **facts: Any) -> None:
     """Writes `{C: Centres}`, one of which may be `Classes`, and facts (JSON) to an npz file, atomically."""
-    part, arrays = f"{path}.partial", {}
+    stream, arrays = io.BytesIO(), {}
     for size, c in centres_by_size.items():
         if isinstance(c, Classes):
             arrays |= {"class_weights": c.weights_KxH, "class_offset": c.offset_K}
@@ -94,12 +95,11 @@ def save(path: str | os.PathLike, centres_by_size: Labelling, **facts: Any) -> N
         arrays |= {f"centres_{size}": c.centres_CxM, f"projection_{size}": c.projection_DxM}
         arrays |= {} if c.group_C is None else {f"group_{size}": c.group_C}
         arrays |= {f"variance_{size}": np.float64(c.variance)}
-    with open(part, "wb") as file:
-        np.savez(file, facts=json.dumps(facts), **arrays)
-    os.replace(part, path)
+    np.savez(stream, facts=json.dumps(facts), **arrays)
+    write_bytes(place(path), stream.getvalue())
 
 
-def load(path: str | os.PathLike) -> tuple[dict[int, Centres | Classes], dict[str, Any]]:
+def load(path: PathLike) -> tuple[dict[int, Centres | Classes], dict[str, Any]]:
     """Reads what `save` wrote, and the facts; classes of as many labels stand in place of centres.
 
     Raises:
@@ -145,19 +145,19 @@ def _check(size: int, centres: Centres | Classes) -> None:
         raise ValueError(f"its arrays of {size} labels hold values that are no numbers")
 
 
-def class_names(path: str | os.PathLike) -> tuple[str, ...]:
+def class_names(path: PathLike) -> tuple[str, ...]:
     """Names of the classes of a centres file; empty where it has cluster centres only, or the path is empty."""
     if not path:
         return ()
     return tuple(load(path)[1].get("class_names", ()))  # all of it: damage is told before any work
 
 
-def class_texture(path: str | os.PathLike) -> float:
+def class_texture(path: PathLike) -> float:
     """The `Classes.texture` of a centres file; 0 where it has cluster centres only, or the path is empty."""
     return load(path)[1].get("texture", 0.0) if path else 0.0
 
 
-def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int, Centres | Classes]:
+def load_for(path: PathLike, sizes: list[int], digest: str) -> dict[int, Centres | Classes]:
     """The centres that another segmentation left, for the features of the same encoder.
 
     Args:
@@ -177,7 +177,7 @@ def load_for(path: str | os.PathLike, sizes: list[int], digest: str) -> dict[int
     missing = sorted(set(sizes) - set(centres))
     if missing:
         raise UserError(
-            f"{pathlib.Path(path)}: no centres of {', '.join(map(str, missing))} clusters (there are "
+            f"{path}: no centres of {', '.join(map(str, missing))} clusters (there are "
             f"{', '.join(map(str, centres))}); set segment.clusters and evaluate.clusters accordingly"
         )
     return {size: centres[size] for size in sizes}

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import struct
 import tokenize
 import zipfile
@@ -13,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.errors import UserError
 
 
-def digest_of(path: str | os.PathLike, labels: int) -> str:
+def digest_of(path: PathLike, labels: int) -> str:
     """A hash of what so many labels stand for, from a centres file: of the centres of clusters.
 
     Classes of a probe are hashed by their names alone: they mean the same whichever labels the probe was fitted on.
@@ -44,10 +44,13 @@ _FAULTS = (
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike) -> Iterator[Any]:
+def reading(path: PathLike) -> Iterator[Any]:
     """Opens a centres file, as `np.load` does; whatever is wrong with it is a UserError that names the file."""
     try:
-        with open(path, "rb") as stream, np.load(stream) as data:  # np.load leaves a path open that it cannot read
+        with (
+            place(path).open("rb") as stream,
+            np.load(stream) as data,
+        ):  # np.load leaves a path open that it cannot read
             yield data
     except FileNotFoundError as error:
         raise UserError(

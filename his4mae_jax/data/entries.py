@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
+from his4mae_jax.bucket.path import BucketPath, PathLike
 from his4mae_jax.data.known import names
 from his4mae_jax.data.phantom import dataset as phantom
 from his4mae_jax.data.volumes.volume import Triple
@@ -25,24 +26,29 @@ class Entry:
     voxel_size_nm: Triple | None = None
 
 
-def training(config: ConfigDict, workdir: str | os.PathLike) -> list[Entry]:
+def training(config: ConfigDict, workdir: PathLike) -> list[Entry]:
     """The volumes to train on, with the ground truth that belongs to each as far as the data set decides that."""
     source = config.data.source
     if source == "phantom":
-        return [Entry(*phantom.cell_paths(config, workdir, index)) for index in range(config.data.phantom.cells)]
+        return [_cell(config, workdir, index) for index in range(config.data.phantom.cells)]
     meaning = "cell names to train on" if source in names.SETS else "paths of volumes to train on"
     specs = [names.qualify(spec, source) for spec in listed(need(config.data.train, "data.train", meaning))]
     return [Entry(spec, spec if source in names.SETS else None, _file_voxel_size(config)) for spec in specs]
 
 
-def test(config: ConfigDict, workdir: str | os.PathLike) -> Entry:
+def test(config: ConfigDict, workdir: PathLike) -> Entry:
     """The data set's own test volume."""
     source = config.data.source
     if source == "phantom":
-        return Entry(*phantom.cell_paths(config, workdir, config.data.phantom.cells))
+        return _cell(config, workdir, config.data.phantom.cells)
     meaning = "the name of the test cell" if source in names.SETS else "the volume to segment"
     spec = names.qualify(need(config.data.test, "data.test", meaning), source)
     return Entry(spec, spec if source in names.SETS else config.data.test_labels, _file_voxel_size(config))
+
+
+def _cell(config: ConfigDict, workdir: PathLike, index: int) -> Entry:
+    paths = phantom.cell_paths(config, workdir, index)
+    return Entry(*(str(path) if isinstance(path, BucketPath) else path for path in paths))
 
 
 def to_segment(config: ConfigDict) -> list[Entry]:
@@ -51,7 +57,7 @@ def to_segment(config: ConfigDict) -> list[Entry]:
     return [Entry(spec, None, size) for spec in listed(config.segment.volume)]
 
 
-def target(config: ConfigDict, workdir: str | os.PathLike) -> Entry:
+def target(config: ConfigDict, workdir: PathLike) -> Entry:
     """The volume to segment: `segment.volume`, else the data set's own test volume.
 
     Raises:

@@ -1,13 +1,12 @@
 """What of a workdir is whole: settings, checkpoints, and what each segmentation wrote."""
 
 import contextlib
-import os
-import pathlib
 from collections.abc import Iterator
 
 import jax
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr.checksums import readable
 from his4mae_jax.errors import UserError
 from his4mae_jax.output import records
@@ -19,7 +18,7 @@ from his4mae_jax.training.step.state import check_finite, finite, state_like
 from his4mae_jax.workdir import VOLUMES, checkpoint_steps, log_entry, read_record
 
 
-def check(workdir: str | os.PathLike, log: Log) -> None:
+def check(workdir: PathLike, log: Log) -> None:
     """Reads all that a run wrote, and lists what is damaged. Nothing is changed.
 
     Args:
@@ -29,7 +28,7 @@ def check(workdir: str | os.PathLike, log: Log) -> None:
     Raises:
       UserError: something is damaged, each of which was logged, or there is no run.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = place(workdir)
     folders = [path for path in sorted((workdir / VOLUMES).glob("*")) if path.is_dir() and _is_volume(path)]
     if not folders and not (workdir / "config.json").exists() and not checkpoint_steps(workdir):
         raise UserError(f"{workdir}: holds no run; give the workdir of one")
@@ -42,11 +41,11 @@ def check(workdir: str | os.PathLike, log: Log) -> None:
     log(f"check: {workdir} is whole: {len(checkpoint_steps(workdir))} checkpoints, {len(folders)} volumes")
 
 
-def _is_volume(folder: pathlib.Path) -> bool:
+def _is_volume(folder: Place) -> bool:
     return (folder / records.SEGMENTATION).exists() or (folder / "volume.json").exists()
 
 
-def _training(workdir: pathlib.Path, log: Log) -> Iterator[str]:
+def _training(workdir: Place, log: Log) -> Iterator[str]:
     """One line for each damage of the settings, the log and the checkpoints."""
     config = None
     try:
@@ -86,7 +85,7 @@ def _checkpoint(checkpoints: Checkpoints, step: int) -> str | None:
     return None
 
 
-def _training_log(path: pathlib.Path) -> Iterator[str]:
+def _training_log(path: Place) -> Iterator[str]:
     if not path.exists():
         return
     try:
@@ -99,7 +98,7 @@ def _training_log(path: pathlib.Path) -> Iterator[str]:
             yield f"{path}: line {number} is damaged and left out of curves; delete that line"
 
 
-def _volume(folder: pathlib.Path, log: Log) -> Iterator[str]:
+def _volume(folder: Place, log: Log) -> Iterator[str]:
     """One line for each damage of what was written for a volume."""
     try:
         read_record(folder)
@@ -110,7 +109,7 @@ def _volume(folder: pathlib.Path, log: Log) -> Iterator[str]:
     if segmented:
         for line in damage(folder, log):
             yield f"{line}; run the segment stage again, which makes damaged labels anew"
-    for path in sorted(folder.glob("*.ome.zarr")):
+    for path in sorted([*folder.glob("*.ome.zarr"), *folder.glob(f"{records.JOB_FOLDER}*/*.ome.zarr")]):
         log(f"check: {path}")
         yield from readable(path)
     for name in ("metrics.json", "outputs.json"):

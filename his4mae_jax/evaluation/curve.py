@@ -1,12 +1,12 @@
 """The curve of a run (Fig. 3): the DSC of checkpoints spread over the training."""
 
 import contextlib
-import pathlib
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike
 from his4mae_jax.clustering.centres import linear_scores
 from his4mae_jax.clustering.fit import fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
@@ -25,7 +25,7 @@ from his4mae_jax.training.run.checkpoints import Checkpoints
 def dsc_curve(
     config: ml_collections.ConfigDict,
     test: Target,
-    workdir: str | pathlib.Path,
+    workdir: PathLike,
     log: Log,
     scored: tuple[int, dict[str, Any]],
 ) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.clustering.centres import class_names
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
@@ -28,9 +29,9 @@ from his4mae_jax.training.run.checkpoints import Checkpoints
 def evaluate(
     config: ml_collections.ConfigDict,
     test: Target,
-    workdir: str | pathlib.Path,
+    workdir: PathLike,
     log: Log,
-    folder: str | pathlib.Path | None = None,
+    folder: PathLike | None = None,
 ) -> tuple[dict[str, Any], list[int | None]]:
     """Scores a segmentation, the baselines and the checkpoints of the curve.
 
@@ -91,11 +92,11 @@ def same_volume(one: str, other: str) -> bool:
     return one == other or (local and pathlib.Path(one).resolve() == pathlib.Path(other).resolve())
 
 
-def _check_volume(facts: dict[str, Any], test: Target, folder: str | pathlib.Path) -> None:
+def _check_volume(facts: dict[str, Any], test: Target, folder: PathLike) -> None:
     """Raises `UserError` where the labels are of another volume than the ground truth."""
     if not same_volume(facts["volume"], test.image.name):
         raise UserError(
-            f"{pathlib.Path(folder) / SEGMENTATION}: the labels are of {facts['volume']}, not of "
+            f"{place(folder) / SEGMENTATION}: the labels are of {facts['volume']}, not of "
             f"{test.image.name}; segment that volume with this config"
         )
 
@@ -110,7 +111,7 @@ def _check_classes(test: Target, confusion: np.ndarray, log: Log) -> None:
         log(warning)
 
 
-def _confusions(config: ml_collections.ConfigDict, test: Target, folder: str | pathlib.Path) -> dict[int, np.ndarray]:
+def _confusions(config: ml_collections.ConfigDict, test: Target, folder: PathLike) -> dict[int, np.ndarray]:
     """The confusion matrix of each label volume in a folder, by its number of labels."""
     confusions = {}
     for size in label_sizes(config):
@@ -119,7 +120,7 @@ def _confusions(config: ml_collections.ConfigDict, test: Target, folder: str | p
     return confusions
 
 
-def _training_seconds(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, step: int) -> float:
+def _training_seconds(config: ml_collections.ConfigDict, workdir: PathLike, step: int) -> float:
     """Seconds of training up to the checkpoint that was segmented with."""
     with contextlib.closing(Checkpoints(workdir, config)) as checkpoints:
         return checkpoints.about(step)["seconds"]

@@ -14,13 +14,12 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tabulate
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.files import csv_cell, write_text
 
 MATCHINGS = {"one_to_one": "one-to-one", "many_to_one": "many-to-one"}
@@ -56,14 +55,14 @@ def more_clusters_than_classes(metrics: dict[str, Any]) -> bool:
     return int(metrics.get("clusters", 0)) > len([name for name in dsc if name != "mean"]) > 0
 
 
-def write_metrics(metrics: dict[str, Any], workdir: str | os.PathLike) -> None:
+def write_metrics(metrics: dict[str, Any], workdir: PathLike) -> None:
     """Writes metrics.json and metrics.csv into `workdir`, each whole or not at all.
 
     In metrics.json NaN is null: JSON has no NaN, and most readers refuse it. metrics.csv has one
     row for each method, matching, number of clusters and class ("mean" is one of them), with an
     empty dsc for an absent class.
     """
-    workdir = Path(workdir)
+    workdir = place(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(metrics), indent=2, ensure_ascii=False, allow_nan=False)
     write_text(workdir / "metrics.json", text + "\n")

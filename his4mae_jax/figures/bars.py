@@ -1,6 +1,5 @@
 """A bar chart of scores, one bar for each class and method."""
 
-import os
 import textwrap
 from collections.abc import Mapping
 from typing import Any
@@ -9,12 +8,13 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from his4mae_jax.bucket.path import PathLike
 from his4mae_jax.figures import style
 
 METHODS = ("#0072B2", "#BDBDBD", "#7F7F7F", "#E69F00", "#CC79A7", "#009E73")  # this run, then the baselines
 
 
-def dsc_bars(metrics: dict[str, Any], path: str | os.PathLike, names: Mapping[int, str] | None = None) -> None:
+def dsc_bars(metrics: dict[str, Any], path: PathLike, names: Mapping[int, str] | None = None) -> None:
     """Draws the DSC of every class and their mean as bars, one for each method.
 
     Bars are one-to-one (the headline); a diamond marks many-to-one, which uses labels to merge

@@ -1,23 +1,22 @@
 """Training curves: losses, the codebook's health, the learning rate, and the DSC over the steps."""
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.errors import UserError
 from his4mae_jax.figures import style
 from his4mae_jax.workdir import log_entry
 
 
 def training_curves(
-    train_jsonl: str | os.PathLike,
+    train_jsonl: PathLike,
     metrics: dict[str, Any] | None,
-    path: str | os.PathLike,
+    path: PathLike,
     colours: Mapping[str, str] | None = None,
 ) -> None:
     """Draws the losses, the codebook's health, the learning rate and the DSC over the steps.
@@ -97,7 +96,7 @@ def training_curves(
     style.save(figure, path)
 
 
-def read_log(train_jsonl: str | os.PathLike) -> dict[int, dict[str, Any]]:
+def read_log(train_jsonl: PathLike) -> dict[int, dict[str, Any]]:
     """The entries of a training log by step, ascending; see `training_curves`. Empty where there is no file.
 
     Lines that are none, as a torn disk leaves them, are left out.
@@ -105,10 +104,10 @@ def read_log(train_jsonl: str | os.PathLike) -> dict[int, dict[str, Any]]:
     Raises:
       UserError: the file cannot be read.
     """
-    if not Path(train_jsonl).exists():
+    if not place(train_jsonl).exists():
         return {}
     try:
-        lines = Path(train_jsonl).read_bytes().splitlines()
+        lines = place(train_jsonl).read_bytes().splitlines()
     except OSError as error:
         raise UserError(f"{train_jsonl}: cannot be read ({error.strerror}); move it away") from error
     entries = [entry for entry in map(log_entry, lines) if entry is not None]

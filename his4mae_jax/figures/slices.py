@@ -1,7 +1,6 @@
 """Slices of a volume with ground truth and prediction laid over them."""
 
 import math
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -13,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import PathLike
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
@@ -32,7 +32,7 @@ def slice_overlays(
     truth: VolumeLike | None,
     assignment: Sequence[int | str | None] | None,
     class_names: Sequence[str],
-    path: str | os.PathLike,
+    path: PathLike,
     *,
     contrast: Contrast,
     title: str = "",

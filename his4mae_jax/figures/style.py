@@ -4,15 +4,16 @@ They are drawn through matplotlib's object interface alone: no pyplot, no global
 display. Classes have the same colour in all of them, that of their labels (`palette`).
 """
 
+import io
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import PathLike, place
+from his4mae_jax.files import write_bytes
 
 DPI = 120
 
@@ -27,15 +28,10 @@ def colours(count: int) -> list[str]:
     return [palette.colour(label) for label in range(1, count + 1)]
 
 
-def save(figure: Figure, path: str | os.PathLike) -> None:
+def save(figure: Figure, path: PathLike) -> None:
     """Writes a PNG, whole or not at all, and makes its folder as needed."""
-    # Written under another name, then renamed: an open page never shows an incomplete picture.
-    path = Path(path)
+    path, stream = place(path), io.BytesIO()
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        FigureCanvasAgg(figure)
-        figure.savefig(aside, format="png", dpi=DPI, facecolor="white")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    FigureCanvasAgg(figure)
+    figure.savefig(stream, format="png", dpi=DPI, facecolor="white")
+    write_bytes(path, stream.getvalue())

@@ -5,13 +5,13 @@ import dataclasses
 import difflib
 import functools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import encoder_digest, fit_centres, read_codes
 from his4mae_jax.config import SUPERVISED, from_saved, validate
@@ -63,13 +63,13 @@ class Encoder:
       config: its settings; `config.segment` are those that `encode` and `segment` use.
     """
 
-    workdir: pathlib.Path
+    workdir: Place
     config: ml_collections.ConfigDict
     _trained: TrainedEncoder
 
     @classmethod
     @one_family
-    def load(cls, workdir: str | os.PathLike, step: int | None = None, which: str = "student") -> "Encoder":
+    def load(cls, workdir: PathLike, step: int | None = None, which: str = "student") -> "Encoder":
         """Opens the encoder of a training.
 
         Args:
@@ -93,7 +93,7 @@ class Encoder:
             if step is not None and step not in steps:
                 raise UserError(f"{workdir}: no checkpoint of step {step!r}; there are {', '.join(map(str, steps))}")
             trained = trained_encoders.load(checkpoints, steps[-1] if step is None else step, which)
-        return cls(pathlib.Path(workdir), config, trained)
+        return cls(place(workdir), config, trained)
 
     def __repr__(self) -> str:
         return f"<{self.config.method} encoder of {self.workdir}, step {self.step}, {self.voxel_size_nm:g} nm a voxel>"

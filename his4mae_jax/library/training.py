@@ -1,11 +1,11 @@
 """Training from Python."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.config import SUPERVISED, get_small, validate
 from his4mae_jax.data import datasets
 from his4mae_jax.data.stores.units import triple
@@ -24,7 +24,7 @@ def train(
     volumes: Input | Sequence[Input],
     config: str | os.PathLike | ml_collections.ConfigDict = "small",
     *,
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     voxel_size_nm: VoxelSize | None = None,
     log: Log | None = None,
 ) -> Encoder:
@@ -59,7 +59,7 @@ def train(
         for index, v in enumerate(volumes)
     ]
     settings = _settings(config, volumes, names, voxel_size_nm)
-    if pathlib.Path(workdir).exists() and not pathlib.Path(workdir).is_dir():
+    if place(workdir).exists() and not place(workdir).is_dir():
         raise UserError(f"{workdir}: a file is in the way; give the workdir another name")
     check_workdir(workdir, settings)
     opened = all(hasattr(v, "read") for v in volumes)  # a voxel size is then one too many

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import yaml
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import BucketPath, Place
+from his4mae_jax.bucket.transfer import is_whole
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import read_yaml, write_text
 
@@ -92,26 +93,29 @@ class Clusters:
         return HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def untouched(path: pathlib.Path, names: Mapping[int, str]) -> bool:
+def untouched(path: Place, names: Mapping[int, str]) -> bool:
     """Whether nothing in the file is the user's: our text, with these names and the colours of the palette."""
     clusters = read(path)
     own = all(c.name == names.get(c.id) and c.colour == palette.colour(c.id) for c in clusters.clusters)
     return own and path.read_text("utf-8") == clusters.text()
 
 
-def write(path: pathlib.Path, clusters: Clusters) -> pathlib.Path | None:
+def write(path: Place, clusters: Clusters) -> Place | None:
     """Writes the file atomically; what is there is kept as clusters.previous-<N>.yaml, whose path is returned."""
     aside = None
-    if os.path.lexists(path):
+    if is_whole(path):
         number = 1
-        while os.path.lexists(aside := path.with_name(f"clusters.previous-{number}.yaml")):
+        while is_whole(aside := path.with_name(f"clusters.previous-{number}.yaml")):
             number += 1
-        os.rename(path, aside)
+        if isinstance(aside, BucketPath):
+            aside.write_bytes(path.read_bytes())
+        else:
+            os.rename(path, aside)
     write_text(path, clusters.text())
     return aside
 
 
-def read(path: pathlib.Path, ids: Sequence[int] | None = None) -> Clusters:
+def read(path: Place, ids: Sequence[int] | None = None) -> Clusters:
     """Reads the file.
 
     Args:
@@ -149,7 +153,7 @@ def read(path: pathlib.Path, ids: Sequence[int] | None = None) -> Clusters:
 _REMEDY = "correct it, or move it elsewhere and run `his4mae segment` again, which writes a new one"
 
 
-def _cluster(path: pathlib.Path, number: int, entry: Any) -> Cluster:
+def _cluster(path: Place, number: int, entry: Any) -> Cluster:
     if not isinstance(entry, dict) or type(entry.get("id")) is not int:
         raise UserError(f"{path}: entry {number} of clusters has no id that is a whole number; {_REMEDY}")
     where = f"{path}: cluster {entry['id']}"

@@ -6,8 +6,6 @@ names.json names the files written. They are replaced when names or labels chang
 import dataclasses
 import json
 import math
-import os
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +14,8 @@ import ml_collections
 import numpy as np
 
 from his4mae_jax import files
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, Place
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.fill import fill
@@ -52,7 +52,7 @@ class _Task:
     """What is written: `parts` are file names of the organelles, `instances` those whose instances are wanted."""
 
     config: ml_collections.ConfigDict
-    folder: pathlib.Path
+    folder: Place
     organelles: Mapping[int, Organelle]
     instances: tuple[int, ...]
     log: Log
@@ -75,26 +75,26 @@ class _Task:
         written += [f"{stem}.precomputed" for stem in ("organelles", *stems) if "precomputed" in outputs]
         return written + ([CELLSKETCH] if "cellsketch" in outputs else [])
 
-    def missing(self, *paths: pathlib.Path) -> bool:
+    def missing(self, *paths: Place) -> bool:
         """Whether an output is still to be written; what has its final name is whole."""
-        there = all(os.path.lexists(path) for path in paths)
+        there = all(transfer.is_whole(path) for path in paths)
         self.log(f"name: {paths[0]}" + (", there already" if there else ""))
         return not there
 
 
-def manifest(folder: pathlib.Path) -> records.Manifest:
+def manifest(folder: Place) -> records.Manifest:
     """The record of what `write_organelles` wrote in a folder."""
     return records.Manifest(folder / RECORD, _OURS)
 
 
 def write_organelles(
     config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
+    folder: Place,
     clusters: Clusters,
     segmentation: str,
     log: Log,
     open_target: Callable[[], Target] | None = None,
-) -> list[pathlib.Path]:
+) -> list[Place]:
     """Writes the label volumes by name, in place of those of earlier names.
 
     | key | writes, in the folder of the labels |
@@ -122,7 +122,7 @@ def write_organelles(
     if not organelles:
         raise UserError(f"{folder / FILE}: every cluster is ignored; name at least one")
     task = _Task(config, folder, organelles, instance_ids(config.segment.instances, organelles, folder), log)
-    labels = open_volume(folder / LABELS, image=False)
+    labels = open_volume(records.volume(folder / LABELS), image=False)
     target = _target(open_target, labels) if "cellsketch" in config.segment.outputs else None
     planned = task.planned()
     manifest(folder).begin(planned, _dependencies(task, segmentation))
@@ -139,15 +139,15 @@ def write_organelles(
                 table[list(organelles[i].clusters)] = 1
                 _write(task, labels, mask, table, {1: organelles[i].name}, {1: organelles[i].colour})
     _write_formats(task, _write_instances(task), labels.shape, target)
-    if (image := folder / IMAGE).exists():  # organelles are what a viewer is to show first
+    if (
+        not isinstance(folder, BucketPath) and (image := folder / IMAGE).exists()
+    ):  # organelles are what a viewer is to show first
         others = [name for name in listed_labels(image) if name != "organelles"]
         list_labels(image, ["organelles", *others], config.segment.ome_zarr_version)
     return [folder / name for name in planned]
 
 
-def instance_ids(
-    wanted: tuple[int | str, ...], organelles: Mapping[int, Organelle], folder: pathlib.Path
-) -> tuple[int, ...]:
+def instance_ids(wanted: tuple[int | str, ...], organelles: Mapping[int, Organelle], folder: Place) -> tuple[int, ...]:
     """Ids of the organelles that `segment.instances` selects: by name, as "all", or by the id of one of their clusters.
 
     A name, or the id of a cluster, that is ignored selects nothing.
@@ -197,7 +197,7 @@ def _dependencies(task: _Task, segmentation: str) -> dict[str, Any]:
 def _write(
     task: _Task,
     labels: VolumeLike,
-    path: pathlib.Path,
+    path: Place,
     table: np.ndarray,
     names: dict[int, str],
     colours: dict[int, str],

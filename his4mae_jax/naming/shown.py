@@ -1,9 +1,9 @@
 """Names and colours of labels as pictures show them: those of clusters.yaml where it is of these labels."""
 
 import dataclasses
-import pathlib
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.naming import clusters_file
 from his4mae_jax.output import records
 
@@ -27,7 +27,7 @@ class Shown:
     stale: bool = False
 
 
-def shown(folder: pathlib.Path, labels: int) -> Shown:
+def shown(folder: Place, labels: int) -> Shown:
     """How the labels in a folder are shown: "cluster 1", ... in the colours of the palette, unless they are named.
 
     Args:

@@ -1,11 +1,11 @@
 """What the segment stage does with clusters.yaml, and the name stage."""
 
-import pathlib
 from collections.abc import Callable, Mapping
 
 import ml_collections
 
 from his4mae_jax import files, palette
+from his4mae_jax.bucket.path import Place, place
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError, mask
@@ -20,7 +20,7 @@ from his4mae_jax.progress import Log
 
 
 def check(
-    config: ml_collections.ConfigDict, folder: pathlib.Path, label_names: Mapping[int, str]
+    config: ml_collections.ConfigDict, folder: Place, label_names: Mapping[int, str]
 ) -> ml_collections.ConfigDict:
     """Checks, before anything long, clusters.yaml and the names in `segment.instances`.
 
@@ -55,13 +55,13 @@ def check(
     return of_labels
 
 
-def _files(config: ml_collections.ConfigDict, folder: pathlib.Path) -> list[pathlib.Path]:
+def _files(config: ml_collections.ConfigDict, folder: Place) -> list[Place]:
     """Where names of the clusters may be: in the folder, then beside `segment.centres_file`."""
     beside = config.segment.centres_file
-    return [folder / FILE, *([pathlib.Path(beside).parent / FILE] if beside else [])]
+    return [folder / FILE, *([place(beside).parent / FILE] if beside else [])]
 
 
-def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, target: Target, log: Log) -> None:
+def after_segment(config: ml_collections.ConfigDict, folder: Place, target: Target, log: Log) -> None:
     """Writes clusters.yaml for the labels in a folder, unless that of the same centres is there.
 
     Names of other centres are kept as clusters.previous-<N>.yaml. Names travel with the centres: those beside
@@ -77,7 +77,7 @@ def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, targe
     Raises:
       UserError: a clusters.yaml is damaged, or something cannot be read or written.
     """
-    path, names = folder / FILE, stored_names(folder / LABELS)
+    path, names = folder / FILE, stored_names(records.volume(folder / LABELS))
     centres = records.centres_digest(folder, len(names))
     fresh = not path.exists() or clusters_file.read(path).centres != centres
     if fresh:
@@ -105,14 +105,14 @@ def after_segment(config: ml_collections.ConfigDict, folder: pathlib.Path, targe
 
 def _new(
     config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
+    folder: Place,
     image: VolumeLike,
     names: Mapping[int, str],
     centres: str,
     log: Log,
 ) -> Clusters:
     """The clusters of the labels, with their names and colours beside `segment.centres_file` where they are there."""
-    labels = open_volume(folder / LABELS, image=False)
+    labels = open_volume(records.volume(folder / LABELS), image=False)
     given: dict[int, Cluster] = {}
     for path in _files(config, folder)[1:]:
         if path.exists() and clusters_file.read(path).centres == centres:
@@ -130,10 +130,10 @@ def _new(
 
 def name(
     config: ml_collections.ConfigDict,
-    folder: pathlib.Path,
+    folder: Place,
     log: Log,
     open_target: Callable[[], Target] | None = None,
-) -> list[pathlib.Path]:
+) -> list[Place]:
     """Writes the volumes by name, as clusters.yaml in the folder names clusters.
 
     Args:
@@ -149,7 +149,7 @@ def name(
       UserError: there are no labels, clusters.yaml is missing or wrong, or something is in the way.
     """
     records.segmented(folder, ())
-    path, names = folder / FILE, stored_names(folder / LABELS)
+    path, names = folder / FILE, stored_names(records.volume(folder / LABELS))
     centres = records.centres_digest(folder, len(names))
     clusters = clusters_file.read(path)
     if clusters.centres != centres:
@@ -172,5 +172,5 @@ def name(
     return write_organelles(config, folder, clusters, _job(folder), log, open_target)
 
 
-def _job(folder: pathlib.Path) -> str:
+def _job(folder: Place) -> str:
     return records.segmentation(folder).get("job", "")

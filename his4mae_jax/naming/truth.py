@@ -1,14 +1,14 @@
 """Names of clusters from the matching of clusters to classes that `evaluate` found where there is ground truth."""
 
 import json
-import pathlib
 
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.errors import UserError
 
 METRICS = "metrics.json"
 
 
-def names_from_metrics(folder: pathlib.Path, centres: str, matching: str) -> dict[int, str]:
+def names_from_metrics(folder: Place, centres: str, matching: str) -> dict[int, str]:
     """The class name of each cluster that stands for a class.
 
     Args:

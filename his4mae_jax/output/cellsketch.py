@@ -6,12 +6,11 @@ as the prefix, so names have no underscore, and reads the voxel size from the im
 the cell: the mask with "membrane" in its name.
 """
 
-import os
-import pathlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.files import slugs
@@ -23,7 +22,7 @@ CELL = "plasmamembrane"  # name of the mask of the whole cell, filled
 
 
 def write_cellsketch(
-    folder: str | os.PathLike,
+    folder: PathLike,
     prefix: str,
     image: VolumeLike,
     labels: VolumeLike,
@@ -50,7 +49,7 @@ def write_cellsketch(
       UserError: an input cannot be read, the folder cannot be written, or something is there already.
     """
     file_names = slugs(names)
-    with records.new(pathlib.Path(folder)) as (part,):
+    with records.new(place(folder)) as (part,):
         part.mkdir()
 
         def write(volume, ending, convert=None, dtype=np.uint8):

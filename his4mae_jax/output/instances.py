@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.stores.placement import moved, origin_of
@@ -40,10 +41,10 @@ def file_names(part: str) -> tuple[str, str]:
 
 
 def label_instances(
-    labels: VolumeLike | str | os.PathLike,
+    labels: VolumeLike | PathLike,
     label: int,
-    volume: str | os.PathLike,
-    table: str | os.PathLike,
+    volume: PathLike,
+    table: PathLike,
     *,
     min_voxels: int = 100,
     block: Sequence[int] = (64, 128, 128),
@@ -89,19 +90,19 @@ def label_instances(
     size = triple(labels.voxel_size_nm if voxel_size_nm is None else voxel_size_nm, labels.name)
     # The table takes its name last: a volume is never beside the table of another one.
     origin = origin_of(labels)
-    with records.new(pathlib.Path(volume), pathlib.Path(table)) as (part_volume, part_table):
+    with records.new(place(volume), place(table)) as (part_volume, part_table):
         rows = _write_volume(
             labels, label, part_volume, size, origin, min_voxels, block, connectivity, version, workers, progress
         )  # fmt: skip
         if pyramid:
             build_pyramid(part_volume, workers=workers)
         _write_table(part_table, rows, size, origin)
-    return Instances(pathlib.Path(volume), pathlib.Path(table), len(rows))
+    return Instances(place(volume), place(table), len(rows))
 
 
-def count_rows(table: pathlib.Path) -> int:
+def count_rows(table: Place) -> int:
     """Number of instances in a table that `label_instances` wrote."""
-    with open(table, encoding="utf-8") as file:
+    with table.open(encoding="utf-8") as file:
         return sum(1 for _ in file) - 1
 
 

@@ -7,6 +7,8 @@ A job is a folder beside the labels to come:
     segment.partial/*.ome.zarr   its label volumes, tile by tile
     segment.partial/done/<n>     written after tile n; holds the seconds it took, and checksums of what it wrote
 
+In a bucket the label volumes are in segmentation-<id>/ from the start, as no folder there can take another name.
+
 One run at a time segments into a folder, and its first process says who labels which tile. Tiles are written whole and
 come out the same whoever labels them. A marker that cannot be read is a tile to do again; where
 centres or an array are damaged all tiles are.
@@ -15,13 +17,13 @@ centres or an array are damaged all tiles are.
 import contextlib
 import json
 import os
-import pathlib
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import tensorstore as ts
 
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json
@@ -37,7 +39,7 @@ def job_files(files: Iterable[str]) -> list[str]:
     return [*_FOLDERS, *files, *(f"{name}{ending}" for name in files for ending in (".made", ".partial"))]
 
 
-def check_folder(workdir: pathlib.Path, files: Iterable[str]) -> None:
+def check_folder(workdir: Place, files: Iterable[str]) -> None:
     """Checks that the user has nothing where a job with these files will write.
 
     Raises:
@@ -53,13 +55,18 @@ def check_folder(workdir: pathlib.Path, files: Iterable[str]) -> None:
     records.check_free(folder, job_files(files), started)
 
 
-def job_id(folder: pathlib.Path) -> str | None:
+def job_id(folder: Place) -> str | None:
     """The id of the job in a folder; None where there is none."""
     found = records.read(folder / "job.json").get("id")
     return found if isinstance(found, str) else None
 
 
-def clear_published(workdir: pathlib.Path, job: str) -> None:
+def volume_in(folder: Place, name: str) -> Place:
+    """Where a volume of the job in a folder is written."""
+    return records.stored(folder.parent / name, job_id(folder)) if isinstance(folder, BucketPath) else folder / name
+
+
+def clear_published(workdir: Place, job: str) -> None:
     """Removes what a process that was killed at its very end has left of the job whose labels are published.
 
     Args:
@@ -70,15 +77,29 @@ def clear_published(workdir: pathlib.Path, job: str) -> None:
         saved = records.read(workdir / FOLDER / "job.json")
         if saved and saved.get("id") in (None, job):
             _clear(workdir / FOLDER)
+        if isinstance(workdir, BucketPath) and saved.get("id") in (None, job):
+            drop_others(workdir, job)
 
 
-def _clear(folder: pathlib.Path) -> None:
+def drop_others(workdir: BucketPath, job: str) -> None:
+    """Removes the volumes of all jobs of a folder but the one whose labels are published."""
+    for folder in workdir.glob(f"{records.JOB_FOLDER}*"):
+        if folder.name != f"{records.JOB_FOLDER}{job}":
+            records.remove(folder)
+
+
+def _clear(folder: Place) -> None:
     """Removes the files of the job that is in a folder; job.json, which names them, goes last."""
     path = folder / "job.json"
     saved = records.read(path)
     if not saved:
         return
-    for name in job_files(sorted(records.labels_named_by(path, saved))):
+    names = sorted(records.labels_named_by(path, saved))
+    if isinstance(folder, BucketPath) and saved.get("id"):
+        published = records.read(folder.parent / records.SEGMENTATION)
+        if saved["id"] not in (published.get("job"), published.get("publishing")):
+            records.remove(folder.parent / f"{records.JOB_FOLDER}{saved['id']}")
+    for name in job_files(names):
         records.remove(folder / name)
     path.unlink()
     with contextlib.suppress(OSError):  # files of the user stay, and the folder with them
@@ -102,8 +123,8 @@ class Job:
       UserError: something of the user is in the way, or the record of a job is damaged.
     """
 
-    def __init__(self, workdir: str | os.PathLike, inputs: dict[str, Any], files: Sequence[str]) -> None:
-        self.folder = pathlib.Path(workdir) / FOLDER
+    def __init__(self, workdir: PathLike, inputs: dict[str, Any], files: Sequence[str]) -> None:
+        self.folder = place(workdir) / FOLDER
         self.tiles = Markers(self.folder / "done")
         inputs = json.loads(json.dumps(inputs))
         if self._saved().get("what") != inputs:
@@ -128,7 +149,7 @@ class Job:
         """Whether a process was killed while it gave the files of this job, all of them whole, their final names."""
         return records.read(self.folder.parent / records.SEGMENTATION).get("publishing") == self.id
 
-    def array(self, name: str, version: str, create: Callable[[pathlib.Path], object]) -> ts.TensorStore:
+    def array(self, name: str, version: str, create: Callable[[Place], object]) -> ts.TensorStore:
         """The array of a volume of this job; one that is damaged is made anew, and all tiles are to be done again.
 
         Args:
@@ -136,7 +157,7 @@ class Job:
           version: of OME-Zarr.
           create: makes the volume at a path.
         """
-        part, whole = self.folder / name, self.folder / f"{name}.made"
+        part, whole = volume_in(self.folder, name), self.folder / f"{name}.made"
         if whole.exists():
             with contextlib.suppress(UserError):
                 ome_zarr.read_group(part)
@@ -152,9 +173,12 @@ class Job:
         for tile in self.tiles.all().values():
             for name, entry in tile.checks.items():
                 written.setdefault(name, []).append(entry)
-        part = self.folder / f"{records.CHECKSUMS}.partial"  # a name that `_clear` knows, should this be killed
-        part.write_text(json.dumps(written), encoding="utf-8")
-        os.replace(part, self.folder / records.CHECKSUMS)
+        part, path = self.folder / f"{records.CHECKSUMS}.partial", self.folder / records.CHECKSUMS
+        if isinstance(path, BucketPath):
+            path.write_text(json.dumps(written))
+            return
+        part.write_text(json.dumps(written), encoding="utf-8")  # a name that `_clear` knows, should this be killed
+        os.replace(part, path)
 
     def finish(self) -> None:
         """Removes the job: its labels are published."""

@@ -10,6 +10,7 @@ import numpy as np
 import tensorstore as ts
 
 from his4mae_jax import files
+from his4mae_jax.bucket.path import place
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.stores import placement
@@ -48,11 +49,11 @@ def write_precomputed(
       UserError: `labels_path` cannot be read, `path` cannot be written, or something is there already.
     """
     version, attributes = ome_zarr.read_group(labels_path)
-    with records.new(pathlib.Path(path)) as (part,):
+    with records.new(place(path)) as (part,):
         part.mkdir()
         datasets = attributes["multiscales"][0]["datasets"]
         for dataset in datasets:
-            source = ome_zarr.open_array(pathlib.Path(labels_path) / dataset["path"], version)
+            source = ome_zarr.open_array(place(labels_path) / dataset["path"], version)
             size, origin = ome_metadata.scale_of(dataset), ome_metadata.origin_of(dataset)
             _write_scale(part, source, size, origin, workers, progress)
         more = {}

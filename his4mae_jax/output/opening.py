@@ -1,8 +1,8 @@
 """Open what a segmentation works with, in the command's process or on a worker, and fit its centres."""
 
 import dataclasses
+import functools
 import os
-import pathlib
 import threading
 import time
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.lease import check_held
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import Fit, encoder_digest, fit_centres, fit_mask, read_codes
 from his4mae_jax.config import SUPERVISED
@@ -24,7 +26,7 @@ from his4mae_jax.inference.tiling import Encoded
 from his4mae_jax.output import records
 from his4mae_jax.output.engine.markers import Markers, Written, seen
 from his4mae_jax.output.engine.tiles import TileWriter
-from his4mae_jax.output.job import Job, job_id
+from his4mae_jax.output.job import Job, job_id, volume_in
 from his4mae_jax.output.plan import (
     Task,
     bind_to,
@@ -47,7 +49,7 @@ _SHARE = "give all workers the workdir and the data at the same path, on one fil
 def open_task(
     config: ml_collections.ConfigDict,
     test: Target,
-    folder: pathlib.Path,
+    folder: Place,
     checkpoints: Checkpoints | None,
     log: Log,
     step: int | None = None,
@@ -79,7 +81,7 @@ def values_of(task: Task) -> dict[str, Any]:
     return labels_depend_on(task.config, task.encoder, task.volume, task.inside, task.mask, task.step, task.output)
 
 
-def fitted(task: Task, folder: pathlib.Path) -> bool:
+def fitted(task: Task, folder: Place) -> bool:
     """Whether a job's folder has centres; damaged ones are removed, and all tiles are to be done again."""
     path = folder / records.CENTRES
     try:
@@ -93,7 +95,7 @@ def fitted(task: Task, folder: pathlib.Path) -> bool:
     return False
 
 
-def fitted_by_worker(folder: pathlib.Path) -> None:
+def fitted_by_worker(folder: Place) -> None:
     """Waits until the centres that a worker has fitted are seen here.
 
     Raises:
@@ -103,7 +105,7 @@ def fitted_by_worker(folder: pathlib.Path) -> None:
         raise UserError(f"{folder}: a worker has fitted centres, and they are not here; {_SHARE}")
 
 
-def fit(task: Task, folder: pathlib.Path) -> Fit:
+def fit(task: Task, folder: Place) -> Fit:
     """Saves the centres of `segment.centres_file`, or new ones, in a job's folder."""
     s, log, began, digest = task.config.segment, task.log, time.perf_counter(), encoder_digest(task.encoder.params)
     sizes = ", ".join(map(str, task.sizes))
@@ -129,7 +131,7 @@ def fit(task: Task, folder: pathlib.Path) -> Fit:
     return fit
 
 
-def fit_seconds(folder: pathlib.Path) -> float:
+def fit_seconds(folder: Place) -> float:
     """Seconds that the fit of the centres in a job's folder took; 0 where they have left it already."""
     path = folder / records.CENTRES
     return centre_files.load(path)[1].get("seconds", 0.0) if path.exists() else 0.0
@@ -139,7 +141,7 @@ def make_volumes(task: Task, job: Job) -> None:
     """Creates the label volumes in a job's folder where they are not there yet."""
     version = task.config.segment.ome_zarr_version
 
-    def make(path: pathlib.Path, shape: tuple[int, ...], fill_value: int, **names: Any) -> None:
+    def make(path: Place, shape: tuple[int, ...], fill_value: int, **names: Any) -> None:
         job.array(path.name, version, lambda part: ome_zarr.create(
             part, shape, np.uint8, task.output.voxel_size_nm, origin_nm=task.output.origin_nm,
             chunks=task.config.segment.block, fill_value=fill_value, overwrite=True, version=version, **names,
@@ -153,7 +155,7 @@ def make_volumes(task: Task, job: Job) -> None:
         make(task.probabilities, (len(channels), *task.output.shape), 0, channels=channels)
 
 
-def open_writer(task: Task, folder: pathlib.Path, encoded: Encoded | None = None) -> TileWriter:
+def open_writer(task: Task, folder: Place, encoded: Encoded | None = None) -> TileWriter:
     """What the tiles of a job are labelled with and written to, from the centres and volumes in its folder.
 
     Args:
@@ -170,7 +172,8 @@ def open_writer(task: Task, folder: pathlib.Path, encoded: Encoded | None = None
     return TileWriter(
         task.encoder, task.volume, tiling, scores, {size: path.name for size, path in task.labels.items()},
         (most, task.probabilities.name) if task.probabilities else None,
-        {path.name: ome_zarr.open_array(folder / path.name / "0", version) for path in task.paths}, encoded,
+        {path.name: ome_zarr.open_array(volume_in(folder, path.name) / "0", version) for path in task.paths},
+        encoded, **({"check": functools.partial(check_held, folder)} if isinstance(folder, BucketPath) else {}),
     )  # fmt: skip
 
 
@@ -197,10 +200,10 @@ class Recipe:
     values: dict[str, Any]
 
     @classmethod
-    def of(cls, task: Task, job: Job, workdir: str | os.PathLike) -> "Recipe":
+    def of(cls, task: Task, job: Job, workdir: PathLike) -> "Recipe":
         """The recipe of a job that this process has begun."""
         return cls(
-            task.config.to_dict(), os.getcwd(), os.fspath(workdir), os.path.abspath(job.folder), job.id, task.step,
+            task.config.to_dict(), os.getcwd(), str(workdir), str(job.folder.absolute()), job.id, task.step,
             values_of(task),
         )  # fmt: skip
 
@@ -218,7 +221,7 @@ class JobOnWorker:
         Raises:
           UserError: something that the command sees is not here, or is something else.
         """
-        self._recipe, self._folder, self._ended = recipe, pathlib.Path(recipe.job_folder), False
+        self._recipe, self._folder, self._ended = recipe, place(recipe.job_folder), False
         self._markers, self._writer = Markers(self._folder / "done"), None
         if not seen(lambda: job_id(self._folder) == recipe.job):
             raise UserError(f"{self._folder}: not what the command sees there; {_SHARE}")

@@ -6,14 +6,14 @@ these, so that nothing of an earlier segmentation stays beside a later one.
 
 import json
 import math
-import os
-import pathlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.group import copy_image, list_labels
 from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
@@ -42,15 +42,15 @@ _SETTINGS = (
 
 def write_outputs(
     config: ml_collections.ConfigDict,
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     image: VolumeLike,
-    labels_paths: Sequence[str | os.PathLike],
+    labels_paths: Sequence[PathLike],
     names: Mapping[int, str],
     log: Callable[[str], object],
     *,
     cell: VolumeLike | None = None,
     segmentation: str | None = None,
-) -> list[pathlib.Path]:
+) -> list[Place]:
     """Writes what `config.segment` requests, in place of what an earlier call wrote.
 
     | key | writes, in the workdir |
@@ -79,15 +79,15 @@ def write_outputs(
     Raises:
       UserError: something is in the way, cannot be read or cannot be written.
     """
-    s, workdir, paths = config.segment, pathlib.Path(workdir), [pathlib.Path(p) for p in labels_paths]
+    s, workdir, paths = config.segment, place(workdir), [place(p) for p in labels_paths]
     classes = instance_classes(s.instances, names)
     planned = plan(s.outputs, paths, classes)
     _manifest(workdir).begin(planned, _dependencies(config, image, paths, names, cell, segmentation))
     voxels = math.prod(image.shape)
 
-    def missing(path: pathlib.Path, *more: pathlib.Path) -> bool:
+    def missing(path: Place, *more: Place) -> bool:
         """Whether an output is still to be written; what has its final name is whole."""
-        there = all(os.path.lexists(p) for p in (path, *more))
+        there = all(transfer.is_whole(p) for p in (path, *more))
         log(f"outputs: {path}" + (", there already" if there else ""))
         return not there
 
@@ -142,7 +142,7 @@ def _write_image(image, folder, s, log):
                 build_pyramid(part, progress=bar.advance)
 
 
-def add_pyramid(path: pathlib.Path, voxels: int, log: Callable[[str], object]) -> None:
+def add_pyramid(path: Place, voxels: int, log: Callable[[str], object]) -> None:
     """Adds coarser levels to a volume of so many voxels, and says how many there are."""
     with progress(f"{path.name}: coarser levels", voxels / 7, unit="voxels", log=log) as bar:
         levels = build_pyramid(path, progress=bar.advance)
@@ -151,8 +151,8 @@ def add_pyramid(path: pathlib.Path, voxels: int, log: Callable[[str], object]) -
 
 def check_free(
     config: ml_collections.ConfigDict,
-    workdir: pathlib.Path,
-    labels_paths: Sequence[pathlib.Path],
+    workdir: Place,
+    labels_paths: Sequence[Place],
     names: Mapping[int, str],
 ) -> None:
     """Checks that nothing of the user lies where `write_outputs` will write.
@@ -164,7 +164,7 @@ def check_free(
     _manifest(workdir).check_free(planned)
 
 
-def _manifest(workdir: pathlib.Path) -> records.Manifest:
+def _manifest(workdir: Place) -> records.Manifest:
     return records.Manifest(workdir / MANIFEST, _OURS)
 
 
@@ -180,7 +180,7 @@ def _dependencies(config, image, paths, names, cell, segmentation) -> dict[str, 
     return json.loads(json.dumps(values))
 
 
-def remove_outputs(workdir: str | os.PathLike) -> None:
+def remove_outputs(workdir: PathLike) -> None:
     """Removes what `write_outputs` wrote, and what a killed call left behind.
 
     Label volumes stay. To be called before they are replaced.
@@ -188,10 +188,10 @@ def remove_outputs(workdir: str | os.PathLike) -> None:
     Raises:
       UserError: the manifest is damaged.
     """
-    _manifest(pathlib.Path(workdir)).remove()
+    _manifest(place(workdir)).remove()
 
 
-def plan(outputs: Sequence[str], paths: Sequence[pathlib.Path], classes: Mapping[int, str]) -> list[str]:
+def plan(outputs: Sequence[str], paths: Sequence[Place], classes: Mapping[int, str]) -> list[str]:
     """File names in the workdir of all outputs for these label volumes and classes of instances."""
     written = []
     for part in slugs(classes).values():
@@ -227,11 +227,11 @@ def prefix(image: VolumeLike) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "_", name).strip("_") or "cell"
 
 
-def _stem(path: pathlib.Path) -> str:
+def _stem(path: Place) -> str:
     return path.name.removesuffix(".ome.zarr")
 
 
-def stored_names(path: str | os.PathLike) -> dict[int, str]:
+def stored_names(path: PathLike) -> dict[int, str]:
     """Names of labels, by id, in a label volume's metadata."""
     label = ome_zarr.read_group(path)[1].get("image-label", {})
     return {p["label-value"]: p["name"] for p in label.get("properties", ()) if p.get("name")}

@@ -9,6 +9,7 @@ from typing import Any
 
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.clustering.centres import class_names as classes_in
 from his4mae_jax.clustering.centres import class_texture, load
 from his4mae_jax.clustering.fit import encoder_digest
@@ -23,6 +24,7 @@ from his4mae_jax.errors import UserError, mask
 from his4mae_jax.inference.trained import TrainedEncoder
 from his4mae_jax.inference.volume_encoder import VolumeEncoder
 from his4mae_jax.output.records import PROBABILITIES, label_file
+from his4mae_jax.output.records import volume as published
 from his4mae_jax.training.run.checkpoints import Checkpoints
 from his4mae_jax.workdir import checkpoint_steps
 
@@ -42,7 +44,7 @@ class Task:
     """
 
     config: ml_collections.ConfigDict
-    folder: pathlib.Path
+    folder: Place
     volume: VolumeLike
     output: Grid
     class_names: Sequence[str]
@@ -51,8 +53,8 @@ class Task:
     encoder: VolumeEncoder
     inside: Box
     mask: VolumeLike | None
-    labels: dict[int, pathlib.Path]
-    probabilities: pathlib.Path | None
+    labels: dict[int, Place]
+    probabilities: Place | None
     log: Callable[[str], object]
 
     @property
@@ -71,7 +73,7 @@ class Task:
         return len(self.labels) + (headline(self.config) if self.probabilities else 0)
 
     @property
-    def paths(self) -> list[pathlib.Path]:
+    def paths(self) -> list[Place]:
         """Final paths of all volumes."""
         return [*self.labels.values(), *([self.probabilities] if self.probabilities else [])]
 
@@ -93,9 +95,9 @@ def label_sizes(config: ml_collections.ConfigDict) -> list[int]:
     return sorted({config.segment.clusters, *config.evaluate.clusters})
 
 
-def label_path(workdir: str | pathlib.Path, clusters: int, headline: int) -> pathlib.Path:
-    """Where `label_file` lies in a workdir."""
-    return pathlib.Path(workdir) / label_file(clusters, headline)
+def label_path(workdir: PathLike, clusters: int, headline: int) -> Place:
+    """Where `label_file` of a published segmentation lies in a workdir."""
+    return published(place(workdir) / label_file(clusters, headline))
 
 
 def label_names(config: ml_collections.ConfigDict, size: int, class_names: Sequence[str]) -> dict[int, str]:
@@ -108,18 +110,16 @@ def label_names(config: ml_collections.ConfigDict, size: int, class_names: Seque
     return {i: f"cluster {i}" for i in range(1, size + 1)}
 
 
-def volume_paths(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path
-) -> tuple[dict[int, pathlib.Path], pathlib.Path | None]:
-    """Final paths of the volumes that the segment stage writes.
+def volume_paths(config: ml_collections.ConfigDict, workdir: PathLike) -> tuple[dict[int, Place], Place | None]:
+    """Final paths, but for those in a bucket (`records.stored`), of the volumes that the segment stage writes.
 
     Returns:
       ({C: label volume}, the headline's first; the volume of probabilities, or None where it is not requested).
     """
     first = headline(config)
     sizes = sorted(label_sizes(config), key=lambda size: size != first)
-    labels = {size: label_path(workdir, size, first) for size in sizes}
-    return labels, pathlib.Path(workdir) / PROBABILITIES if config.segment.probabilities else None
+    labels = {size: place(workdir) / label_file(size, first) for size in sizes}
+    return labels, place(workdir) / PROBABILITIES if config.segment.probabilities else None
 
 
 def labelled_by(config: ml_collections.ConfigDict, segmentation: Mapping[str, Any]) -> str:
@@ -127,25 +127,25 @@ def labelled_by(config: ml_collections.ConfigDict, segmentation: Mapping[str, An
     return pathlib.PurePath(segmentation.get("encoder_file", "")).stem or config.method
 
 
-def has_checkpoint(workdir: str | pathlib.Path) -> bool:
+def has_checkpoint(workdir: PathLike) -> bool:
     """Whether a workdir holds a checkpoint of a training."""
     return bool(checkpoint_steps(workdir))
 
 
-def need_checkpoint(workdir: str | pathlib.Path) -> None:
+def need_checkpoint(workdir: PathLike) -> None:
     """Checks that the workdir holds a trained run.
 
     Raises:
       UserError: there is no checkpoint.
     """
     if not has_checkpoint(workdir):
-        folder = pathlib.Path(workdir) / "checkpoints"
+        folder = place(workdir) / "checkpoints"
         raise UserError(
             f"{folder}: no checkpoint; train in this workdir first (`his4mae train`, or his4mae_jax.train in Python)"
         )
 
 
-def need_encoder(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> None:
+def need_encoder(config: ml_collections.ConfigDict, workdir: PathLike) -> None:
     """Checks that there is an encoder to segment with: a frozen one (`segment.encoder_file`), or one of the workdir.
 
     Raises:
@@ -225,7 +225,7 @@ def labels_depend_on(
     if not settings["keep_features"]:  # with it labels are those of float16; without, records stay what they were
         del settings["keep_features"]
     if settings["centres_file"]:
-        settings["centres_file"] = hashlib.sha256(pathlib.Path(settings["centres_file"]).read_bytes()).hexdigest()
+        settings["centres_file"] = hashlib.sha256(place(settings["centres_file"]).read_bytes()).hexdigest()
     del settings["checkpoint"]  # the step stands for it
     frozen = settings.pop("encoder_file")
     if frozen:  # not its name, but what is in its files; records of trained encoders are what they were

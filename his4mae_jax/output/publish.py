@@ -3,18 +3,19 @@
 import contextlib
 import math
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
 
+from his4mae_jax.bucket.lease import check_held
+from his4mae_jax.bucket.path import BucketPath, PathLike, place
 from his4mae_jax.clustering import centres
 from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json
 from his4mae_jax.output import outputs, records
-from his4mae_jax.output.job import Job, check_folder
+from his4mae_jax.output.job import Job, check_folder, drop_others
 from his4mae_jax.output.plan import headline, label_names, volume_paths
 from his4mae_jax.progress import Log, progress
 
@@ -30,7 +31,7 @@ def files_of(config: ml_collections.ConfigDict) -> list[str]:
     ]
 
 
-def check_free(config: ml_collections.ConfigDict, workdir: str | os.PathLike, class_names: Sequence[str]) -> None:
+def check_free(config: ml_collections.ConfigDict, workdir: PathLike, class_names: Sequence[str]) -> None:
     """Checks, before any work, that nothing of the user lies where the segment stage will write.
 
     Args:
@@ -41,7 +42,9 @@ def check_free(config: ml_collections.ConfigDict, workdir: str | os.PathLike, cl
     Raises:
       UserError: something is in the way, or a record that says what is ours is damaged.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = place(workdir)
+    if isinstance(workdir, BucketPath):
+        _check_bucket(config, workdir)
     records.check_free(workdir, files_of(config), records.recorded_labels(workdir))
     check_folder(workdir, files_of(config))
     labels, _ = volume_paths(config, workdir)
@@ -49,14 +52,25 @@ def check_free(config: ml_collections.ConfigDict, workdir: str | os.PathLike, cl
     outputs.check_free(config, workdir, list(labels.values()), names)
 
 
-def clean_locks(folder: str | os.PathLike) -> None:
+def _check_bucket(config: ml_collections.ConfigDict, workdir: BucketPath) -> None:
+    """Raises `UserError` for what cannot be made in a bucket."""
+    for key, wanted in (
+        ("keep_features", config.segment.keep_features),
+        ("outputs", "image" in config.segment.outputs),
+    ):
+        if wanted:
+            value = "True" if key == "keep_features" else "with 'image', which has links to the labels"
+            raise UserError(f"{workdir}: in a bucket, and config key segment.{key} is {value}: use a workdir on a disk")
+
+
+def clean_locks(folder: PathLike) -> None:
     """Removes what a killed process left of a chunk that it was writing."""
-    for path in pathlib.Path(folder).rglob("*.__lock"):
+    for path in place(folder).rglob("*.__lock"):
         with contextlib.suppress(OSError):
             os.unlink(path)
 
 
-def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
+def publish(job: Job, files: Sequence[str], workdir: PathLike, facts: dict[str, Any]) -> None:
     """Gives the files of a job, all of them whole, their final names, and ends the job.
 
     Files of an earlier segmentation go, those that segment.json and outputs.json name and no others. Killed anywhere
@@ -72,7 +86,7 @@ def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: d
     Raises:
       UserError: something of the user is in the way.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = place(workdir)
     before = records.recorded_labels(workdir)
     records.check_free(workdir, files, before)
     if records.CHECKSUMS in files and not job.publishing:
@@ -82,6 +96,15 @@ def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: d
     outputs.remove_outputs(workdir)
     for name in sorted(before - set(files)):
         records.remove(workdir / name)
+    if isinstance(workdir, BucketPath):
+        for name in (records.CENTRES, records.CHECKSUMS):
+            if (job.folder / name).exists():
+                (workdir / name).write_bytes((job.folder / name).read_bytes())
+        check_held(workdir)
+        write_json(record, {**facts, "files": sorted(files)})
+        job.finish()
+        drop_others(workdir, job.id)
+        return
     for name in files:
         part = job.folder / name
         if part.exists():
@@ -93,7 +116,7 @@ def publish(job: Job, files: Sequence[str], workdir: str | os.PathLike, facts: d
     job.finish()
 
 
-def damage(folder: str | os.PathLike, log: Log) -> list[str]:
+def damage(folder: PathLike, log: Log) -> list[str]:
     """What of a segmentation is not as it was written: centres, and voxels of labels and of probabilities.
 
     All that was written is read. Labels of versions that kept no checksums are not looked at.
@@ -105,7 +128,7 @@ def damage(folder: str | os.PathLike, log: Log) -> list[str]:
     Returns:
       One line for each damage; empty where all is whole.
     """
-    folder, found = pathlib.Path(folder), []
+    folder, found = place(folder), []
     try:
         centres.load(folder / records.CENTRES)
     except UserError as error:
@@ -124,5 +147,5 @@ def damage(folder: str | os.PathLike, log: Log) -> list[str]:
             continue
         voxels = sum(math.prod(stop - start for start, stop in box) for box, _ in entries)
         with progress(f"check {name}", voxels, unit="voxels", log=log) as bar:
-            found += checksums.damaged(folder / name, entries, bar.advance)
+            found += checksums.damaged(records.volume(folder / name), entries, bar.advance)
     return found

@@ -9,18 +9,20 @@ import dataclasses
 import os
 import pathlib
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.clustering.centres_file import digest_of
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import parse_json, write_json, writing
+from his4mae_jax.files import parse_json, remove, write_json, writing
 
 SEGMENTATION = "segment.json"
 _SHAPE = {"clusters": list, "step": int, "volume": str, "seconds": (int, float), "fovs": int, "job": str, "what": dict}
 CENTRES = "centres.npz"
 CHECKSUMS = "checksums.json"  # of what each tile wrote, see `data.ome_zarr.checksums`
+JOB_FOLDER = "segmentation-"  # before the id of a job, in a bucket
 PROBABILITIES = "probabilities.ome.zarr"
 # What a record of label volumes may name: a record that was tampered with must not have other files removed.
 _LABELS = re.compile(r"labels(_c\d+)?\.ome\.zarr|probabilities\.ome\.zarr|centres\.npz|checksums\.json")
@@ -31,7 +33,24 @@ def label_file(clusters: int, headline: int) -> str:
     return "labels.ome.zarr" if clusters == headline else f"labels_c{clusters}.ome.zarr"
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def stored(path: Place, job: str) -> Place:
+    """Where a volume of a segmentation lies: at its own path, in a bucket in a folder of its job.
+
+    There a folder takes no other name once it is written: segment.json, put last, says which job's volumes are meant.
+
+    Args:
+      path: of the volume on a disk.
+      job: id of the segmentation.
+    """
+    return path.parent / f"{JOB_FOLDER}{job}" / path.name if isinstance(path, BucketPath) else path
+
+
+def volume(path: Place) -> Place:
+    """Where a volume of the published segmentation lies; see `stored`."""
+    return stored(path, segmentation(path.parent).get("job", "none")) if isinstance(path, BucketPath) else path
+
+
+def read(path: Place) -> dict[str, Any]:
     """The content of a record; empty where there is none.
 
     Raises:
@@ -48,7 +67,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return record
 
 
-def checked(path: pathlib.Path, names: Any, allowed: re.Pattern) -> set[str]:
+def checked(path: Place, names: Any, allowed: re.Pattern) -> set[str]:
     """The names that a record lists.
 
     Raises:
@@ -69,7 +88,7 @@ def _damaged(path):
     return f"{path}: damaged, or not written by this program; {_REMEDY}"
 
 
-def labels_named_by(path: pathlib.Path, record: dict[str, Any]) -> set[str]:
+def labels_named_by(path: Place, record: dict[str, Any]) -> set[str]:
     """File names of the label volumes, probabilities and centres that segment.json or job.json names.
 
     Records written before they listed their files say it by their numbers of clusters.
@@ -91,7 +110,7 @@ def labels_named_by(path: pathlib.Path, record: dict[str, Any]) -> set[str]:
     return checked(path, [*names, CENTRES] if names else [], _LABELS)
 
 
-def recorded_labels(workdir: pathlib.Path) -> set[str]:
+def recorded_labels(workdir: Place) -> set[str]:
     """File names of the label volumes, probabilities and centres in the workdir that are ours.
 
     Raises:
@@ -100,14 +119,14 @@ def recorded_labels(workdir: pathlib.Path) -> set[str]:
     path = workdir / SEGMENTATION
     job = workdir / "segment.partial"
     record = read(job / "job.json")
-    planned = labels_named_by(job / "job.json", record) if record else set()
+    planned = labels_named_by(job / "job.json", record) if record and not isinstance(job, BucketPath) else set()
     # Earlier versions recorded nothing while they published: what was made in the job's folder has left it.
     moved = {name for name in planned if (job / f"{name}.made").exists() and not (job / name).exists()}
     moved |= {CENTRES} if moved and not (job / CENTRES).exists() else set()
     return labels_named_by(path, read(path)) | moved
 
 
-def check_free(folder: pathlib.Path, names: Iterable[str], ours: Iterable[str] = ()) -> None:
+def check_free(folder: Place, names: Iterable[str], ours: Iterable[str] = ()) -> None:
     """Checks that no file of the user has a name that is about to be written.
 
     Args:
@@ -133,8 +152,10 @@ def partial_names(name: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def new(*paths: pathlib.Path) -> Iterator[tuple[pathlib.Path, ...]]:
+def new(*paths: Place) -> Iterator[tuple[pathlib.Path, ...]]:
     """Makes files or folders that are there whole or not at all.
+
+    Those of a bucket are written to the local disk first ($TMPDIR), and then sent.
 
     Args:
       paths: final paths, in one folder, which is created where it is missing.
@@ -146,6 +167,13 @@ def new(*paths: pathlib.Path) -> Iterator[tuple[pathlib.Path, ...]]:
       UserError: something is at one of the paths, or the disk refuses a write.
     """
     folder, names = paths[0].parent, [path.name for path in paths]
+    if isinstance(folder, BucketPath):
+        check_free(folder, names)
+        with transfer.scratch() as scratch:
+            yield tuple(scratch / f"partial.{name}" for name in names)
+            for name in names:
+                transfer.publish(scratch / f"partial.{name}", folder / name)
+        return
     parts = tuple(folder / f"partial.{name}" for name in names)
     with writing(paths[0]):
         check_free(folder, [*names, *(part for name in names for part in partial_names(name))])
@@ -162,21 +190,13 @@ def new(*paths: pathlib.Path) -> Iterator[tuple[pathlib.Path, ...]]:
             os.replace(part, path)
 
 
-def remove(path: pathlib.Path) -> None:
-    """Removes a file, a folder with all in it, or a link; does nothing where there is none."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def segmentation(workdir: str | pathlib.Path) -> dict[str, Any]:
+def segmentation(workdir: PathLike) -> dict[str, Any]:
     """The content of segment.json; empty where there is no whole segmentation.
 
     Raises:
       UserError: it is damaged.
     """
-    path = pathlib.Path(workdir) / SEGMENTATION
+    path = place(workdir) / SEGMENTATION
     record = read(path)
     if "publishing" in record or "clusters" not in record:
         return {}
@@ -186,13 +206,13 @@ def segmentation(workdir: str | pathlib.Path) -> dict[str, Any]:
     return record
 
 
-def segmented(workdir: str | pathlib.Path, clusters: Iterable[int]) -> dict[str, Any]:
+def segmented(workdir: PathLike, clusters: Iterable[int]) -> dict[str, Any]:
     """The content of segment.json, of a whole segmentation with these numbers of clusters.
 
     Raises:
       UserError: there is no such segmentation.
     """
-    path, facts = pathlib.Path(workdir) / SEGMENTATION, segmentation(workdir)
+    path, facts = place(workdir) / SEGMENTATION, segmentation(workdir)
     if not facts:
         raise UserError(f"{path}: no segmentation to score; run the segment stage in this workdir first")
     if facts.get("what", {}).get("first_label") != 1:
@@ -214,7 +234,7 @@ class Manifest:
       allowed: the file names that it may list.
     """
 
-    path: pathlib.Path
+    path: Place
     allowed: re.Pattern
 
     def recorded(self) -> list[str]:
@@ -275,6 +295,6 @@ def _with_partials(names: Iterable[str]) -> list[str]:
     return [each for name in names for each in (name, *partial_names(name))]
 
 
-def centres_digest(folder: str | os.PathLike, labels: int) -> str:
+def centres_digest(folder: PathLike, labels: int) -> str:
     """A hash of what so many labels stand for, from the folder's centres.npz; see `clustering.centres_file`."""
-    return digest_of(pathlib.Path(folder) / CENTRES, labels)
+    return digest_of(place(folder) / CENTRES, labels)

@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import math
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from his4mae_jax import files
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
@@ -39,9 +39,9 @@ LOCK = "segment.lock"
 def segment(
     config: ml_collections.ConfigDict,
     test: Target,
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     log: Log,
-    folder: str | os.PathLike | None = None,
+    folder: PathLike | None = None,
 ) -> float:
     """Fits and saves the centres, writes the label volumes and the other outputs that the config requests.
 
@@ -65,7 +65,7 @@ def segment(
         volume, a disk refuses a write, or there are no workers to be had.
     """
     need_encoder(config, workdir)
-    folder = pathlib.Path(folder or workdir)
+    folder = place(folder or workdir)
     with RunLock(folder, LOCK, "segments this volume") as lock:
         lock.take()
         return _segment(config, test, workdir, log, folder)
@@ -89,9 +89,11 @@ def _segment(config, test, workdir, log, folder) -> float:
         else:
             facts = _run(task, values, workers, workdir)
     if task.probabilities and config.segment.pyramid:
-        outputs.add_pyramid(task.probabilities, math.prod(task.output.shape) * headline(config), log)
+        outputs.add_pyramid(
+            records.stored(task.probabilities, facts["job"]), math.prod(task.output.shape) * headline(config), log
+        )
     outputs.write_outputs(
-        config, folder, test.output, list(task.labels.values()),
+        config, folder, test.output, [records.stored(path, facts["job"]) for path in task.labels.values()],
         label_names(config, headline(config), test.class_names), log, cell=test.output_labels,
         segmentation=facts["job"],
     )  # fmt: skip
@@ -117,19 +119,20 @@ def _workers(config: ml_collections.ConfigDict, log: Log) -> Iterator[Any]:
 
 def _there(task: Task, facts: dict[str, Any], values: dict[str, Any]) -> bool:
     """Whether the labels are there, of the same inputs and whole; damage is told."""
-    if not same_labels(facts.get("what"), values) or not all(path.exists() for path in task.paths):
+    paths = [records.volume(path) for path in task.paths]
+    if not same_labels(facts.get("what"), values) or not all(path.exists() for path in paths):
         return False
     found = damage(task.folder, task.log)
     for line in found:
         task.log(f"segment: {line}")
     task.log(
         "segment: the labels are damaged, and made anew" if found
-        else f"segment: {task.paths[0]} is there, of this checkpoint, volume and settings"
+        else f"segment: {paths[0]} is there, of this checkpoint, volume and settings"
     )  # fmt: skip
     return not found
 
 
-def _run(task: Task, values: dict[str, Any], workers: Any, workdir: str | os.PathLike) -> dict[str, Any]:
+def _run(task: Task, values: dict[str, Any], workers: Any, workdir: PathLike) -> dict[str, Any]:
     """Carries one `Job` through; returns the content of segment.json."""
     s, volume, encoder, log = task.config.segment, task.volume, task.encoder, task.log
     fovs = encoder.coverage.count_fovs(tuple(i.stop - i.start for i in task.inside))
@@ -157,11 +160,12 @@ def _run(task: Task, values: dict[str, Any], workers: Any, workdir: str | os.Pat
             facts["encoder_file"] = os.path.abspath(s.encoder_file)
         publish(job, names, task.folder, facts)
         speed = rate(fovs / max(facts["seconds"], 1e-9), "fields of view")
-        log(f"segment: labels in {task.paths[0]} after {facts['seconds']:.1f} s, {speed} with the fit of centres")
+        path = records.stored(task.paths[0], job.id)
+        log(f"segment: labels in {path} after {facts['seconds']:.1f} s, {speed} with the fit of centres")
         return facts
 
 
-def _label(task: Task, job: Job, workers: Any, workdir: str | os.PathLike) -> None:
+def _label(task: Task, job: Job, workers: Any, workdir: PathLike) -> None:
     """Fits centres that are not there, and labels all tiles that are not done."""
     s, log, encoded = task.config.segment, task.log, None
     opening.make_volumes(task, job)
@@ -192,9 +196,7 @@ def _label(task: Task, job: Job, workers: Any, workdir: str | os.PathLike) -> No
     job.tiles.wait_for_all(len(writer.tiling))
 
 
-def _write_share(
-    task: Task, folder: pathlib.Path, writer: TileWriter | None = None, missing: Sequence[int] = ()
-) -> None:
+def _write_share(task: Task, folder: Place, writer: TileWriter | None = None, missing: Sequence[int] = ()) -> None:
     """Labels what this process has of the tiles of a job, by its index, and waits for the others.
 
     Args:

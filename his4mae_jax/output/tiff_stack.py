@@ -1,13 +1,12 @@
 """Write a volume as one TIFF stack that ImageJ, Fiji and tifffile open with its voxel size."""
 
-import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import tifffile
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.blocks import in_order, slabs
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
@@ -18,7 +17,7 @@ CLASSIC_BYTES = 2**32 - 2**25  # bytes of pixels that fit a TIFF with 32-bit off
 
 def write_tiff(
     volume: VolumeLike,
-    path: str | os.PathLike,
+    path: PathLike,
     *,
     convert: Callable[[np.ndarray], np.ndarray] | None = None,
     dtype: npt.DTypeLike | None = None,
@@ -56,7 +55,7 @@ def write_tiff(
         return (slab if convert is None else convert(slab)).astype(dtype, copy=False)
 
     bigtiff = int(np.prod(volume.shape)) * dtype.itemsize > CLASSIC_BYTES
-    with records.new(pathlib.Path(path)) as (part,), tifffile.TiffWriter(part, bigtiff=bigtiff) as tif:
+    with records.new(place(path)) as (part,), tifffile.TiffWriter(part, bigtiff=bigtiff) as tif:
         for slab in in_order(read, slabs(volume), workers=1, ahead=1):
             for plane in slab:
                 tif.write(plane, description=description, **page)

@@ -1,13 +1,12 @@
 """The probe stage: labels in, a centres file with named classes and places to label next out."""
 
-import os
-import pathlib
 from collections.abc import Sequence
 
 import ml_collections
 import numpy as np
 
 from his4mae_jax import files
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.centres import Centres, Classes
 from his4mae_jax.clustering.fit import encoder_digest
@@ -32,9 +31,9 @@ def probe(
     config: ml_collections.ConfigDict,
     target: Target,
     own: VolumeLike,
-    workdir: str | os.PathLike,
+    workdir: PathLike,
     log: Log,
-    folder: str | os.PathLike | None = None,
+    folder: PathLike | None = None,
 ) -> Classifier:
     """Fits a classifier on `probe.labels`; writes `probe.npz` and `suggest.csv`.
 
@@ -49,7 +48,7 @@ def probe(
     Raises:
       UserError: the labels cannot be used, or something of the user is in the way.
     """
-    settings, workdir, folder = config.probe, pathlib.Path(workdir), pathlib.Path(folder or workdir)
+    settings, workdir, folder = config.probe, place(workdir), place(folder or workdir)
     if config.method in SUPERVISED:
         raise UserError(f"config key method is {config.method!r}: its labels are classes already; it needs no probe")
     if not settings.labels:
@@ -117,7 +116,7 @@ def report(labelled: Labelled, fitted: Probe, fewest: int) -> list[str]:
     return lines
 
 
-def _kept_clusters(folder: pathlib.Path, digest: str, size: int) -> Centres | None:
+def _kept_clusters(folder: Place, digest: str, size: int) -> Centres | None:
     """The clusters of the volume's segmentation that `probe.keep_clusters` asks for."""
     if not size:
         return None
@@ -130,7 +129,7 @@ def _kept_clusters(folder: pathlib.Path, digest: str, size: int) -> Centres | No
     return centres
 
 
-def _label_free(paths: Sequence[pathlib.Path], digest: str) -> dict[int, centre_files.Centres]:
+def _label_free(paths: Sequence[Place], digest: str) -> dict[int, centre_files.Centres]:
     """Cluster centres of this encoder in the first of these files that has some: they go along in the file."""
     for path in paths:
         if path.exists():
@@ -141,7 +140,7 @@ def _label_free(paths: Sequence[pathlib.Path], digest: str) -> dict[int, centre_
     return {}
 
 
-def _check_free(workdir: pathlib.Path) -> None:
+def _check_free(workdir: Place) -> None:
     """Refuses to replace files that an earlier probe did not write; `suggest.csv` is one's labels once filled in."""
     path, suggested = workdir / PROBE, workdir / SUGGEST
     if path.exists() and not centre_files.load(path)[1].get("probe"):

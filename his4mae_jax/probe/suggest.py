@@ -1,14 +1,14 @@
 """Where to label next: the voxels that a classifier is least sure of, apart from each other."""
 
 import csv
-import os
-import pathlib
+import io
 
 import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import softmax
 
 from his4mae_jax import files
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.data.volumes.volume import Triple
 
 
@@ -42,7 +42,7 @@ def least_sure(logits_MxK: np.ndarray, index_Mx3: np.ndarray, labelled_Lx3: np.n
 
 
 def write_suggestions(
-    path: str | os.PathLike,
+    path: PathLike,
     index_Mx3: np.ndarray,
     logits_MxK: np.ndarray,
     names: tuple[str, ...],
@@ -62,8 +62,7 @@ def write_suggestions(
     lines = [["z", "y", "x", "class", "guess", "probability"]]
     for point, row in zip(at, probability_MxK, strict=True):
         lines.append([*map(str, point), "", names[int(row.argmax())], f"{row.max():.3f}"])
-    part = pathlib.Path(f"{path}.partial")
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(lines)
     with files.writing(path):
-        with open(part, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(lines)
-        os.replace(part, path)
+        files.write_text(place(path), text.getvalue())

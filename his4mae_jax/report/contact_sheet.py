@@ -1,13 +1,13 @@
 """A page of volumes: three planes of each as the model sees them, grey levels with their window, ground truth."""
 
 import dataclasses
-import os
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import PathLike
 from his4mae_jax.data.label_check import LabelReport, percent
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm
 from his4mae_jax.data.volumes.contrast import Contrast
@@ -50,7 +50,7 @@ class Entry:
     report: LabelReport | None = None
 
 
-def contact_sheet(entries: list[Entry], fov: int, patch: int, path: str | os.PathLike) -> None:
+def contact_sheet(entries: list[Entry], fov: int, patch: int, path: PathLike) -> None:
     """Draws one row per entry: the planes across z, y and x in the middle of its content, and its histogram or labels.
 
     Only those planes are read, and of large ones the middle. Squares show the field of view (`fov` pixels) and a patch

@@ -6,7 +6,6 @@ Nothing of a run is touched: all that is written goes to `inspect/` in the workd
 import contextlib
 import dataclasses
 import json
-import pathlib
 import re
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data import datasets
 from his4mae_jax.data.label_check import check_labels
 from his4mae_jax.data.stores.placement import origin_of
@@ -34,7 +34,7 @@ _RECORD = "inspect.json"
 _PAGE = re.compile(r"contact_sheet(_\d+)?\.png")
 
 
-def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log: Log) -> list[pathlib.Path]:
+def inspect(config: ml_collections.ConfigDict, workdir: PathLike, log: Log) -> list[Place]:
     """Looks at every volume that the config names, says what it finds, and estimates what a run takes.
 
     Writes `inspect/inspect.json` and `inspect/contact_sheet.png` (further pages: `contact_sheet_2.png`, …) before it
@@ -46,7 +46,7 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
     Raises:
       UserError: a volume cannot be used, for the reason that training or segmentation would give.
     """
-    folder = pathlib.Path(workdir) / "inspect"
+    folder = place(workdir) / "inspect"
     volumes, entries, outputs, rates = [], [], [], []
     for role, volume, stored in datasets.all_volumes(config, workdir):
         with progress(f"inspect: reading {_short(volume.name)}", log=log):
@@ -82,7 +82,7 @@ def inspect(config: ml_collections.ConfigDict, workdir: str | pathlib.Path, log:
 
 
 def _look_at_labels(
-    config: ml_collections.ConfigDict, workdir: str | pathlib.Path, entries: list[contact_sheet.Entry], log: Log
+    config: ml_collections.ConfigDict, workdir: PathLike, entries: list[contact_sheet.Entry], log: Log
 ) -> tuple[list[contact_sheet.Entry], list[str]]:
     """Compares every ground truth that the config names with its image.
 
@@ -107,7 +107,7 @@ def _look_at_labels(
     return rows, errors
 
 
-def _draw_pages(folder: pathlib.Path, entries: list[contact_sheet.Entry], fov: int, patch: int) -> list[pathlib.Path]:
+def _draw_pages(folder: Place, entries: list[contact_sheet.Entry], fov: int, patch: int) -> list[Place]:
     """The contact sheet, `contact_sheet.ROWS` volumes a page; pages of an earlier call that had more are removed."""
     pages = []
     for number, start in enumerate(range(0, len(entries), contact_sheet.ROWS), 1):

@@ -4,6 +4,7 @@ import pathlib
 
 import ml_collections
 
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.volumes.contrast import Contrast
@@ -23,9 +24,9 @@ def draw(
     test: Target,
     metrics: dict | None,
     assignment: list[int | None] | None,
-    workdir: str | pathlib.Path,
-    outputs: str | pathlib.Path | None = None,
-) -> list[pathlib.Path]:
+    workdir: PathLike,
+    outputs: PathLike | None = None,
+) -> list[Place]:
     """Draws training curves, slices and, with scores, bars.
 
     Args:
@@ -39,8 +40,8 @@ def draw(
     Returns:
       The paths of the figures that there is something to draw for.
     """
-    workdir = pathlib.Path(workdir)
-    outputs = pathlib.Path(outputs or workdir)
+    workdir = place(workdir)
+    outputs = place(outputs or workdir)
     folder = outputs / "figures"
     training, slices, dsc = (folder / f"{name}.png" for name in ("training", "slices", "dsc"))
     tried = []

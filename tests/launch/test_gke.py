@@ -62,8 +62,8 @@ def conforms(value, schema, where="manifest"):
             conforms(item, known.get(key, known.get("*")), f"{where}.{key}")
 
 
-def manifest(kind, *flags, workdir="/shared/runs/x"):
-    options = ("--dry-run", *KINDS[kind], *COMMON)
+def manifest(kind, *flags, workdir="/shared/runs/x", common=COMMON):
+    options = ("--dry-run", *KINDS[kind], *common)
     command = ["bash", ROOT / "launch" / "gke.sh", *options, "configs/demo.py", workdir, *flags]
     done = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -85,6 +85,18 @@ def test_a_manifest_has_the_fields_that_kubernetes_knows(kind):
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"]["containerName"] == pod["containers"][0]["name"]
     assert {m["name"] for m in pod["containers"][0]["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
     assert list(pod["containers"][0]["resources"]["limits"].values()) == [8]
+
+
+@pytest.mark.parametrize("kind, flags", [("gpu", ()), ("tpu", ()), ("gpu", ("--mode=segment",))])
+def test_a_workdir_in_a_bucket_needs_no_claim(kind, flags):
+    common = tuple(option for option in COMMON if not option.startswith("--claim"))
+    found = manifest(kind, *flags, workdir="gs://lab/runs/x", common=common)
+    conforms(found, JOBSET)
+    for job in found["spec"]["replicatedJobs"]:
+        volumes = job["template"]["spec"]["template"]["spec"]["volumes"]
+        assert {"name": "shared", "emptyDir": {"medium": ""}} in volumes
+    with pytest.raises(AssertionError, match="claim"):
+        manifest(kind, common=common)
 
 
 def test_a_field_that_kubernetes_does_not_know_is_found():

@@ -1,14 +1,13 @@
 """Checksums of what was written to an OME-Zarr volume, region by region: a chunk that is lost or flipped is found."""
 
 import math
-import os
-import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.data.ome_zarr.write import open_array, read_group, reading
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.errors import UserError
@@ -31,7 +30,7 @@ def is_entry(value: Any) -> bool:
 
 
 def damaged(
-    path: str | os.PathLike, entries: Iterable[list[Any]], progress: Callable[[int], object] = lambda n: None
+    path: PathLike, entries: Iterable[list[Any]], progress: Callable[[int], object] = lambda n: None
 ) -> Iterator[str]:
     """Reads the finest level of a volume, and compares it with what was written.
 
@@ -44,7 +43,7 @@ def damaged(
       One line for each region that is not what was written, or the volume that cannot be opened.
     """
     try:
-        array = open_array(pathlib.Path(path) / "0", read_group(path)[0])
+        array = open_array(place(path) / "0", read_group(path)[0])
     except UserError as error:
         yield str(error)
         return
@@ -54,18 +53,18 @@ def damaged(
             block = array[(..., *(slice(start, stop) for start, stop in box))].read().result()
             found = zlib.crc32(np.ascontiguousarray(block))
         except (ValueError, IndexError, OSError) as error:
-            yield f"{os.fspath(path)}: voxels [{text}] cannot be read ({_reason(error)})"
+            yield f"{path}: voxels [{text}] cannot be read ({_reason(error)})"
             continue
         progress(block.size)
         if found != expected:
-            yield f"{os.fspath(path)}: voxels [{text}] are not those that were written; a chunk is lost or damaged"
+            yield f"{path}: voxels [{text}] are not those that were written; a chunk is lost or damaged"
 
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:100] or type(error).__name__
 
 
-def readable(path: str | os.PathLike, most: int = 1 << 24) -> Iterator[str]:
+def readable(path: PathLike, most: int = 1 << 24) -> Iterator[str]:
     """Reads all levels of a volume, to the last chunk.
 
     Args:
@@ -83,8 +82,8 @@ def readable(path: str | os.PathLike, most: int = 1 << 24) -> Iterator[str]:
         return
     for level in levels:
         try:
-            with reading(pathlib.Path(path) / level):
-                array = open_array(pathlib.Path(path) / level, version)
+            with reading(place(path) / level):
+                array = open_array(place(path) / level, version)
                 rows = array.chunk_layout.read_chunk.shape[-3]
                 rows *= max(1, most // max(1, rows * math.prod(array.shape) // array.shape[-3]))
                 for start in range(0, array.shape[-3], rows):

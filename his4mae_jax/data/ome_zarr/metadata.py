@@ -8,7 +8,6 @@ The dicts are built here and not with ome-zarr-models, which would add zarr and 
 second to every start. The tests validate with it what is written, in both versions.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import Triple
 
@@ -107,7 +107,7 @@ def origin_of(dataset: dict[str, Any]) -> Triple:
     return tuple(transforms[1]["translation"][-3:]) if len(transforms) > 1 else ZERO
 
 
-def image_name(folder: pathlib.Path) -> str:
+def image_name(folder: Place) -> str:
     """Returns the name of an image from the name of its folder, partial or final."""
     return folder.name.removeprefix("partial.").removesuffix(".zarr").removesuffix(".ome") or folder.name
 

@@ -2,13 +2,13 @@
 
 import math
 import os
-import pathlib
-import shutil
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from his4mae_jax import files
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.fill import fill
@@ -18,7 +18,7 @@ SMALLEST = 256  # voxels: the longest side at which no further level is made
 
 
 def build_pyramid(
-    path: str | os.PathLike,
+    path: PathLike,
     *,
     levels: int | None = None,
     workers: int = 4,
@@ -42,7 +42,7 @@ def build_pyramid(
     Raises:
       UserError: `path` is no such volume, or cannot be written.
     """
-    folder = pathlib.Path(path)
+    folder = place(path)
     version, attributes = ome_zarr.read_group(folder)
     image, labels = attributes["multiscales"][0], "image-label" in attributes
     channel = len(image["axes"]) == 4
@@ -129,7 +129,7 @@ def _mode(values_VxN: np.ndarray, ignore: int | None) -> np.ndarray:
 
 
 def _make_level(
-    folder: pathlib.Path,
+    folder: Place,
     index: int,
     step: Sequence[int],
     version: str,
@@ -137,15 +137,20 @@ def _make_level(
     workers: int,
     progress: Callable[[int], object] | None,
 ) -> None:
-    """Writes level `index` from the one before, under a partial name until it is whole; keeps one that is there."""
+    """Writes level `index` from the one before, under a partial name until it is whole; keeps one that is there.
+
+    In a bucket it has its final name from the start, and its mark once it is whole.
+    """
     source = ome_zarr.open_array(folder / str(index - 1), version)
     shape = [math.ceil(n / s) for n, s in zip(source.shape, step, strict=True)]
     target, part = folder / str(index), folder / f"partial.{index}"
-    if target.exists():
+    if transfer.is_whole(target):
         if list(ome_zarr.open_array(target, version).shape) == shape:
             return
-        shutil.rmtree(target)
-    shutil.rmtree(part, ignore_errors=True)
+        files.remove(target)
+    if isinstance(folder, BucketPath):
+        part = target
+    files.remove(part)
     dtype = np.dtype(source.dtype.numpy_dtype)
     chunks, fill_value = source.chunk_layout.write_chunk.shape, np.asarray(source.fill_value).item()
     out = ome_zarr.create_array(part, shape, dtype, chunks, fill_value, version)
@@ -159,4 +164,7 @@ def _make_level(
         return downsample(block, step, labels=labels, ignore=ignore)
 
     fill(out, read, workers=workers, progress=progress)
-    os.replace(part, target)
+    if isinstance(target, BucketPath):
+        (target / transfer.MARK).touch()
+    else:
+        os.replace(part, target)

@@ -11,7 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import tensorstore as ts
 
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
+from his4mae_jax.data.stores import location
 from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import Triple, brief
 from his4mae_jax.errors import UserError
@@ -22,7 +25,7 @@ _ZARR_FILES = (".zgroup", ".zattrs", ".zarray", "zarr.json", "0/.zarray", "0/zar
 
 
 def create(
-    path: str | os.PathLike,
+    path: PathLike,
     shape: Sequence[int],
     dtype: npt.DTypeLike,
     voxel_size_nm: float | Sequence[float],
@@ -60,7 +63,7 @@ def create(
     Raises:
       UserError: `path` exists already, or cannot be written.
     """
-    folder, shape = pathlib.Path(path), tuple(int(n) for n in shape)
+    folder, shape = place(path), tuple(int(n) for n in shape)
     scale = [float(v) for v in np.broadcast_to(voxel_size_nm, (3,))]
     rank = 3 if channels is None else 4
     if len(shape) != rank or min(shape) < 1 or not all(0 < v < float("inf") for v in scale):
@@ -84,7 +87,7 @@ def create(
 
 
 def create_array(
-    folder: pathlib.Path,
+    folder: Place,
     shape: Sequence[int],
     dtype: npt.DTypeLike,
     chunks: Sequence[int],
@@ -127,10 +130,12 @@ def create_array(
             ],
             "dimension_names": list("czyx"[-len(shape) :]),
         }
-    return ts.open({**_spec(folder, version), "metadata": metadata}, create=True).result()
+    # An answer of a bucket may be lost, and the metadata be there when they are written again.
+    bucket = isinstance(folder, BucketPath)
+    return ts.open({**_spec(folder, version), "metadata": metadata}, create=True, open=bucket).result()
 
 
-def open_array(folder: pathlib.Path, version: str) -> ts.TensorStore:
+def open_array(folder: Place, version: str) -> ts.TensorStore:
     """Opens one level created by `create_array`, for reading and writing.
 
     Raises:
@@ -143,7 +148,7 @@ def open_array(folder: pathlib.Path, version: str) -> ts.TensorStore:
         raise friendly_io_error(error, folder) or UserError(f"{folder}: {problem}; write the volume again") from error
 
 
-def describe(folder: pathlib.Path, version: str, attributes: dict[str, Any]) -> None:
+def describe(folder: Place, version: str, attributes: dict[str, Any]) -> None:
     """Writes the group's metadata (`ome_metadata.attributes`) atomically."""
     if version == "0.4":
         write_json(folder / ".zattrs", attributes)
@@ -152,7 +157,7 @@ def describe(folder: pathlib.Path, version: str, attributes: dict[str, Any]) -> 
         write_json(folder / "zarr.json", node)
 
 
-def read_group(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
+def read_group(path: PathLike) -> tuple[str, dict[str, Any]]:
     """Reads the group's metadata as `describe` wrote it.
 
     Returns:
@@ -161,7 +166,7 @@ def read_group(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     Raises:
       UserError: there is no OME-Zarr image, or not one written by this package.
     """
-    folder = pathlib.Path(path)
+    folder = place(path)
     try:
         if (folder / "zarr.json").exists():
             attributes = parse_json((folder / "zarr.json").read_bytes())["attributes"]["ome"]
@@ -178,21 +183,23 @@ def read_group(path: str | os.PathLike) -> tuple[str, dict[str, Any]]:
     return version, attributes
 
 
-def _spec(folder: pathlib.Path, version: str) -> dict[str, Any]:
+def _spec(folder: Place, version: str) -> dict[str, Any]:
     driver = "zarr" if version == "0.4" else "zarr3"
+    if isinstance(folder, BucketPath):
+        return {"driver": driver, "kvstore": folder.kvstore(), "context": location.context(0).spec.to_json()}
     return {"driver": driver, "kvstore": {"driver": "file", "path": f"{folder}/"}}
 
 
 @contextlib.contextmanager
-def reading(path: str | os.PathLike) -> Iterator[None]:
+def reading(path: PathLike) -> Iterator[None]:
     """Wraps reads of a level: a chunk that cannot be decoded is raised as a UserError that names `path`."""
     try:
         yield
     except (OSError, ValueError) as error:
-        raise UserError(f"{os.fspath(path)}: cannot read the data ({brief(error)}); write the volume again") from error
+        raise UserError(f"{path}: cannot read the data ({brief(error)}); write the volume again") from error
 
 
-def check_replaceable(folder: pathlib.Path) -> None:
+def check_replaceable(folder: Place) -> None:
     """Raises UserError if there is something other than a zarr volume or an empty folder."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file is there; write the volume elsewhere")
@@ -211,11 +218,14 @@ def replace(part: pathlib.Path, folder: pathlib.Path) -> None:
     os.replace(part, folder)
 
 
-def _make_room(folder: pathlib.Path, overwrite: bool) -> None:
+def _make_room(folder: Place, overwrite: bool) -> None:
     """Creates an empty folder; raises UserError rather than delete anything but a zarr volume."""
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise UserError(f"{folder}: exists already; write elsewhere or allow overwriting")
     check_replaceable(folder)
+    if isinstance(folder, BucketPath):
+        transfer.remove(folder)
+        return
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

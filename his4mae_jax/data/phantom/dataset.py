@@ -1,11 +1,12 @@
 """Phantom cells as files: several of one size to train on, and one more to test on."""
 
 import os
-import pathlib
 
 from ml_collections import ConfigDict
 
 from his4mae_jax import files
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.phantom.cell import CLASSES, make_phantom
 from his4mae_jax.data.volumes.labels import IGNORE
@@ -15,16 +16,16 @@ from his4mae_jax.progress import Log, progress
 VOXEL_SIZE_NM = 16.0  # that of BetaSeg
 
 
-def cell_paths(config: ConfigDict, workdir: str | os.PathLike, index: int) -> tuple[pathlib.Path, pathlib.Path]:
+def cell_paths(config: ConfigDict, workdir: PathLike, index: int) -> tuple[Place, Place]:
     """`(image, labels)` paths of one phantom cell: in `data.root`, or in the workdir where that is empty.
 
     Cells 0 to `data.phantom.cells` - 1 are trained on, cell `data.phantom.cells` is the test.
     """
-    folder = pathlib.Path(config.data.root or workdir) / "phantom" / f"cell_{index}"
+    folder = place(config.data.root or workdir) / "phantom" / f"cell_{index}"
     return folder / "image.ome.zarr", folder / "labels.ome.zarr"
 
 
-def write_cells(config: ConfigDict, workdir: str | os.PathLike, log: Log) -> None:
+def write_cells(config: ConfigDict, workdir: PathLike, log: Log) -> None:
     """Writes the phantom cells that do not exist yet.
 
     Raises:
@@ -33,7 +34,7 @@ def write_cells(config: ConfigDict, workdir: str | os.PathLike, log: Log) -> Non
     size, seed = config.data.phantom.size, config.data.phantom.seed
     seed = config.seed if seed < 0 else seed
     cells = range(config.data.phantom.cells + 1)
-    missing = [index for index in cells if not all(path.exists() for path in cell_paths(config, workdir, index))]
+    missing = [i for i in cells if not all(transfer.is_whole(path) for path in cell_paths(config, workdir, i))]
     with progress("phantom: drawing cells", len(missing), unit="cells", log=log) as bar:
         for index in missing:
             log(f"phantom: drawing synthetic cell {index} ({size}x{size}x{size} voxels at {VOXEL_SIZE_NM:g} nm)")
@@ -41,7 +42,7 @@ def write_cells(config: ConfigDict, workdir: str | os.PathLike, log: Log) -> Non
             bar.advance()
 
 
-def _write_cell(paths: tuple[pathlib.Path, pathlib.Path], size: int, seed: int) -> None:
+def _write_cell(paths: tuple[Place, Place], size: int, seed: int) -> None:
     try:
         cell = make_phantom((size,) * 3, seed, VOXEL_SIZE_NM)
     except ValueError as error:
@@ -49,9 +50,15 @@ def _write_cell(paths: tuple[pathlib.Path, pathlib.Path], size: int, seed: int) 
     label_names = {**dict(enumerate(CLASSES)), IGNORE: "outside the cell"}
     for path, array, names in zip(paths, (cell.image_ZxYxX, cell.labels_ZxYxX), (None, label_names), strict=True):
         part = path.with_name(f"partial.{path.name}")
+        if isinstance(path, BucketPath):
+            part = path
         with files.writing(path):
             out = ome_zarr.create(
                 part, array.shape, array.dtype, cell.voxel_size_nm, label_values=names, overwrite=True
             )
             out.write(array).result()
-            os.replace(part, path)  # an image or label volume appears only when it is complete
+            # An image or label volume appears only when it is complete.
+            if isinstance(path, BucketPath):
+                (path / transfer.MARK).touch()
+            else:
+                os.replace(part, path)

@@ -8,8 +8,8 @@ Environment variables:
 
 - `HIS4MAE_S3_ENDPOINT` (or `AWS_ENDPOINT_URL_S3`, `AWS_ENDPOINT_URL`): an S3 server other than Amazon's;
 - `AWS_REGION`;
-- `HIS4MAE_S3_CREDENTIALS`: "anonymous" (default), or "default", "environment" or "profile" to sign requests with your
-  AWS credentials;
+- `HIS4MAE_S3_CREDENTIALS`: "anonymous" (default, but for the bucket of a workdir), or "default", "environment" or
+  "profile" to sign requests with your AWS credentials;
 - `HIS4MAE_STALL_SECONDS` (30): a transfer without a byte for so long has failed.
 """
 

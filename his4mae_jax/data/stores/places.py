@@ -5,12 +5,11 @@ import os
 import pathlib
 import re
 import urllib.parse
-from typing import Any
 
+from his4mae_jax.bucket.access import s3_spec
 from his4mae_jax.data.stores.location import Location
 from his4mae_jax.errors import UserError
 
-CREDENTIALS = ("anonymous", "default", "environment", "profile")
 _ARCHIVE = re.compile(r"[^/]\.(?:zip|ozx)(?=/)", re.IGNORECASE)
 _PARTLY = re.compile(r"(?:n5|zarr2?|zarr3|precomputed)://(?=[a-z0-9]+://)")
 
@@ -41,7 +40,7 @@ def locate(place: str) -> Location:
     if scheme in ("gs", "gcs"):
         return _in_archive(Location(place, {"driver": "gcs", "bucket": url.netloc}, folder, True))
     if scheme == "s3":
-        store = _s3(url.netloc, dict(urllib.parse.parse_qsl(url.query)), place)
+        store = s3_spec(url.netloc, dict(urllib.parse.parse_qsl(url.query)), place)
         return _in_archive(Location(place, store, folder, True))
     raise UserError(f"{place}: unknown scheme {scheme}://; give a path, or a URL of http(s)://, s3:// or gs://")
 
@@ -54,22 +53,3 @@ def _in_archive(location: Location) -> Location:
             store = {"driver": "zip", "base": {**location.store, "path": file}}
             return dataclasses.replace(location, store=store, path=location.path[match.end() + 1 :])
     return location
-
-
-def _s3(bucket: str, query: dict[str, str], place: str) -> dict[str, Any]:
-    unknown = set(query) - {"endpoint", "region"}
-    if unknown:
-        raise UserError(f"{place}: unknown option {sorted(unknown)[0]!r} of an S3 URL; there are endpoint and region")
-    environ = os.environ.get
-    kind = environ("HIS4MAE_S3_CREDENTIALS", "anonymous")
-    if kind not in CREDENTIALS:
-        raise UserError(f"{place}: HIS4MAE_S3_CREDENTIALS is {kind!r}; set it to one of {', '.join(CREDENTIALS)}")
-    store = {"driver": "s3", "bucket": bucket, "aws_credentials": {"type": kind}}
-    variables = ("HIS4MAE_S3_ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    endpoint = query.get("endpoint") or next((environ(v) for v in variables if environ(v)), None)
-    region = query.get("region") or environ("AWS_REGION") or environ("AWS_DEFAULT_REGION")
-    if endpoint:
-        if not re.match(r"https?://[^/]", endpoint):
-            raise UserError(f"{place}: the S3 endpoint {endpoint!r} is no http:// or https:// address; correct it")
-        store |= {"endpoint": endpoint.rstrip("/"), "aws_region": region or "us-east-1"}
-    return store

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorstore as ts
 
+from his4mae_jax.bucket.path import BucketPath
 from his4mae_jax.data.formats.opening import cropped, open_place
 from his4mae_jax.data.formats.path import parse
 from his4mae_jax.data.stores import location
@@ -228,10 +229,10 @@ def open_volume(
     Raises:
       UserError: one line that names the file and the remedy; `NoVoxelSize` where it lacks nothing else.
     """
-    name = os.fspath(path)
+    name = str(path) if isinstance(path, BucketPath) else os.fspath(path)
     if missing_chunks not in MISSING_CHUNKS:
         raise UserError(f"config key data.missing_chunks is {missing_chunks!r}: choose 'fill' or 'error'")
-    parsed = parse(path)
+    parsed = parse(name)
     options = OpenOptions(
         None if voxel_size_nm is None else triple(voxel_size_nm, name),
         None if target_nm is None else triple(target_nm, name),

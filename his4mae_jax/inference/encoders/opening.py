@@ -1,13 +1,13 @@
 """The encoder that a config names: of a checkpoint of the workdir, or frozen in an ONNX file."""
 
 import contextlib
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import PathLike
 from his4mae_jax.errors import UserError
 from his4mae_jax.inference.encoders.description import Description, read
 from his4mae_jax.inference.encoders.network import frozen_models
@@ -16,7 +16,7 @@ from his4mae_jax.training.run.checkpoints import Checkpoints
 
 
 @contextlib.contextmanager
-def checkpoints_of(config: ml_collections.ConfigDict, workdir: str | pathlib.Path) -> Iterator[Checkpoints | None]:
+def checkpoints_of(config: ml_collections.ConfigDict, workdir: PathLike) -> Iterator[Checkpoints | None]:
     """The checkpoints of a workdir, or None, and nothing opened, where `segment.encoder_file` names an encoder."""
     if config.segment.encoder_file:
         yield None

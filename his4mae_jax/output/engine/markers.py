@@ -1,15 +1,16 @@
 """A file for each tile that is done: what a stopped segmentation goes on from, whoever labelled the tile."""
 
 import dataclasses
-import pathlib
 import shutil
 import time
 from collections.abc import Callable
 from typing import Any
 
+from his4mae_jax.bucket import transfer
+from his4mae_jax.bucket.path import BucketPath, Place
 from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import parse_json, write_json
+from his4mae_jax.files import parse_json, remove, write_json
 
 LATE = 90.0  # seconds after which a shared disk shows what another host wrote: NFS keeps lists of files for 60
 LOOK = 0.5  # seconds between looks at it
@@ -56,7 +57,7 @@ class Markers:
       folder: of the markers, one file named after each tile.
     """
 
-    folder: pathlib.Path
+    folder: Place
 
     def read(self, number: int) -> Written | None:
         """What is recorded of a tile; None where it is not done, or its marker is damaged."""
@@ -73,7 +74,10 @@ class Markers:
     def all(self) -> dict[int, Written]:
         """Every tile that is done, by its number."""
         numbers = sorted(int(path.name) for path in self.folder.glob("*") if path.name.isdigit())
-        found = {number: self.read(number) for number in numbers}
+        if isinstance(self.folder, BucketPath):
+            found = dict(zip(numbers, transfer.each(self.read, numbers), strict=True))
+        else:
+            found = {number: self.read(number) for number in numbers}
         return {number: written for number, written in found.items() if written is not None}
 
     def missing(self, count: int) -> list[int]:
@@ -88,7 +92,7 @@ class Markers:
           UserError: the folder is gone.
         """
         path = self.folder / str(written.number)
-        if path.is_dir():
+        if not isinstance(path, BucketPath) and path.is_dir():
             shutil.rmtree(path)
         try:
             write_json(path, {"seconds": written.seconds, "checks": written.checks})
@@ -100,7 +104,7 @@ class Markers:
     def forget(self) -> None:
         """Makes every tile one to do again."""
         for path in self.folder.glob("*"):
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            remove(path)
 
     def seconds(self) -> float:
         """Seconds that all processes have spent on the tiles that are done."""

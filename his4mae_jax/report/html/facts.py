@@ -2,11 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 from his4mae_jax import palette
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.config import get_default
 from his4mae_jax.errors import UserError
 from his4mae_jax.evaluation.tables import more_clusters_than_classes
@@ -82,7 +82,7 @@ class Facts:
         return [of.get(name) or next(free) for name in names]
 
 
-def collect(workdir: pathlib.Path, folder: pathlib.Path) -> Facts:
+def collect(workdir: Place, folder: Place) -> Facts:
     """Reads the records of a run.
 
     Args:
@@ -99,7 +99,7 @@ def collect(workdir: pathlib.Path, folder: pathlib.Path) -> Facts:
     segmentation, stale = records.segmentation(folder), []
     labels, look, metrics = 0, Shown({}, {}), None
     if segmentation:
-        labels = len(stored_names(folder / LABELS))
+        labels = len(stored_names(records.volume(folder / LABELS)))
         records.segmented(folder, [labels])
         if step > segmentation["step"] and "encoder_file" not in segmentation:
             stale.append(f"The labels are of step {segmentation['step']:,}; training has gone on to step {step:,}.")

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import importlib.util
-import pathlib
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.compare.features_umap import FEWEST, embed
@@ -63,8 +63,8 @@ class Features:
 
 
 def find(
-    workdir: pathlib.Path,
-    folder: pathlib.Path,
+    workdir: Place,
+    folder: Place,
     segmentation: Mapping[str, Any],
     volume: VolumeLike,
     labels: VolumeLike,
@@ -117,7 +117,7 @@ def _umap_installed() -> bool:
     return importlib.util.find_spec("umap") is not None
 
 
-def _encoder(workdir: pathlib.Path, segmentation: Mapping[str, Any]) -> TrainedEncoder | None:
+def _encoder(workdir: Place, segmentation: Mapping[str, Any]) -> TrainedEncoder | None:
     """The encoder that the labels were made with; None where it is gone."""
     config, settings = ml_collections.ConfigDict(read_config(workdir)), segmentation["what"]["settings"]
     if "encoder_file" not in settings:

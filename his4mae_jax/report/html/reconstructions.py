@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Callable, Sequence
 from html import escape
 
@@ -12,6 +11,7 @@ import jax
 import ml_collections
 import numpy as np
 
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.data.sampling.geometry import PLANE_AXES, make_geometry
 from his4mae_jax.data.volumes.anisotropy import slice_axes
 from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast
@@ -54,7 +54,7 @@ class Reconstructions:
         return float(np.average((self.outputs - self.images) ** 2, weights=weights))
 
 
-def find(workdir: pathlib.Path, volumes: Callable[[], Sequence[VolumeLike]] | None, log: Log) -> Reconstructions | None:
+def find(workdir: Place, volumes: Callable[[], Sequence[VolumeLike]] | None, log: Log) -> Reconstructions | None:
     """The reconstructions of the newest checkpoint: those kept from an earlier page, else computed and kept.
 
     Args:

@@ -5,7 +5,6 @@ import importlib.metadata
 import io
 import json
 import os
-import pathlib
 import platform
 import re
 import zipfile
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 
 import his4mae_jax
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.errors import mask
 from his4mae_jax.files import write_bytes, write_json, writing
 from his4mae_jax.output import records
@@ -24,7 +24,7 @@ PACKAGES = ("jax", "flax", "numpy", "tensorstore")
 _OURS = re.compile(r"index\.html|(curves|features|reconstructions)\.npz")
 
 
-def check_free(workdir: pathlib.Path) -> None:
+def check_free(workdir: Place) -> None:
     """Checks that no page but one of ours is in the way.
 
     Raises:
@@ -33,7 +33,7 @@ def check_free(workdir: pathlib.Path) -> None:
     records.check_free(workdir / FOLDER, [PAGE], _files(workdir))
 
 
-def write_page(workdir: pathlib.Path, text: str) -> pathlib.Path:
+def write_page(workdir: Place, text: str) -> Place:
     """Writes the page, whole or not at all.
 
     Raises:
@@ -44,7 +44,7 @@ def write_page(workdir: pathlib.Path, text: str) -> pathlib.Path:
     return workdir / FOLDER / PAGE
 
 
-def keep(workdir: pathlib.Path, name: str, of: dict[str, Any], **arrays: np.ndarray) -> None:
+def keep(workdir: Place, name: str, of: dict[str, Any], **arrays: np.ndarray) -> None:
     """Keeps arrays for later pages.
 
     Args:
@@ -62,19 +62,19 @@ def keep(workdir: pathlib.Path, name: str, of: dict[str, Any], **arrays: np.ndar
     _write(workdir, name, stream.getvalue())
 
 
-def kept(workdir: pathlib.Path, name: str, of: dict[str, Any]) -> dict[str, np.ndarray] | None:
+def kept(workdir: Place, name: str, of: dict[str, Any]) -> dict[str, np.ndarray] | None:
     """What `keep` wrote; None unless it is there, whole, and of the same `of`."""
     if name not in _files(workdir):
         return None
     try:
-        with np.load(workdir / FOLDER / name) as data:
+        with (workdir / FOLDER / name).open("rb") as stream, np.load(stream) as data:
             arrays = {key: data[key] for key in data.files}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile):
         return None
     return arrays if str(arrays.pop("of", "")) == json.dumps(of, sort_keys=True) else None
 
 
-def note_stage(workdir: pathlib.Path, stage: str, seconds: float, of: Any = None) -> None:
+def note_stage(workdir: Place, stage: str, seconds: float, of: Any = None) -> None:
     """Records when a stage ended, on which devices, with which versions, and how long it took.
 
     Args:
@@ -98,7 +98,7 @@ def note_stage(workdir: pathlib.Path, stage: str, seconds: float, of: Any = None
     _update(workdir, stages=stages(workdir) | {stage: entry})
 
 
-def stages(workdir: pathlib.Path) -> dict[str, dict[str, Any]]:
+def stages(workdir: Place) -> dict[str, dict[str, Any]]:
     """What `note_stage` recorded, by stage."""
     found = records.read(workdir / FOLDER / RECORD).get("stages")
     return found if isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values()) else {}

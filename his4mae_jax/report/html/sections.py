@@ -1,13 +1,13 @@
 """The sections of a report that come from its records, as HTML."""
 
 import csv
-import pathlib
 import shlex
 import statistics
 from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.clustering.choice import STRONG, Choice
 from his4mae_jax.data.entries import listed
 from his4mae_jax.data.volumes.volume import VolumeLike
@@ -203,12 +203,12 @@ def _number(value):
     return f"{value:.3f}" if isinstance(value, (int, float)) and value == value else "–"
 
 
-def instances(folder: pathlib.Path) -> str:
+def instances(folder: Place) -> str:
     """Number and sizes of the instances in each table, by name."""
     rows = []
     for path in sorted([*folder.glob("instances_*.csv"), *folder.glob("organelles_*_instances.csv")]):
         try:
-            with open(path, newline="", encoding="utf-8") as stream:
+            with path.open(newline="", encoding="utf-8") as stream:
                 sizes = [
                     (float(row["voxels"]), float(row.get("volume_um3") or "nan")) for row in csv.DictReader(stream)
                 ]
@@ -237,20 +237,20 @@ def _instance_name(folder, path):
     return part
 
 
-def further(workdir: pathlib.Path, folder: pathlib.Path | None) -> str:
+def further(workdir: Place, folder: Place | None) -> str:
     """The commands that go on from here; `folder` has the labels, None: there are none yet."""
-    place = f"--workdir={shlex.quote(str(workdir))}"
+    folder_flag = f"--workdir={shlex.quote(str(workdir))}"
     saved = f"--config={shlex.quote(f'saved:{workdir}/config.json')}"
-    steps = [("train on, where it stopped", f"his4mae train {saved} {place}")]
+    steps = [("train on, where it stopped", f"his4mae train {saved} {folder_flag}")]
     if folder is not None:
         steps = [
-            (f"edit the names in {folder}/clusters.yaml, then", f"his4mae name {place}"),
-            ("learn classes from a few labels", f"his4mae probe {saved} {place} --labels=points.csv"),
-            ("other numbers of clusters", f"his4mae segment {saved} {place} --config.segment.clusters=8"),
-            ("score with ground truth, draw the figures", f"his4mae evaluate {saved} {place}"),
+            (f"edit the names in {folder}/clusters.yaml, then", f"his4mae name {folder_flag}"),
+            ("learn classes from a few labels", f"his4mae probe {saved} {folder_flag} --labels=points.csv"),
+            ("other numbers of clusters", f"his4mae segment {saved} {folder_flag} --config.segment.clusters=8"),
+            ("score with ground truth, draw the figures", f"his4mae evaluate {saved} {folder_flag}"),
         ]
     else:
-        steps.append(("label every voxel", f"his4mae segment {saved} {place}"))
-    steps.append(("this page again", f"his4mae report {place}"))
+        steps.append(("label every voxel", f"his4mae segment {saved} {folder_flag}"))
+    steps.append(("this page again", f"his4mae report {folder_flag}"))
     text = "\n".join(f"# {what}\n{command}" for what, command in steps)
     return section("further", "How to go on", f"<pre>{escape(text)}</pre>")

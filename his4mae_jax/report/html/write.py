@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from his4mae_jax.bucket.path import Place
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.choice import Choice
 from his4mae_jax.data.volumes.contrast import Contrast
@@ -28,15 +29,15 @@ Section = tuple[str, str, str]  # anchor, title, HTML
 
 
 def write(
-    workdir: pathlib.Path,
-    folder: pathlib.Path,
+    workdir: Place,
+    folder: Place,
     segmented: Segmented | None,
     log: Log,
     *,
     training: Callable[[], Sequence[VolumeLike]] | None = None,
     compute: bool = True,
     umap: bool = False,
-) -> pathlib.Path:
+) -> Place:
     """Writes `report/index.html`, one file that needs no network and no other file.
 
     Args:
@@ -82,8 +83,8 @@ def write(
 
 
 def _volume(
-    workdir: pathlib.Path,
-    folder: pathlib.Path,
+    workdir: Place,
+    folder: Place,
     facts: Facts,
     segmented: Segmented,
     log: Log,
@@ -93,7 +94,7 @@ def _volume(
 ) -> tuple[list[Section], dict[str, Any]]:
     """The sections that show the volume, the slices first, and the content of the page's JSON."""
     contrast = Contrast.from_json(facts.segmentation["what"]["contrast"])
-    labels = open_volume(folder / LABELS, image=False)
+    labels = open_volume(records.volume(folder / LABELS), image=False)
     fitted, about = centre_files.load(folder / records.CENTRES)
     centres = fitted.get(facts.labels)
     read = slices.read(segmented.image, labels, segmented.truth, contrast, log)

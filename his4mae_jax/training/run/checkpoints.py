@@ -13,48 +13,23 @@ import ml_collections
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.config import flat_settings, total_steps
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import parse_json, write_json, writing
 from his4mae_jax.settings.table import fixed_by_training, is_saved
-from his4mae_jax.training.run import checksums
+from his4mae_jax.training.run import checkpoint_items, checksums
+from his4mae_jax.training.run.bucket_checkpoints import Mirror
 from his4mae_jax.training.run.run_lock import check_there
 from his4mae_jax.training.step.state import TrainState
 from his4mae_jax.workdir import checkpoint_steps
 
 ENCODERS = ("student", "teacher")
-CHECKSUMS = "checksums"  # key of `about`
 
 
 def checkpoint_every(config: ml_collections.ConfigDict) -> int:
     """Returns the number of steps between checkpoints: `train.checkpoint_every`, or a tenth of the run."""
     return config.train.checkpoint_every or max(1, -(-total_steps(config) // 10))
-
-
-def _split(state: TrainState) -> dict[str, Any]:
-    """The three items of arrays, which together hold every leaf of the state once."""
-    params = {k: v for k, v in state.params.items() if k != "encoder"}
-    return {
-        "student": state.params["encoder"],
-        "teacher": state.teacher,
-        "rest": {"step": state.step, "params": params, "opt_state": state.opt_state, "codes": state.codes},
-    }
-
-
-def _join(items: dict[str, Any], like: TrainState) -> TrainState:
-    """The inverse of `_split`."""
-    rest = dict(items["rest"])
-    params = {**rest.pop("params"), "encoder": items["student"]}
-    return like.replace(params=params, teacher=items["teacher"], **rest)
-
-
-def _single_reader() -> dict[str, Any]:
-    """Options of a process that reads without waiting for the others."""
-    own = jax.process_index()
-    processes = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process_{own}"
-    )
-    return {"read_only": True, "multiprocessing_options": processes}
 
 
 class Checkpoints:
@@ -68,7 +43,7 @@ class Checkpoints:
       every: steps between checkpoints.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, config: ml_collections.ConfigDict, *, together: bool = False):
+    def __init__(self, workdir: PathLike, config: ml_collections.ConfigDict, *, together: bool = False):
         """Opens the folder, which is made if it is missing.
 
         Args:
@@ -77,27 +52,35 @@ class Checkpoints:
           together: where several processes share the run: True for all that train, which save and restore at the
             same time; False for a process that reads by itself.
         """
-        self.path = pathlib.Path(workdir).absolute() / "checkpoints"
+        self.path: Place = place(workdir).absolute() / "checkpoints"
         self.every = checkpoint_every(config)
         kept = max(1, config.train.keep_checkpoints)
         self._period = -(-total_steps(config) // (kept * self.every)) * self.every
+        bucket = isinstance(self.path, BucketPath)
+        self._mirror = Mirror(self.path, self._kept) if bucket else None
+        local = self._mirror.local if bucket else self.path
+        alone = jax.process_count() == 1
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=3,
-            keep_period=self._period,
+            max_to_keep=1 if bucket else 3,
+            keep_period=None if bucket else self._period,
             enable_async_checkpointing=True,
             create=False,
-            **({} if together or jax.process_count() == 1 else _single_reader()),
+            **({} if alone or together and not bucket else checkpoint_items.by_itself(read_only=not together)),
         )
         with writing(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            local.mkdir(parents=True, exist_ok=True)
             try:
-                self._manager = ocp.CheckpointManager(self.path, options=options)
+                self._manager = ocp.CheckpointManager(local, options=options)
             except (ValueError, TypeError, RecursionError) as error:
-                raise self._damaged(_damaged_step(self.path), error) from error
+                raise self._damaged(_damaged_step(local), error) from error
 
     def steps(self) -> list[int]:
         """Returns the steps with a whole checkpoint, ascending; partly written ones do not count."""
-        return sorted(self._manager.all_steps())
+        return self._mirror.steps() if self._mirror else sorted(self._manager.all_steps())
+
+    def _kept(self, steps: list[int]) -> set[int]:
+        """Which of all steps are kept in a bucket, as orbax keeps them on a disk."""
+        return {*steps[-3:], *(step for step in steps if step % self._period == 0)}
 
     def spread(self) -> list[int]:
         """Returns the steps kept evenly over the run, and the last: the points of the curve over training."""
@@ -113,11 +96,12 @@ class Checkpoints:
           UserError: it has not, or the workdir is gone.
         """
         check_there(self.path)
+        folder = self._mirror.local if self._mirror else self.path
         need = sum(x.nbytes for x in jax.tree.leaves(state)) + (1 << 20)
-        free = shutil.disk_usage(self.path).free
+        free = shutil.disk_usage(folder).free
         if free < need:
             raise UserError(
-                f"{self.path}: no space left on the device: a checkpoint needs {need / 1e6:.1f} MB and "
+                f"{folder}: no space left on the device: a checkpoint needs {need / 1e6:.1f} MB and "
                 f"{free / 1e6:.1f} MB are free; free some and run the same command again"
             )
 
@@ -132,12 +116,20 @@ class Checkpoints:
         Raises:
           UserError: the disk has no room.
         """
+        if self._mirror:
+            self.wait()
+            if jax.process_index() > 0:
+                return  # every process has the whole state, and the first one sends it
+            if jax.process_count() > 1:
+                state = jax.device_get(state)
         self.check_space(state)
-        items = _split(state)
-        about = {**about, CHECKSUMS: {name: checksums.checksums(tree) for name, tree in items.items()}}
+        items = checkpoint_items.split(state)
+        about = checksums.added(about, items)
         args = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         with writing(self.path):
             self._manager.save(step, args=ocp.args.Composite(about=ocp.args.JsonSave(about), **args), force=True)
+            if self._mirror:
+                self._mirror.send(step, self._manager.wait_until_finished)
 
     def restore(self, step: int, like: TrainState, sharding: Sharding) -> tuple[TrainState, dict[str, Any]]:
         """Reads one checkpoint whole.
@@ -153,18 +145,26 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is damaged.
         """
-        wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), _split(like))
+        several = self._mirror is not None and jax.process_count() > 1  # each reads the whole for itself
+        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        own = first if several else sharding
+        wanted = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=own), checkpoint_items.split(like)
+        )
         args = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         restored = self._restore(step, ocp.args.Composite(about=ocp.args.JsonRestore(), **args))
-        return _join(restored, like), restored["about"]
+        state = checkpoint_items.join(restored, like)
+        return checkpoint_items.spread(state, sharding) if several else state, restored["about"]
 
     def _restore(self, step: int, args: ocp.args.Composite) -> Any:
         try:
+            if self._mirror:
+                self._mirror.fetch(step, args.keys())
             restored = self._manager.restore(step, args=args)
-            _check_about(restored["about"])
-            for name, saved in restored["about"].get(CHECKSUMS, {}).items():  # earlier versions saved none
-                if name in restored:
-                    checksums.check(restored[name], saved)
+            checkpoint_items.check_about(restored["about"])
+            checksums.check(restored)
+        except UserError:
+            raise
         except Exception as error:
             raise self._damaged(step, error) from error
         return restored
@@ -204,12 +204,18 @@ class Checkpoints:
     def wait(self) -> None:
         """Waits until all saves are on disk, and raises the errors they had."""
         with writing(self.path):
+            if self._mirror:
+                self._mirror.wait()
             self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits as `wait` does, and closes the folder."""
-        self.wait()
-        self._manager.close()
+        try:
+            self.wait()
+            self._manager.close()
+        finally:
+            if self._mirror:
+                self._mirror.close()
 
 
 def _damaged_step(folder: pathlib.Path) -> int | None:
@@ -223,16 +229,9 @@ def _damaged_step(folder: pathlib.Path) -> int | None:
     return None
 
 
-def _check_about(about: Any) -> None:
-    """Raises `ValueError` where the JSON item of a checkpoint has another shape than the one that is saved."""
-    numbers = [about.get(key) for key in ("seconds", "voxel_size_nm")] if isinstance(about, dict) else [None]
-    if not all(isinstance(number, (int, float)) for number in numbers) or not is_saved(about.get("config")):
-        raise ValueError("not what is saved beside a checkpoint")
-
-
-def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
+def read_config(workdir: PathLike) -> dict[str, Any] | None:
     """Returns the saved `config.json` of a run as a dict; None if there is none."""
-    path = pathlib.Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
     try:
         saved = parse_json(path.read_bytes())
         if not is_saved(saved):
@@ -247,7 +246,7 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any] | None:
         ) from error
 
 
-def check_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> None:
+def check_workdir(workdir: PathLike, config: ml_collections.ConfigDict) -> None:
     """Checks that a workdir holds no training with other settings.
 
     Raises:
@@ -265,20 +264,25 @@ def check_workdir(workdir: str | pathlib.Path, config: ml_collections.ConfigDict
             )
 
 
-def shared_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+def shared_config(workdir: PathLike) -> dict[str, Any]:
     """Returns content and time of `config.json`, for `check_same`: equal on all processes if they share the workdir."""
-    path = pathlib.Path(workdir) / "config.json"
+    path = place(workdir) / "config.json"
+    if isinstance(path, BucketPath):
+        return {f"{path}": [read_config(workdir), path.version()]}
     return {f"{path}": [read_config(workdir), path.stat().st_mtime_ns if path.exists() else None]}
 
 
-def initial_in_memory_gb(workdir: str | pathlib.Path, config: ml_collections.ConfigDict) -> float:
+def initial_in_memory_gb(workdir: PathLike, config: ml_collections.ConfigDict) -> float:
     """Returns the `data.in_memory_gb` that the training in a workdir began with; for a new one, that of `config`."""
     saved = read_config(workdir)
     return config.data.in_memory_gb if saved is None else flat_settings(saved)["data.in_memory_gb"]
 
 
 def write_config(
-    workdir: str | pathlib.Path, config: ml_collections.ConfigDict, *, in_memory_gb: float | None = None
+    workdir: PathLike,
+    config: ml_collections.ConfigDict,
+    *,
+    in_memory_gb: float | None = None,
 ) -> None:
     """Writes `config.json`, whole or not at all.
 
@@ -287,7 +291,7 @@ def write_config(
       config: the whole configuration.
       in_memory_gb: written in place of the configured one: that with which the training began.
     """
-    path, settings = pathlib.Path(workdir) / "config.json", config.to_dict()
+    path, settings = place(workdir) / "config.json", config.to_dict()
     if in_memory_gb is not None:
         settings["data"]["in_memory_gb"] = in_memory_gb
     with writing(workdir):

@@ -226,6 +226,7 @@ class Trainer:
                 if due or agreed == Request.STOP or clock.grants(agreed):
                     report.fetch()  # a state that is not finite is not saved: neither its loss, nor what the step made
                     states.check_finite(done, jax.device_get(self._finite(state)))
+                    report.flush()
                     self._checkpoints.save(done, state, {**about, "seconds": report.seconds()})
                     clock.saved()
                 if agreed == Request.STOP:
@@ -284,6 +285,10 @@ class _Report:
         self._fetched_at = now
         self.terminal.add(first + count, metrics)
         self.summary = self.terminal.describe()
+
+    def flush(self) -> None:
+        """Has readers see all that was written."""
+        self._writer.flush()
 
     def _write(self, step: int, scalars: dict[str, float], at: float) -> None:
         images = (step - self._logged_step) * self._batch_size

@@ -3,13 +3,16 @@
 import json
 import pathlib
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
+from his4mae_jax.bucket.path import BucketPath, Place, place
 from his4mae_jax.files import writing
+from his4mae_jax.progress import say
 from his4mae_jax.training.run.run_lock import check_there
 from his4mae_jax.workdir import log_entry
 
@@ -85,6 +88,7 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: str | pathlib.Path, start_step: int):
+        """Opens the files in a folder on a disk."""
         self._path = pathlib.Path(workdir) / "train.jsonl"
         with writing(self._path):
             self._drop_after(start_step)
@@ -96,9 +100,8 @@ class MetricWriter:
     def _drop_after(self, step: int) -> None:
         if not self._path.exists():
             return
-        lines = [(line, log_entry(line)) for line in self._path.read_bytes().splitlines()]
         part = self._path.with_suffix(".partial")
-        part.write_bytes(b"".join(line + b"\n" for line, entry in lines if entry and entry["step"] <= step))
+        part.write_bytes(_until(step, self._path.read_bytes()))
         part.replace(self._path)
 
     def write(self, step: int, scalars: dict[str, float]) -> None:
@@ -114,10 +117,59 @@ class MetricWriter:
         for name, value in scalars.items():
             self._board.add_scalar(name, value, step)
 
+    def flush(self) -> None:
+        """Has all that was written so far seen by readers."""
+
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
         self._board.close()
+
+
+def _until(step: int, log: bytes) -> bytes:
+    """The entries of a train.jsonl of no later step."""
+    lines = [(line, log_entry(line)) for line in log.splitlines()]
+    return b"".join(line + b"\n" for line, entry in lines if entry and entry["step"] <= step)
+
+
+class BucketWriter(MetricWriter):
+    """train.jsonl in a bucket: nothing can be appended to an object, which is put anew every `EVERY` seconds.
+
+    TensorBoard's files are not written there.
+    """
+
+    EVERY = 10.0
+
+    def __init__(self, workdir: BucketPath, start_step: int):
+        """Reads what an earlier run has logged."""
+        self._path, self._put_at, self._new = workdir / "train.jsonl", time.monotonic(), False
+        try:
+            self._log = _until(start_step, self._path.read_bytes())
+        except FileNotFoundError:
+            self._log = b""
+        say(f"train: no TensorBoard files in a bucket; {self._path} has the same numbers")
+
+    def write(self, step: int, scalars: dict[str, float]) -> None:
+        """Adds the scalars of one logged step.
+
+        Raises:
+          UserError: the store refuses, or the lock of the workdir was lost.
+        """
+        self._log += json.dumps({"step": step, **scalars}).encode() + b"\n"
+        self._new = True
+        if time.monotonic() - self._put_at > self.EVERY:
+            self.flush()
+
+    def flush(self) -> None:
+        """Puts the log; also before a checkpoint, so that a run which goes on from it finds all steps before."""
+        if self._new:
+            check_there(self._path.parent)
+            self._path.write_bytes(self._log)
+            self._put_at, self._new = time.monotonic(), False
+
+    def close(self) -> None:
+        """Puts what is not there yet."""
+        self.flush()
 
 
 class _NoWriter(MetricWriter):
@@ -133,6 +185,9 @@ class _NoWriter(MetricWriter):
         pass
 
 
-def make_writer(workdir: str | pathlib.Path, start_step: int) -> MetricWriter:
+def make_writer(workdir: str | Place, start_step: int) -> MetricWriter:
     """Returns a `MetricWriter` on process 0, and on other processes a writer that does nothing."""
-    return MetricWriter(workdir, start_step) if jax.process_index() == 0 else _NoWriter()
+    if jax.process_index() > 0:
+        return _NoWriter()
+    folder = place(workdir)
+    return BucketWriter(folder, start_step) if isinstance(folder, BucketPath) else MetricWriter(folder, start_step)

@@ -10,6 +10,8 @@ import numpy as np
 import tensorstore as ts
 
 from his4mae_jax.data.ome_zarr import checksums
+from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.inference.score_maps import LinearScores
 from his4mae_jax.inference.tiling import Encoded, Tiling
@@ -28,6 +30,10 @@ class _ReadAhead(View):
 
     box: Box
     array: np.ndarray
+
+    @property
+    def stored(self) -> Stored | None:
+        return stored_of(self.source)
 
     def read(self, slices: Box) -> np.ndarray:
         return self.array if slices == self.box else self.source.read(slices)

@@ -114,6 +114,12 @@ def known_value(volume: VolumeLike, box: Box) -> float | None:
     return stored.value if stored is not None and stored.constant(box) else None
 
 
+def boxes_beside(volume: VolumeLike, block: Sequence[int], value: float) -> Iterator[Box]:
+    """Yields the boxes of `boxes`, but for those that are known to hold nothing but `value`."""
+    stored = stored_of(volume)
+    return boxes(volume.shape, block) if stored is None or stored.value != value else stored.boxes(block)
+
+
 def voxels(box: Box) -> int:
     """Number of voxels in a box."""
     return math.prod(s.stop - s.start for s in box)

@@ -73,6 +73,39 @@ class Stored:
         z, y, x = sides
         return int(np.einsum("zyx,z,y,x->", self.filled[cells], z, y, x, dtype=np.int64, casting="unsafe"))
 
+    def voxels_of(self, spans: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        """How many voxels lie in filled cells, for each box of a grid of boxes: `voxels`, many times.
+
+        Args:
+          spans: for each axis (starts, stops) of the boxes.
+
+        Returns:
+          float64, of the shape of the grid of boxes.
+        """
+
+        def along(count: np.ndarray, axis: int) -> np.ndarray:
+            """Voxels in spans of one axis, from the numbers of voxels in the cells along it."""
+            upto = np.concatenate([np.zeros_like(count[..., :1]), np.cumsum(count, axis=-1)], axis=-1)
+            edges = self.edges[axis]
+
+            def until(at: np.ndarray) -> np.ndarray:
+                cell = np.clip(np.searchsorted(edges, at, "right") - 1, 0, len(edges) - 2)
+                part = (at - edges[cell]) / np.maximum(edges[cell + 1] - edges[cell], 1)
+                return upto[..., cell] + part * (upto[..., cell + 1] - upto[..., cell])
+
+            starts, stops = spans[axis]
+            return until(stops) - until(starts)
+
+        depth, height, width = (np.diff(edges).astype(float) for edges in self.edges)
+        slices = []
+        for start, stop in zip(*spans[0], strict=True):  # one row of boxes at a time: memory is that of a plane
+            cells = self._along(0, int(start), int(stop))
+            ends = np.clip(self.edges[0][cells.start : cells.stop + 1], start, stop)
+            plane = np.tensordot(np.diff(ends).astype(float), self.filled[cells], 1)
+            row = along(plane * width, 2) if plane.any() else np.zeros((len(height), len(spans[2][0])))
+            slices.append(along(row.T * height, 1).T)
+        return np.stack(slices)
+
     def boxes(self, block: Sequence[int]) -> Iterator[Box]:
         """Yields the boxes of a tiling in C order (`blocks.boxes`) that are not known to be `value` throughout."""
         depth, height, width = self.shape

@@ -213,7 +213,7 @@ def _scored(folder: pathlib.Path, *names: str) -> list[str]:
     classes = (*names, "dark", "bright")
     return [
         f"c.data.train, c.data.test, c.data.test_labels = ({image!r},), {image!r}, {labels!r}",
-        f"c.data.class_names, c.segment.clusters = {classes!r}, 4",
+        f"c.data.class_names, c.segment.clusters, c.evaluate.baselines = {classes!r}, 4, ('intensity',)",
     ]
 
 

@@ -34,6 +34,7 @@ _Item = TypeVar("_Item")
 SIGMAS = {"intensity": (1.0,), "filters": (1.0, 1.6, 3.5, 5.0, 10.0)}  # voxels, on every axis
 TRUNCATE = 3.0  # a filter reaches this many sigmas
 CONSTANT = 3e-7  # a feature that spreads less than this is constant but for float32 rounding
+WIDEST = 512  # voxels up to which a block of a thin volume is widened: a filter takes longer in a longer one
 MIN_SAMPLE = 2_000  # voxels
 MAX_SAMPLE = 300_000  # voxels; keeps the fit in memory and in minutes, whatever the volume's size
 
@@ -127,7 +128,7 @@ def cluster_classical(
 def _as_large(block: Sequence[int], shape: Sequence[int]) -> list[int]:
     """A block that is widened along y and x where the volume is thinner: most of a small one is its halo."""
     wide, axis = [min(block[0], shape[0]), *block[1:]], 1
-    while 2 * math.prod(wide) <= math.prod(block):
+    while 2 * math.prod(wide) <= math.prod(block) and wide[axis] < WIDEST:
         wide[axis], axis = 2 * wide[axis], 3 - axis
     return wide
 

@@ -24,6 +24,7 @@ from his4mae_jax.clustering.kmeans import kmeans
 from his4mae_jax.data.volumes.blocks import boxes, known_value
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import VoxelMap, between_voxels
+from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
@@ -173,11 +174,10 @@ def features(volume: VolumeLike, where: Box, kind: str, contrast: Contrast) -> n
     sigmas = SIGMAS[kind]
     grown, _ = _grow(where, volume.shape, _radius(max(sigmas)))
     value, box = known_value(volume, grown), tuple(s.stop - s.start for s in where)
-    derivatives = kind == "filters"
     if value is not None:
-        flat = np.zeros((len(sigmas) * (3 if derivatives else 1), *box), np.float32)
-        flat[: len(sigmas)] = contrast.apply(np.array(value, volume.dtype))
-        return flat
+        one = from_array(np.full((1, 1, 1), value, volume.dtype), volume.voxel_size_nm, volume.name)
+        return np.tile(features(one, (slice(0, 1),) * 3, kind, contrast), (1, *box))
+    derivatives = kind == "filters"
     image = np.asarray(contrast.apply(volume.read(grown)), np.float32)
     result = np.empty((len(sigmas) * (3 if derivatives else 1), *box), np.float32)
     for i, sigma in enumerate(sigmas):

@@ -130,6 +130,7 @@ def write_blocks(path: pathlib.Path, shape: Sequence[int], block: np.ndarray, co
 
 def volumes(run: Run, number: int = 200, side: int = 96) -> None:
     """Many volumes to train on."""
+    run.folder.mkdir(parents=True, exist_ok=True)
     block, paths = texture((32, side, side)), []
     for i in range(number):
         paths.append(str(run.folder / (f"v{i}.ome.zarr" if i % 2 else f"v{i}.tif")))

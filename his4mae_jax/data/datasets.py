@@ -258,10 +258,8 @@ def _source(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None) -> Sou
 
 
 def _open(source: Source, config: ConfigDict, target_nm: Triple | None = None) -> Volume:
-    return open_volume(
-        source.path, source.voxel_size_nm, target_nm=target_nm, missing_chunks=config.data.missing_chunks,
-        cache_bytes=config.data.cache_mb << 20,
-    )  # fmt: skip
+    more = {"missing_chunks": config.data.missing_chunks, "cache_bytes": config.data.cache_mb << 20}
+    return open_volume(source.path, source.voxel_size_nm, target_nm=target_nm, **more)
 
 
 def _open_labels(entry: Entry, config: ConfigDict) -> VolumeLike:

@@ -127,9 +127,8 @@ def segmentation(
         models = method.build(config)
         params = jax.jit(lambda: method.init_params(jax.random.key(0), models)["encoder"])()
     coverage = Coverage.from_settings(models, s, axes)
-    encoder = VolumeEncoder(
-        models, params, Contrast(0, 1), coverage, s.batch_fovs or batch, padding_values(volume, box)
-    )
+    padding = padding_values(volume, box)
+    encoder = VolumeEncoder(models, params, Contrast(0, 1), coverage, s.batch_fovs or batch, padding)
     images = encoder.batch
 
     noise = jnp.zeros((images, coverage.fov, coverage.fov), jnp.float32)
@@ -137,9 +136,9 @@ def segmentation(
     seconds, _ = _measure(encode, lambda: encode(params, noise))
     sizes, grid = plan.label_sizes(config), Grid.of(volume if output is None else output)
     written = len(sizes) + (plan.headline(config) if s.probabilities else 0)
-    share = plan.filled_share(encoder, volume, box)
-    fovs = share * coverage.count_fovs(tuple(b.stop - b.start for b in box))
-    encode_s, read_s = fovs * seconds / images, share * n_bytes(volume) / bytes_per_s
+    share, sides = plan.filled_share(encoder, volume, box), [b.stop - b.start for b in box]
+    fovs, content = share * coverage.count_fovs(tuple(sides)), share * math.prod(sides) / math.prod(volume.shape)
+    encode_s, read_s = fovs * seconds / images, content * n_bytes(volume) / bytes_per_s
     return {
         "fovs": int(fovs),
         "fovs_per_s": images / seconds,
@@ -148,7 +147,7 @@ def segmentation(
         "seconds": max(encode_s, read_s),
         "memory_bytes": int(encoder.memory_bytes(volume, written, sum(sizes), grid.among(Grid.of(volume)))),
         "feature_bytes": feature_bytes(encoder, box) if s.keep_features else 0,
-        "label_bytes": round(share * written * math.prod(grid.shape)),
+        "label_bytes": round(content * written * math.prod(grid.shape)),
     }
 
 

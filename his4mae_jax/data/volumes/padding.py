@@ -71,7 +71,9 @@ def _values_of_flat_cells(block: np.ndarray) -> set:
 def padding_values(volume: VolumeLike, box: Box) -> tuple[float, ...]:
     """Finds the values of the padding at the corners of a box: those that fill the 8^3 voxels at a corner.
 
-    The corners of a volume that was rotated into its box are padding; other volumes have image and noise there.
+    The corners of a volume that was rotated into its box are padding; other volumes have image and noise there. So few
+    voxels as a corner of thinner volumes has may be equal by chance: they are padding where it is known that they are
+    not stored.
 
     Args:
       volume: to look at.
@@ -87,7 +89,8 @@ def padding_values(volume: VolumeLike, box: Box) -> tuple[float, ...]:
             for s, end in zip(box, corner, strict=True)
         )
         values = volume.read(cell)
-        if min(values.shape) == CELL and values.min() == values.max():
+        constant = values.min() == values.max()
+        if constant and (min(values.shape) == CELL or known_value(volume, cell) is not None):
             padding.add(values.flat[0].item())
     return tuple(sorted(padding))
 

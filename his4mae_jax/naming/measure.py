@@ -47,7 +47,7 @@ def measure(
         return np.bincount(ids_N, minlength=256), np.bincount(ids_N, grey_N, minlength=256), voxels(box)
 
     counts, sums = np.zeros(256, np.int64), np.zeros(256)
-    total = int(np.prod(labels.shape))
+    total = sum(map(voxels, boxes_beside(labels, block, UNLABELLED)))
     with progress("segment: grey values of clusters", total, unit="voxels", log=log) as bar:
         for count, grey, size in in_order(read, boxes_beside(labels, block, UNLABELLED), WORKERS):
             counts, sums = counts + count, sums + grey

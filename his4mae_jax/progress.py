@@ -6,6 +6,7 @@ finished: what comes before it (compilation, opening files) does not scale with 
 
 import contextlib
 import functools
+import re
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ EVERY = 10.0  # seconds between two lines where there is no terminal
 
 Log = Callable[[str], None]
 
+_gathered: list[str] | None = None  # lines of `say_once` within `of_many`
+
 
 def say(message: object) -> None:
     """Prints one line to standard error, above a bar that may be on the terminal; secrets in URLs are masked."""
@@ -32,7 +35,31 @@ def say(message: object) -> None:
 @functools.cache
 def say_once(message: str) -> None:
     """Like `say`, for what a process need not hear twice."""
-    say(message)
+    say(message) if _gathered is None else _gathered.append(message)
+
+
+@contextlib.contextmanager
+def of_many(log: Log = say) -> Iterator[Log]:
+    """While many volumes are opened: what is said of several of them is one line, not one for each.
+
+    Args:
+      log: prints a line, when the `with` block ends.
+
+    Yields:
+      A function for further lines, each of which begins with what it is about, as those of `say_once` do.
+    """
+    global _gathered
+    before, _gathered = _gathered, []
+    lines = _gathered
+    try:
+        yield lines.append
+    finally:
+        _gathered = before
+        kinds: dict[str, list[str]] = {}
+        for line in lines:
+            kinds.setdefault(re.sub(r"\d+", "0", line.removeprefix("warning: ").partition(": ")[2]), []).append(line)
+        for first, *others in kinds.values():
+            log(first + (f" (and so of {len(others)} other volumes)" if others else ""))
 
 
 def duration(seconds: float) -> str:

@@ -100,3 +100,20 @@ def test_durations(seconds, text):
 )
 def test_rates_below_one_keep_their_digits(value, text):
     assert rate(value, "images") == text
+
+
+def test_what_is_said_of_many_volumes_is_one_line(capfd):
+    lines = []
+    with module.of_many(lines.append) as log:
+        for i in range(200):
+            module.say_once(f"https://host/v{i}.zarr: its int8 grey levels are read as int16, exactly")
+            log(f"warning: v{i}.tif: voxels of {i + 1} x 4 x 4 nm are anisotropic")
+        module.say_once("v7.n5: left out of the window: z 7")
+    assert lines == [
+        "https://host/v0.zarr: its int8 grey levels are read as int16, exactly (and so of 199 other volumes)",
+        "warning: v0.tif: voxels of 1 x 4 x 4 nm are anisotropic (and so of 199 other volumes)",
+        "v7.n5: left out of the window: z 7",
+    ]
+    assert not capfd.readouterr().err
+    module.say_once("v8.n5: left out of the window: z 8")
+    assert capfd.readouterr().err == "v8.n5: left out of the window: z 8\n"

@@ -1,5 +1,6 @@
 """The process of a command: its log, the other processes of the run, signals, and the exit status."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -11,6 +12,7 @@ from his4mae_jax.errors import UserError, friendly_device_error, friendly_memory
 from his4mae_jax.training.run import preemption
 
 BAD_INPUT, FAULT, INTERRUPTED = 2, 1, 130  # exit statuses; that of a run stopped by a signal is preemption's
+MOST_FILES = 65_536  # that a process may have open: as many as it is allowed, and no more than this
 _index = None  # of this process, where several share the run
 
 
@@ -77,6 +79,17 @@ def part() -> None:
         distributed.shut_down()
 
 
+def allow_open_files() -> None:
+    """Let this process have as many open files as it may: each TIFF or MRC file that it reads stays one of them."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def execute(parse: Callable[[], Command]) -> None:
     """Run a command and end the process with its status.
 
@@ -88,6 +101,7 @@ def execute(parse: Callable[[], Command]) -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     preemption.install()
+    allow_open_files()
     path = None
     try:
         command = parse()

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
@@ -68,7 +69,7 @@ def sample(
     """
     rng = np.random.default_rng(seed)
     tiling = encoder.coverage.fit_tiles(volume.shape, inside=inside)
-    strata = _strata(rng, tiling, mask, max_tiles)
+    strata = _strata(rng, tiling, volume, mask, encoder.padding, max_tiles)
     voxels = sum(stratum.voxels for stratum in strata)
     wanted = min(max(fraction * voxels, least), most or math.inf)
     size = sum(math.prod(stratum.tile.shape) for stratum in strata)
@@ -106,11 +107,28 @@ class _Stratum:
     of_tile: int
 
 
-def _strata(rng: np.random.Generator, tiling: Tiling, mask: VolumeLike | None, most: int) -> list[_Stratum]:
-    """The tiles to encode, in order; those without a voxel inside the mask are left out."""
+def _strata(
+    rng: np.random.Generator,
+    tiling: Tiling,
+    volume: VolumeLike,
+    mask: VolumeLike | None,
+    padding: Sequence[float],
+    most: int,
+) -> list[_Stratum]:
+    """The tiles to encode, in order; those without a voxel inside the mask, or all of padding, are left out."""
     rank, found = rng.permutation(len(tiling)), []
+    stored = stored_of(volume) if padding else None
+    if stored is not None and stored.value not in padding:
+        stored = None
     for i, tile in enumerate(tiling):
-        allowed = math.prod(tile.shape) if mask is None else np.count_nonzero(mask.read(tile.write) != IGNORE)
+        if stored is not None and stored.constant(tile.write):
+            continue
+        if mask is not None:
+            allowed = np.count_nonzero(mask.read(tile.write) != IGNORE)
+        elif stored is not None:
+            allowed = stored.voxels(tile.write)  # the others are known to be padding
+        else:
+            allowed = math.prod(tile.shape)
         if allowed:
             found.append((i, int(allowed)))
     groups = [[found[n] for n in group] for group in neighbours(len(found), most)]

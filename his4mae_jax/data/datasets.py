@@ -27,7 +27,7 @@ from his4mae_jax.data.volumes.labels import Foreground
 from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.data.volumes.volume import Box, NoVoxelSize, Triple, Volume, VolumeLike, open_volume
 from his4mae_jax.errors import UserError
-from his4mae_jax.progress import Log
+from his4mae_jax.progress import Log, of_many, say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +123,9 @@ def training_volumes(config: ConfigDict, workdir: str | os.PathLike, log: Log | 
     Raises:
       UserError: one of them cannot be used.
     """
-    volumes = [open_image(entry.image, config, entry.voxel_size_nm) for entry in entries.training(config, workdir)]
-    check_training_volumes(volumes, config, log)
+    with of_many(log or say) as gathered:
+        volumes = [open_image(entry.image, config, entry.voxel_size_nm) for entry in entries.training(config, workdir)]
+        check_training_volumes(volumes, config, gathered if log else None)
     return volumes
 
 
@@ -257,10 +258,8 @@ def _source(spec: Spec, config: ConfigDict, voxel_size_nm: Triple | None) -> Sou
 
 
 def _open(source: Source, config: ConfigDict, target_nm: Triple | None = None) -> Volume:
-    return open_volume(
-        source.path, source.voxel_size_nm, target_nm=target_nm, missing_chunks=config.data.missing_chunks,
-        cache_bytes=config.data.cache_mb << 20,
-    )  # fmt: skip
+    more = {"missing_chunks": config.data.missing_chunks, "cache_bytes": config.data.cache_mb << 20}
+    return open_volume(source.path, source.voxel_size_nm, target_nm=target_nm, **more)
 
 
 def _open_labels(entry: Entry, config: ConfigDict) -> VolumeLike:

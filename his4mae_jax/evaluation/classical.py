@@ -8,10 +8,12 @@ They produce cluster labels as the method itself does (one k-means fit on a stra
 every voxel then only assigned), and are scored in the same way.
 
 A volume is read twice, block by block with a halo as wide as the widest filter, so that blocks
-show no seams and memory depends on the block alone.
+show no seams and memory depends on the block alone. Blocks around which nothing is stored are not
+read: all their voxels have the features of one value.
 """
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
@@ -19,9 +21,10 @@ import numpy as np
 from scipy.ndimage import gaussian_filter1d
 
 from his4mae_jax.clustering.kmeans import kmeans
-from his4mae_jax.data.volumes.blocks import boxes
+from his4mae_jax.data.volumes.blocks import boxes, known_value
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import VoxelMap, between_voxels
+from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
@@ -32,6 +35,7 @@ _Item = TypeVar("_Item")
 SIGMAS = {"intensity": (1.0,), "filters": (1.0, 1.6, 3.5, 5.0, 10.0)}  # voxels, on every axis
 TRUNCATE = 3.0  # a filter reaches this many sigmas
 CONSTANT = 3e-7  # a feature that spreads less than this is constant but for float32 rounding
+WIDEST = 512  # voxels up to which a block of a thin volume is widened: a filter takes longer in a longer one
 MIN_SAMPLE = 2_000  # voxels
 MAX_SAMPLE = 300_000  # voxels; keeps the fit in memory and in minutes, whatever the volume's size
 
@@ -65,7 +69,8 @@ def cluster_classical(
       seed: of the sample and of k-means: the same seed gives the same labels.
       fraction: of the voxels that is sampled, spread over the blocks in proportion to
         their size; at least 2,000 and at most 300,000 voxels in all.
-      block: voxels (z, y, x) that are labelled at a time.
+      block: voxels (z, y, x) that are labelled at a time; wider ones, of as many, where a volume is
+        thinner than that.
       onto: the grid to label, among the voxels of the volume: scores are interpolated linearly, as those of the
         method are; None: that of the volume.
       restarts: of k-means++; the best fit is kept. A single one often ends in a wrong optimum.
@@ -85,6 +90,7 @@ def cluster_classical(
             f"{mask.name} has shape {tuple(mask.shape)} and {volume.name} has shape "
             f"{tuple(volume.shape)} (z, y, x): a mask must cover the same voxels."
         )
+    block = _as_large(block, volume.shape)
     tiles = list(boxes(volume.shape, block))
     sample = _sample(volume, kind, tiles, contrast, mask, seed, fraction, log)
     mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
@@ -118,6 +124,14 @@ def cluster_classical(
             for axis, (lower, fraction) in enumerate(axes, 1):
                 scores = _between(scores, lower, fraction, axis)
             out(count, where, 1 + scores.argmin(axis=0).astype(np.uint8))
+
+
+def _as_large(block: Sequence[int], shape: Sequence[int]) -> list[int]:
+    """A block that is widened along y and x where the volume is thinner: most of a small one is its halo."""
+    wide, axis = [min(block[0], shape[0]), *block[1:]], 1
+    while 2 * math.prod(wide) <= math.prod(block) and wide[axis] < WIDEST:
+        wide[axis], axis = 2 * wide[axis], 3 - axis
+    return wide
 
 
 def _needed(onto: VoxelMap, where: Box, shape: Sequence[int]) -> tuple[Box, list[tuple[np.ndarray, np.ndarray]]]:
@@ -159,9 +173,12 @@ def features(volume: VolumeLike, where: Box, kind: str, contrast: Contrast) -> n
     """
     sigmas = SIGMAS[kind]
     grown, _ = _grow(where, volume.shape, _radius(max(sigmas)))
-    image = np.asarray(contrast.apply(volume.read(grown)), np.float32)
-    box = tuple(s.stop - s.start for s in where)
+    value, box = known_value(volume, grown), tuple(s.stop - s.start for s in where)
+    if value is not None:
+        one = from_array(np.full((1, 1, 1), value, volume.dtype), volume.voxel_size_nm, volume.name)
+        return np.tile(features(one, (slice(0, 1),) * 3, kind, contrast), (1, *box))
     derivatives = kind == "filters"
+    image = np.asarray(contrast.apply(volume.read(grown)), np.float32)
     result = np.empty((len(sigmas) * (3 if derivatives else 1), *box), np.float32)
     for i, sigma in enumerate(sigmas):
         needed, inner = _grow(where, volume.shape, _radius(sigma))

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from his4mae_jax.data.volumes.padding import padding_mask
+from his4mae_jax.data.volumes.padding import all_padding, padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.cover_stride import CoverTile
 from his4mae_jax.inference.expand_stride import AxisTile
@@ -73,9 +73,17 @@ class Tile:
 
     def padding(self, volume: VolumeLike, values: Sequence[float]) -> np.ndarray | None:
         """Which of the voxels that are labelled lie in padding, see `padding_mask`; None: none."""
-        nearest = [axis.nearest for axis in self.grids[0]]
-        mask = padding_mask(volume, tuple(slice(int(n[0]), int(n[-1]) + 1) for n in nearest), values)
-        return None if mask is None else mask[np.ix_(*(n - n[0] for n in nearest))]
+        mask = padding_mask(volume, self._nearest, values)
+        return None if mask is None else mask[np.ix_(*(axis.nearest - axis.nearest[0] for axis in self.grids[0]))]
+
+    def all_padding(self, volume: VolumeLike, values: Sequence[float]) -> bool:
+        """Whether all voxels that are labelled are known to lie in padding, without reading any."""
+        return all_padding(volume, self._nearest, values)
+
+    @property
+    def _nearest(self) -> Box:
+        """The voxels of the volume that are nearest to those that are labelled."""
+        return tuple(slice(int(axis.nearest[0]), int(axis.nearest[-1]) + 1) for axis in self.grids[0])
 
     def box(self, volume: VolumeLike) -> np.ndarray:
         """Reads the tile's box of `volume`, filled up with zeros to `read_shape`; no result depends on these."""

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from his4mae_jax.data.volumes.blocks import boxes, in_order, voxels
+from his4mae_jax.data.volumes.blocks import boxes_beside, in_order, voxels
 from his4mae_jax.data.volumes.contrast import Windowed
 from his4mae_jax.data.volumes.grid import centres_nm, nearest_to, read_outer
+from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.resample import ResampledVolume
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.progress import Log, progress
@@ -46,9 +47,9 @@ def measure(
         return np.bincount(ids_N, minlength=256), np.bincount(ids_N, grey_N, minlength=256), voxels(box)
 
     counts, sums = np.zeros(256, np.int64), np.zeros(256)
-    total = int(np.prod(labels.shape))
+    total = sum(map(voxels, boxes_beside(labels, block, UNLABELLED)))
     with progress("segment: grey values of clusters", total, unit="voxels", log=log) as bar:
-        for count, grey, size in in_order(read, boxes(labels.shape, block), WORKERS):
+        for count, grey, size in in_order(read, boxes_beside(labels, block, UNLABELLED), WORKERS):
             counts, sums = counts + count, sums + grey
             bar.advance(size)
     labelled = max(int(counts[list(ids)].sum()), 1)

@@ -16,6 +16,7 @@ from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import in_plane_nm, size_text
+from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.contrast import content_box
 from his4mae_jax.data.volumes.grid import Grid, VoxelMap
 from his4mae_jax.data.volumes.padding import padding_values
@@ -209,6 +210,14 @@ def bind_to(
     inside = content_box(volume)
     check_size(encoder, volume, inside)
     return dataclasses.replace(encoder, padding=padding_values(volume, inside)), inside
+
+
+def filled_share(encoder: VolumeEncoder, volume: VolumeLike, inside: Box) -> float:
+    """The fraction of the tiles of a volume that are encoded: all but those of padding of which nothing is stored."""
+    if not encoder.padding or stored_of(volume) is None:
+        return 1.0
+    tiling = encoder.coverage.tiles(volume.shape, inside=inside)
+    return sum(not tile.all_padding(volume, encoder.padding) for tile in tiling) / len(tiling)
 
 
 def labels_depend_on(

@@ -26,7 +26,7 @@ from his4mae_jax.output import opening, outputs, records
 from his4mae_jax.output.engine.markers import Markers
 from his4mae_jax.output.engine.tiles import TileWriter
 from his4mae_jax.output.job import FOLDER, Job, clear_published
-from his4mae_jax.output.plan import Task, headline, label_names, need_encoder, same_labels
+from his4mae_jax.output.plan import Task, filled_share, headline, label_names, need_encoder, same_labels
 from his4mae_jax.output.publish import check_free, damage, files_of, publish
 from his4mae_jax.progress import progress, rate
 from his4mae_jax.training.devices import distributed
@@ -135,11 +135,13 @@ def _there(task: Task, facts: dict[str, Any], values: dict[str, Any]) -> bool:
 def _run(task: Task, values: dict[str, Any], workers: Any, workdir: PathLike) -> dict[str, Any]:
     """Carries one `Job` through; returns the content of segment.json."""
     s, volume, encoder, log = task.config.segment, task.volume, task.encoder, task.log
-    fovs = encoder.coverage.count_fovs(tuple(i.stop - i.start for i in task.inside))
+    share = filled_share(encoder, volume, task.inside)
+    fovs = round(share * encoder.coverage.count_fovs(tuple(i.stop - i.start for i in task.inside)))
     spacing = f"at stride {s.stride} across" if s.inference == "expand" else "at every pixel across"
     log(
         f"segment: {volume.name}, {'x'.join(map(str, volume.shape))} voxels at {size_text(volume)}, "
-        f"{fovs:,} fields of view {spacing} {encoder.coverage.axes}; "
+        f"{fovs:,} fields of view {spacing} {encoder.coverage.axes}"
+        f"{'' if share == 1 else f' where something is stored, which is about {100 * share:.2g} % of its content'}; "
         + (f"the frozen encoder {s.encoder_file}" if s.encoder_file else f"{s.encoder} of step {task.step}")
     )
     if task.output != Grid.of(volume):

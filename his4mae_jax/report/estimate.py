@@ -16,6 +16,7 @@ import numpy as np
 from his4mae_jax.config import total_steps
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import Grid
+from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.coverage import Coverage
 from his4mae_jax.inference.encode import make_encode
@@ -126,7 +127,8 @@ def segmentation(
         models = method.build(config)
         params = jax.jit(lambda: method.init_params(jax.random.key(0), models)["encoder"])()
     coverage = Coverage.from_settings(models, s, axes)
-    encoder = VolumeEncoder(models, params, Contrast(0, 1), coverage, s.batch_fovs or batch)
+    padding = padding_values(volume, box)
+    encoder = VolumeEncoder(models, params, Contrast(0, 1), coverage, s.batch_fovs or batch, padding)
     images = encoder.batch
 
     noise = jnp.zeros((images, coverage.fov, coverage.fov), jnp.float32)
@@ -134,8 +136,9 @@ def segmentation(
     seconds, _ = _measure(encode, lambda: encode(params, noise))
     sizes, grid = plan.label_sizes(config), Grid.of(volume if output is None else output)
     written = len(sizes) + (plan.headline(config) if s.probabilities else 0)
-    fovs = coverage.count_fovs(tuple(b.stop - b.start for b in box))
-    encode_s, read_s = fovs * seconds / images, n_bytes(volume) / bytes_per_s
+    share, sides = plan.filled_share(encoder, volume, box), [b.stop - b.start for b in box]
+    fovs, content = share * coverage.count_fovs(tuple(sides)), share * math.prod(sides) / math.prod(volume.shape)
+    encode_s, read_s = fovs * seconds / images, content * n_bytes(volume) / bytes_per_s
     return {
         "fovs": int(fovs),
         "fovs_per_s": images / seconds,
@@ -144,7 +147,7 @@ def segmentation(
         "seconds": max(encode_s, read_s),
         "memory_bytes": int(encoder.memory_bytes(volume, written, sum(sizes), grid.among(Grid.of(volume)))),
         "feature_bytes": feature_bytes(encoder, box) if s.keep_features else 0,
-        "label_bytes": written * math.prod(grid.shape),
+        "label_bytes": round(content * written * math.prod(grid.shape)),
     }
 
 

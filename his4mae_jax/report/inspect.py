@@ -19,6 +19,7 @@ from his4mae_jax.data import datasets
 from his4mae_jax.data.label_check import check_labels
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.anisotropy import LIMIT, in_plane_nm, size_text, slice_axes
+from his4mae_jax.data.volumes.blocks import known_value, stored_of
 from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast, read_sample
 from his4mae_jax.data.volumes.crop import central_box
 from his4mae_jax.data.volumes.volume import VolumeLike, chunks_of
@@ -249,8 +250,10 @@ def _estimates(
 
 
 def _read_rate(volume: VolumeLike) -> float:
-    """Bytes per second, from one box in the middle of the volume."""
+    """Bytes per second, from one box in the middle of the volume, or the first of which something is stored."""
     box = central_box(volume.shape, _PROBE)
+    if known_value(volume, box) is not None:
+        box = next(stored_of(volume).boxes((_PROBE,) * 3), box)
     began = time.perf_counter()
     read = volume.read(box)
     return read.nbytes / max(time.perf_counter() - began, 1e-6)

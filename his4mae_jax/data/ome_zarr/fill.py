@@ -1,6 +1,6 @@
 """Write a whole array block by block, with several threads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import tensorstore as ts
@@ -15,6 +15,7 @@ def fill(
     out: ts.TensorStore,
     read: Callable[[tuple[slice, ...]], np.ndarray],
     *,
+    where: Iterable[tuple[slice, ...]] | None = None,
     workers: int | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> None:
@@ -23,6 +24,7 @@ def fill(
     Args:
       out: the array.
       read: the content of a box; called from several threads.
+      where: boxes of `block_of` that do not hold the fill value alone; None: all.
       workers: their number; None: `WORKERS`.
       progress: called with the number of voxels newly written.
     """
@@ -32,9 +34,13 @@ def fill(
         out[box].write(block).result()
         return block.size
 
-    # Boxes of whole chunks: two threads that write parts of one chunk would each read and rewrite it.
-    chunk = out.chunk_layout.write_chunk.shape
-    block = [c if axis < len(chunk) - 3 else c * max(1, SIDE // c) for axis, c in enumerate(chunk)]
-    for size in in_order(write, boxes(out.shape, block), workers or WORKERS):
+    for size in in_order(write, boxes(out.shape, block_of(out)) if where is None else where, workers or WORKERS):
         if progress is not None:
             progress(size)
+
+
+def block_of(out: ts.TensorStore) -> list[int]:
+    """Shape of the boxes that are written at once."""
+    # Boxes of whole chunks: two threads that write parts of one chunk would each read and rewrite it.
+    chunk = out.chunk_layout.write_chunk.shape
+    return [c if axis < len(chunk) - 3 else c * max(1, SIDE // c) for axis, c in enumerate(chunk)]

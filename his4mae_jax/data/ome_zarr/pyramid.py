@@ -2,16 +2,18 @@
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+import tensorstore as ts
 
 from his4mae_jax import files
 from his4mae_jax.bucket import transfer
 from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.ome_zarr.fill import fill
+from his4mae_jax.data.ome_zarr.fill import block_of, fill
+from his4mae_jax.data.stores.chunks.listing import stored_chunks
 from his4mae_jax.data.volumes.labels import UNLABELLED
 
 SMALLEST = 256  # voxels: the longest side at which no further level is made
@@ -163,8 +165,17 @@ def _make_level(
             block = source[reads].read().result()
         return downsample(block, step, labels=labels, ignore=ignore)
 
-    fill(out, read, workers=workers, progress=progress)
+    fill(out, read, where=_where(source, out, step), workers=workers, progress=progress)
     if isinstance(target, BucketPath):
         (target / transfer.MARK).touch()
     else:
         os.replace(part, target)
+
+
+def _where(source: ts.TensorStore, out: ts.TensorStore, step: Sequence[int]) -> Iterator[tuple[slice, ...]] | None:
+    """The boxes of a level that are not known to hold the fill value alone; None: all of them may."""
+    stored = stored_chunks(source)
+    if stored is None:
+        return None
+    finer = stored.boxes([b * s for b, s in zip(block_of(out), step, strict=True)])
+    return (tuple(slice(b.start // s, -(-b.stop // s)) for b, s in zip(box, step, strict=True)) for box in finer)

@@ -5,11 +5,8 @@ in one of `slots` bricks (boxes of voxels whose lower faces lie on chunk borders
 steps; every `every` steps one of them is replaced.
 
 The brick in a slot at a step is a function of (seed, slot, step) alone, so that a resumed run has the pool of a run
-that never stopped. Over time each position has the same probability as without a pool. On each axis a crop of the
-largest extent E has N = S - E + 1 positions in S voxels of content; bricks divide [0, N) into cells, and a brick is
-drawn by drawing a position and taking its cell. A smaller crop, of extent e, has N + E - e positions; cell [a, b) of
-them is [a + a (E - e) // N, b + b (E - e) // N). These cells, too, leave no gap and do not overlap, and all crops of a
-cell lie in the voxels [a, b + E - 1).
+that never stopped. Bricks hold the crops of one of the cells of `sampling.cells`: over time each position has the same
+probability as without a pool.
 """
 
 import dataclasses
@@ -19,34 +16,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from his4mae_jax.data.sampling.cells import Cells, make_cells
 from his4mae_jax.data.sampling.geometry import Geometry
+from his4mae_jax.data.stores.chunks.stored import Stored
 
 _BRICKS_STREAM = np.uint32(2**32 - 1)  # folded into the seed's key, where steps are folded in too: none is so large
 
 
-@dataclasses.dataclass(frozen=True)
-class Pool:
-    """Where bricks of V volumes may lie, int32 arrays of (z, y, x), and how long they stay.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pool(Cells):
+    """Where bricks of V volumes may lie, and how long they stay.
 
     Attributes:
       seed: of the run.
       slots: number of bricks at any step.
       every: steps between two replacements.
-      low_Vx3: first voxel of the content.
-      positions_Vx3: N of the module's docstring.
-      reach_Vx3: E of the module's docstring.
-      first_Vx3: positions in the first cell.
-      step_Vx3: positions in each further cell but the last.
     """
 
     seed: int
     slots: int
     every: int
-    low_Vx3: np.ndarray
-    positions_Vx3: np.ndarray
-    reach_Vx3: np.ndarray
-    first_Vx3: np.ndarray
-    step_Vx3: np.ndarray
 
     def slot_range(self, row: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
         """(first, count) of the slots from which row `row` of a batch may take its field of view.
@@ -71,22 +60,17 @@ class Pool:
           `generation` and `volume`, `(slots,)`; `cell_low` and `cell_high`, `(slots, 3)`: positions relative to the
           content; `start` and `stop`, `(slots, 3)`: voxels of the volume.
         """
-        low, positions, reach, first, width = (
-            jnp.asarray(a) for a in (self.low_Vx3, self.positions_Vx3, self.reach_Vx3, self.first_Vx3, self.step_Vx3)
-        )
+        low, reach = jnp.asarray(self.low_Vx3), jnp.asarray(self.reach_Vx3)
         generation = self.generations(step)
         base = jax.random.fold_in(jax.random.key(self.seed), _BRICKS_STREAM)
 
         def draw(slot, generation):
             keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(base, slot), generation))
             volume = jax.random.randint(keys[0], (), 0, len(self.low_Vx3))
-            return volume, jax.random.randint(keys[1], (3,), 0, positions[volume])
+            return volume, self.draw(keys[1], volume)
 
-        volume, position = jax.vmap(draw)(jnp.arange(self.slots), generation)
-        first, width = first[volume], width[volume]
-        cell = (position - first + width) // width
-        cell_low = jnp.where(cell == 0, 0, first + (cell - 1) * width)
-        cell_high = jnp.minimum(first + cell * width, positions[volume])
+        volume, cell = jax.vmap(draw)(jnp.arange(self.slots), generation)
+        cell_low, cell_high = self.bounds(cell, volume)
         return {
             "generation": generation,
             "volume": volume,
@@ -96,28 +80,16 @@ class Pool:
             "stop": low[volume] + cell_high + reach[volume] - 1,
         }
 
-    def start_range(
-        self, cell_low: jax.Array, cell_high: jax.Array, volume: jax.Array, extent: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Where crops in these cells may begin.
-
-        Args:
-          cell_low: `(B, 3)`, of `bricks`.
-          cell_high: `(B, 3)`, of `bricks`.
-          volume: `(B,)`.
-          extent: `(B, 3)` voxels of each crop on each axis.
-
-        Returns:
-          (first, last + 1) voxel at which each crop may begin, both `(B, 3)`.
-        """
-        # In two terms: the product of two positions would not fit an int32.
-        more, positions = jnp.asarray(self.reach_Vx3)[volume] - extent, jnp.asarray(self.positions_Vx3)[volume]
-        low = jnp.asarray(self.low_Vx3)[volume]
-        return tuple(low + p + p * more // positions for p in (cell_low, cell_high))
-
 
 def make_pool(
-    geometry: Geometry, chunks: Sequence[Sequence[int]], *, seed: int, slots: int, every: int, brick: int
+    geometry: Geometry,
+    chunks: Sequence[Sequence[int]],
+    *,
+    seed: int,
+    slots: int,
+    every: int,
+    brick: int,
+    stored: Sequence[Stored | None] = (),
 ) -> Pool:
     """Makes the pool of a geometry.
 
@@ -128,18 +100,8 @@ def make_pool(
       slots: number of bricks at any step.
       every: steps between two replacements.
       brick: approximate side in voxels; a brick is at least twice as long as a field of view.
+      stored: see `make_cells`.
     """
-    low_Vx3, reach_Vx3 = geometry.low_Vx3, geometry.reach_Vx3
-    positions_Vx3 = geometry.high_Vx3 - low_Vx3 - reach_Vx3 + 1
-    first_Vx3, step_Vx3 = positions_Vx3.copy(), positions_Vx3.copy()  # one cell
-    for at in np.ndindex(positions_Vx3.shape):
-        positions, reach, chunk = int(positions_Vx3[at]), int(reach_Vx3[at]), int(chunks[at[0]][at[1]])
-        room = max(brick, 2 * reach) - reach
-        if positions <= room:
-            continue
-        if chunk <= brick:
-            step_Vx3[at] = max(1, room // chunk) * chunk
-            first_Vx3[at] = step_Vx3[at] - low_Vx3[at] % chunk
-        else:
-            step_Vx3[at] = first_Vx3[at] = -(-positions // -(-positions // room))
-    return Pool(seed, slots, every, low_Vx3, positions_Vx3, reach_Vx3, first_Vx3, step_Vx3)
+    cells = make_cells(geometry, chunks, brick, stored)
+    own = {field.name: getattr(cells, field.name) for field in dataclasses.fields(cells)}
+    return Pool(seed=seed, slots=slots, every=every, **own)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from his4mae_jax.data.sampling.bricks import Pool
+from his4mae_jax.data.sampling.cells import Cells
 from his4mae_jax.data.sampling.geometry import Geometry
 from his4mae_jax.data.volumes.contrast import apply_window
 
@@ -30,6 +31,7 @@ class Plan:
       crop_min: smallest side of a crop in voxels.
       fov: side of a field of view, and largest side of a crop.
       pool: where bricks lie when fields of view come from a rolling pool of them; None: from anywhere.
+      cells: without a pool, where fields of view lie in volumes of which parts are not stored; None: anywhere.
     """
 
     geometry: Geometry
@@ -38,11 +40,12 @@ class Plan:
     crop_min: int
     fov: int
     pool: Pool | None = None
+    cells: Cells | None = None
 
     def at(self, step: jax.typing.ArrayLike) -> dict[str, jax.Array]:
         """What is sampled at one step; see `plan`."""
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), step), _SAMPLES_STREAM)
-        return plan(key, self.geometry, self.batch_size, self.crop_min, self.fov, self.pool, step)
+        return plan(key, self.geometry, self.batch_size, self.crop_min, self.fov, self.pool, step, self.cells)
 
 
 def plan(
@@ -53,6 +56,7 @@ def plan(
     fov: int,
     pool: Pool | None = None,
     step: jax.typing.ArrayLike = 0,
+    cells: Cells | None = None,
 ) -> dict[str, jax.Array]:
     """Draws what to sample at one step: volume, axis and position uniform, side in crop_min..fov.
 
@@ -66,6 +70,7 @@ def plan(
       fov: largest side of a crop in voxels.
       pool: bricks that crops must lie in; None: anywhere.
       step: step number, for the pool.
+      cells: without a pool, what volumes and crops are drawn by; None: all positions have one probability.
 
     Returns:
       int32 arrays `volume`, `axis`, `side`, `flip_rows`, `flip_cols`, `transpose`, `(B,)`, and `start`, `(B, 3)`: the
@@ -87,7 +92,10 @@ def plan(
     side = jax.random.randint(keys[2], (B,), crop_min, fov + 1)
     is_axis_Bx3 = jnp.arange(3)[None, :] == axis[:, None]
     extent_Bx3 = jnp.where(is_axis_Bx3, 1, side[:, None])
-    if pool is None:
+    if pool is None and cells is not None:
+        cell_Bx3 = jax.vmap(cells.draw)(jax.random.split(jax.random.fold_in(keys[3], 0), B), volume)
+        start_range = cells.start_range(*cells.bounds(cell_Bx3, volume), volume, extent_Bx3)
+    elif pool is None:
         start_range = low_Vx3[volume], high_Vx3[volume] - extent_Bx3 + 1
     else:
         start_range = pool.start_range(bricks["cell_low"], bricks["cell_high"], volume, extent_Bx3)

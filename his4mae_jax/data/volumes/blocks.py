@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 
 SLAB_BYTES = 1 << 27  # of the whole slices that are read at once
@@ -100,6 +101,23 @@ def read_async(volume: VolumeLike, box: Box, threads: concurrent.futures.Executo
 @functools.cache
 def _shared_threads() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(READERS, thread_name_prefix="read_async")
+
+
+def stored_of(volume: VolumeLike) -> Stored | None:
+    """Which parts of a volume are stored, without reading any; None where that is not known, or all are."""
+    return getattr(volume, "stored", None)
+
+
+def known_value(volume: VolumeLike, box: Box) -> float | None:
+    """The value of all voxels of a box of which nothing is stored; None: it has to be read."""
+    stored = stored_of(volume)
+    return stored.value if stored is not None and stored.constant(box) else None
+
+
+def boxes_beside(volume: VolumeLike, block: Sequence[int], value: float) -> Iterator[Box]:
+    """Yields the boxes of `boxes`, but for those that are known to hold nothing but `value`."""
+    stored = stored_of(volume)
+    return boxes(volume.shape, block) if stored is None or stored.value != value else stored.boxes(block)
 
 
 def voxels(box: Box) -> int:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from his4mae_jax.data.volumes.blocks import PendingRead, read_async
+from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.volumes.blocks import PendingRead, known_value, read_async, stored_of
 from his4mae_jax.data.volumes.outlying import find_outlying
 from his4mae_jax.data.volumes.padding import constant_volume, content_box, without_padding
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
@@ -85,6 +86,10 @@ class Windowed(View):
     """A volume with a contrast of its own, which `estimate_contrast` returns in place of an estimate."""
 
     contrast: Contrast
+
+    @property
+    def stored(self) -> Stored | None:
+        return stored_of(self.source)
 
     def read(self, slices: Box) -> np.ndarray:
         return self.source.read(slices)
@@ -196,17 +201,7 @@ def read_sample(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> Sampl
     if math.prod(sizes) <= blocks * _BLOCK**3:
         sample, boxes = [volume.read(box)], [box]
     else:
-        rng = np.random.default_rng(seed)
-        sample, boxes = [], []
-        for tried in range(_TRIES * blocks):
-            drawn = _random_block(box, rng)
-            block = volume.read(drawn)
-            # A block that is all padding is drawn again while enough draws remain for the others.
-            if block.min() != block.max() or _TRIES * blocks - tried <= blocks - len(sample):
-                sample.append(block)
-                boxes.append(drawn)
-            if len(sample) == blocks:
-                break
+        sample, boxes = _random_sample(volume, box, np.random.default_rng(seed), blocks)
     if sample[0].dtype.kind == "f" and not all(np.isfinite(block).all() for block in sample):
         raise UserError(
             f"{volume.name}: holds NaN or infinite values; replace them, for example "
@@ -214,6 +209,55 @@ def read_sample(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> Sampl
         )
     outlying = find_outlying(sample, boxes, box)
     return Sample(without_padding(sample, outlying.masks), outlying.text)
+
+
+def _random_sample(
+    volume: VolumeLike, box: Box, rng: np.random.Generator, blocks: int
+) -> tuple[list[np.ndarray], list[Box]]:
+    """Reads random blocks inside the box, and returns them with their boxes.
+
+    A block that is all padding is drawn again while enough draws remain for the others. Where nearly all is padding,
+    the draws that remain are of blocks of which something is stored, if that is known.
+    """
+    sample, boxes, padded = [], [], False
+
+    def take(drawn: Box, *, always: bool) -> None:
+        nonlocal padded
+        block = volume.read(drawn)
+        if always or block.min() != block.max():
+            sample.append(block)
+            boxes.append(drawn)
+        else:
+            padded = True
+
+    for left in range(_TRIES * blocks, 0, -1):
+        last = left <= blocks - len(sample)
+        if len(sample) == blocks or (last and stored_of(volume) is not None):
+            break
+        drawn = _random_block(box, rng)
+        if last or not padded or known_value(volume, drawn) is None:
+            take(drawn, always=last)
+    for _ in range(_TRIES * blocks if len(sample) < blocks else 0):
+        take(_stored_block(stored_of(volume), box, rng), always=False)
+        if len(sample) == blocks:
+            break
+    if not sample:
+        take(_random_block(box, rng), always=True)
+    return sample, boxes
+
+
+def _stored_block(stored: Stored, box: Box, rng: np.random.Generator) -> Box:
+    """As `_random_block`, around a random voxel of which something is stored."""
+    cells = stored.cells(box)
+    filled = np.argwhere(stored.filled[cells]) + [s.start for s in cells]
+    block = []
+    for i, edges, s in zip(filled[rng.integers(len(filled))], stored.edges, box, strict=True):
+        side = min(_BLOCK, s.stop - s.start)
+        low, high = max(int(edges[i]), s.start), min(int(edges[i + 1]), s.stop)
+        centre = int(rng.integers(low, max(high, low + 1)))
+        start = min(max(centre - side // 2, s.start), s.stop - side)
+        block.append(slice(start, start + side))
+    return tuple(block)
 
 
 def _random_block(box: Box, rng: np.random.Generator) -> Box:

@@ -1,12 +1,15 @@
 """A box of a volume, as a volume."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
 
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.stores.placement import moved, origin_of
 from his4mae_jax.data.stores.units import Triple
+from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
 
@@ -23,6 +26,11 @@ class Crop(View):
     @property
     def origin_nm(self) -> Triple:
         return moved(origin_of(self.source), self.voxel_size_nm, [s.start for s in self.box])
+
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        own = stored_of(self.source)
+        return None if own is None else own.cropped(self.box)
 
     def read(self, slices: Box) -> np.ndarray:
         bounds = box_bounds(slices, self.shape)

@@ -53,8 +53,8 @@ class Inside(View):
         m = self.margin
         grown = [(max(a - m, 0), min(b + m, n)) for (a, b), n in zip(bounds, self.shape, strict=True)]
         labels = np.array(self.source.read(tuple(slice(*g) for g in grown)))
-        if m:
-            inside = labels != IGNORE
+        inside = labels != IGNORE
+        if m and not inside.all() and inside.any():  # else there is no border
             for axis in range(3):  # erosion by a cube is erosion by three lines
                 line = np.ones([2 * m + 1 if a == axis else 1 for a in range(3)], bool)
                 inside = binary_erosion(inside, line, border_value=1)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 
+from his4mae_jax.data.volumes.blocks import known_value, stored_of
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
 
@@ -70,7 +71,9 @@ def _values_of_flat_cells(block: np.ndarray) -> set:
 def padding_values(volume: VolumeLike, box: Box) -> tuple[float, ...]:
     """Finds the values of the padding at the corners of a box: those that fill the 8^3 voxels at a corner.
 
-    The corners of a volume that was rotated into its box are padding; other volumes have image and noise there.
+    The corners of a volume that was rotated into its box are padding; other volumes have image and noise there. So few
+    voxels as a corner of thinner volumes has may be equal by chance: they are padding where it is known that they are
+    not stored.
 
     Args:
       volume: to look at.
@@ -86,7 +89,8 @@ def padding_values(volume: VolumeLike, box: Box) -> tuple[float, ...]:
             for s, end in zip(box, corner, strict=True)
         )
         values = volume.read(cell)
-        if min(values.shape) == CELL and values.min() == values.max():
+        constant = values.min() == values.max()
+        if constant and (min(values.shape) == CELL or known_value(volume, cell) is not None):
             padding.add(values.flat[0].item())
     return tuple(sorted(padding))
 
@@ -107,10 +111,9 @@ def padding_mask(volume: VolumeLike, box: Box, values: Sequence[float]) -> np.nd
     """
     if not values:
         return None
-    grown = tuple(
-        slice(max(s.start // CELL - 1, 0) * CELL, min((-(-s.stop // CELL) + 1) * CELL, n))
-        for s, n in zip(box, volume.shape, strict=True)
-    )
+    if all_padding(volume, box, values):
+        return np.ones([s.stop - s.start for s in box], bool)
+    grown = _grown(box, volume.shape)
     array = volume.read(grown)
     low = high = array
     for axis, n in enumerate(array.shape):
@@ -127,12 +130,26 @@ def padding_mask(volume: VolumeLike, box: Box, values: Sequence[float]) -> np.nd
     return mask[own] if mask[own].any() else None
 
 
+def all_padding(volume: VolumeLike, box: Box, values: Sequence[float]) -> bool:
+    """Whether `padding_mask` is known to be True throughout a box because nothing of it is stored; nothing is read."""
+    return bool(values) and known_value(volume, _grown(box, volume.shape)) in values
+
+
+def _grown(box: Box, shape: Sequence[int]) -> Box:
+    """The whole cells of a box, and one more on each side."""
+    return tuple(
+        slice(max(s.start // CELL - 1, 0) * CELL, min((-(-s.stop // CELL) + 1) * CELL, n))
+        for s, n in zip(box, shape, strict=True)
+    )
+
+
 def content_box(volume: VolumeLike) -> Box:
     """Finds the box that remains when planes of one constant value are cut off at the borders.
 
     Each of the six faces loses its outermost planes as long as they hold a single value, that of the face's corner
     (often 0). Planes are read from the faces inwards in small tiles, up to the first voxel that differs, so that a
-    volume without padding takes next to no time and memory stays bounded.
+    volume without padding takes next to no time and memory stays bounded. Behind a plane of padding, chunks that are
+    not stored are not read where their names can be listed.
 
     Args:
       volume: anything with the interface of Volume.
@@ -163,8 +180,14 @@ def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> boo
     moved, slab = False, 1  # one plane first: most faces have no padding
     while box[axis][0] < box[axis][1]:
         low, high = box[axis]
+        stored = stored_of(volume) if moved else None
+        if stored is not None and stored.value == value:  # to the next plane of which something is stored
+            there = stored.bounds(tuple(slice(*b) for b in box))
+            if there is None:
+                break
+            low, high = box[axis] = [low, there[axis].stop] if side else [there[axis].start, high]
         thick, slab = min(slab, high - low), _SLAB
-        run = _constant_planes(volume, box, axis, side, thick, value)
+        run = _constant_planes(volume, box, axis, side, thick, value, known=moved)
         box[axis][side] += -run if side else run
         moved = moved or run > 0
         if run < thick:
@@ -172,8 +195,13 @@ def _peel(volume: VolumeLike, box: list[list[int]], axis: int, side: int) -> boo
     raise constant_volume(volume, value)
 
 
-def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int, value: float) -> int:
-    """Counts how many of the `thick` outermost planes of a face hold only `value`."""
+def _constant_planes(
+    volume: VolumeLike, box: list[list[int]], axis: int, side: int, thick: int, value: float, *, known: bool
+) -> int:
+    """Counts how many of the `thick` outermost planes of a face hold only `value`.
+
+    With `known`, parts of which nothing is stored are not read.
+    """
     run = thick
     across, down = (a for a in range(3) if a != axis)
     for i in range(*box[across], _TILE):
@@ -183,6 +211,8 @@ def _constant_planes(volume: VolumeLike, box: list[list[int]], axis: int, side: 
             tile[axis] = slice(edge - run, edge) if side else slice(edge, edge + run)
             tile[across] = slice(i, min(i + _TILE, box[across][1]))
             tile[down] = slice(j, min(j + _TILE, box[down][1]))
+            if known and known_value(volume, tuple(tile)) == value:
+                continue
             same = (volume.read(tuple(tile)) == value).all(axis=(across, down))
             same = same[::-1] if side else same
             run = run if same.all() else int(np.argmin(same))

@@ -7,13 +7,15 @@ Gaussian of sigma = sqrt((0.5 f)^2 - 0.5^2) = 0.5 sqrt(f^2 - 1) where the axis s
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.stores.placement import coarser, origin_of
-from his4mae_jax.data.volumes.blocks import voxels
+from his4mae_jax.data.volumes.blocks import stored_of, voxels
 from his4mae_jax.data.volumes.volume import Box, Triple, VolumeLike, box_bounds, chunks_of
 from his4mae_jax.errors import UserError
 
@@ -72,6 +74,12 @@ class ResampledVolume:
         """Shape (z, y, x) that about one chunk of the source is resampled to."""
         sides = zip(chunks_of(self.source), self.factors, self.shape, strict=True)
         return tuple(min(max(1, round(c / f)), n) for c, f, n in sides)
+
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        """What of the source is stored, in these voxels; not of labels."""
+        own = None if self.labels or self.grid else stored_of(self.source)
+        return own and own.resampled(self.shape, self.factors, [_radius(f) + 1 for f in self.factors])
 
     def read(self, slices: Box) -> np.ndarray:
         """Reads a box of the target grid, and of the source only what that box needs.
@@ -185,8 +193,7 @@ def _linear_taps(low: int, high: int, f: float, n: int) -> _Taps:
     centre = (np.arange(low, high) + 0.5) * f - 0.5
     floor = np.floor(centre)
     right = (centre - floor)[:, None]
-    sigma = 0.5 * math.sqrt(f * f - 1) if f > 1 else 0.0
-    radius = math.ceil(_TRUNCATE * sigma)
+    sigma, radius = _sigma(f), _radius(f)
     kernel = np.ones(1)
     if radius:
         kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
@@ -194,6 +201,16 @@ def _linear_taps(low: int, high: int, f: float, n: int) -> _Taps:
     weight = (1 - right) * np.append(kernel, 0) + right * np.append(0, kernel)
     index = floor.astype(np.int64)[:, None] + np.arange(-radius, radius + 2)
     return _reflect(index, n), weight.astype(np.float32)
+
+
+def _sigma(f: float) -> float:
+    """Of the Gaussian in source voxels, see the module."""
+    return 0.5 * math.sqrt(f * f - 1) if f > 1 else 0.0
+
+
+def _radius(f: float) -> int:
+    """Source voxels that the Gaussian reaches."""
+    return math.ceil(_TRUNCATE * _sigma(f))
 
 
 def _reflect(index: np.ndarray, n: int) -> np.ndarray:

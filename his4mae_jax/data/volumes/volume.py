@@ -18,6 +18,8 @@ from his4mae_jax.bucket.path import BucketPath
 from his4mae_jax.data.formats.opening import cropped, open_place
 from his4mae_jax.data.formats.path import parse
 from his4mae_jax.data.stores import location
+from his4mae_jax.data.stores.chunks.listing import stored_chunks
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.stores.dtypes import dtype_read
 from his4mae_jax.data.stores.levels import OpenOptions
 from his4mae_jax.data.stores.placement import ZERO, moved, origin_of
@@ -54,6 +56,8 @@ class VolumeLike(Protocol):
         with `placement.origin_of`: a volume without this attribute begins at 0.
       shape: (z, y, x).
       dtype: of the array that `read` returns for a box of (z, y, x) slices.
+      stored: which parts are stored, see `Stored`. Read it with `stored_of`: a volume without this attribute has to be
+        read to know.
     """
 
     @property
@@ -133,6 +137,11 @@ class Volume:
         if grid is None or not all(grid):
             return (1, *self.shape[1:])
         return tuple(min(int(c), n) for c, n in zip(grid, self.shape, strict=True))
+
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        """Which of its chunks are stored, where their names can be listed, see `listing.stored_chunks`."""
+        return stored_chunks(self.array)
 
     def read(self, slices: Box) -> np.ndarray:
         """Reads one box, blocking.

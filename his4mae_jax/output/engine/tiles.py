@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -10,6 +11,8 @@ import numpy as np
 import tensorstore as ts
 
 from his4mae_jax.data.ome_zarr import checksums
+from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.volume import Box, View, VolumeLike
 from his4mae_jax.inference.score_maps import LinearScores
 from his4mae_jax.inference.tiling import Encoded, Tiling
@@ -28,6 +31,10 @@ class _ReadAhead(View):
 
     box: Box
     array: np.ndarray
+
+    @property
+    def stored(self) -> Stored | None:
+        return stored_of(self.source)
 
     def read(self, slices: Box) -> np.ndarray:
         return self.array if slices == self.box else self.source.read(slices)
@@ -68,7 +75,7 @@ class TileWriter:
 
     def read_ahead(self, number: int) -> Self:
         """The same, with the voxels of a tile read already, for whoever has to wait for the device."""
-        if self.encoded is not None:
+        if self.encoded is not None or self._empty(number):
             return self
         box = self.tiling[number].read
         return dataclasses.replace(self, volume=_ReadAhead(self.volume, box, self.volume.read(box)))
@@ -76,13 +83,31 @@ class TileWriter:
     def write(self, numbers: Sequence[int], bar: Progress | None = None) -> Iterator[Written]:
         """Labels tiles; the chunks of one are written while the next is computed.
 
+        Tiles of which no voxel is stored in the volume come first: nothing is read of them, nor written.
+
         Args:
           numbers: of the tiles.
           bar: advanced by the voxels that are labelled.
 
         Yields:
-          Each tile, in this order, once it is on disk.
+          Each tile once it is on disk, those with voxels in this order.
         """
+        with_voxels = []
+        for number in numbers:
+            if not self._empty(number):
+                with_voxels.append(number)
+                continue
+            if bar is not None:
+                bar.advance(math.prod(self.tiling[number].shape))
+            self.check()
+            yield Written(number, 0.0, {})
+        yield from self._write(with_voxels, bar)
+
+    def _empty(self, number: int) -> bool:
+        """Whether a tile is known to have no label, which is what was never written."""
+        return self.tiling[number].all_padding(self.volume, self.encoder.padding)
+
+    def _write(self, numbers: Sequence[int], bar: Progress | None) -> Iterator[Written]:
         of, posterior = self.probabilities or (None, "")
         writing: tuple[int, list[Any], dict[str, list[Any]]] | None = None
         began = 0.0

@@ -10,11 +10,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from his4mae_jax.data.sampling import bricks, resident
+from his4mae_jax.data.sampling.cells import make_cells
 from his4mae_jax.data.sampling.fields_of_view import Plan
 from his4mae_jax.data.sampling.geometry import make_geometry
 from his4mae_jax.data.sampling.streaming import HostSampler, total_bytes
-from his4mae_jax.data.volumes.blocks import in_order
+from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.volumes.blocks import in_order, stored_of
 from his4mae_jax.data.volumes.contrast import Contrast
+from his4mae_jax.data.volumes.padding import padding_values
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.pretext.flop import flop_per_image
@@ -52,14 +55,26 @@ def make_plan(
     """
     d = config.data
     geometry = make_geometry(volumes, boxes, axes, config.model.fov)
-    slots, pool = d.pool_bricks, None
+    slots, pool, cells = d.pool_bricks, None, None
     if slots < 0:
         limit_gb = d.in_memory_gb if in_memory_gb is None else in_memory_gb
         slots = POOL_BRICKS if total_bytes((*volumes, *(labels or ()))) > int(limit_gb * 2**30) else 0
+    chunks, stored = [chunks_of(v) for v in volumes], [_stored(v, box) for v, box in zip(volumes, boxes, strict=True)]
     if slots:
-        chunks = [chunks_of(v) for v in volumes]
-        pool = bricks.make_pool(geometry, chunks, seed=config.seed, slots=slots, every=d.steps_per_brick, brick=d.brick)
-    return Plan(geometry, config.seed, config.train.batch_size, d.crop_min, config.model.fov, pool)
+        pool = bricks.make_pool(
+            geometry, chunks, seed=config.seed, slots=slots, every=d.steps_per_brick, brick=d.brick, stored=stored
+        )
+    elif any(own is not None for own in stored):
+        cells = make_cells(geometry, chunks, 2 * config.model.fov, stored)
+        cells = cells if cells.filled else None
+    return Plan(geometry, config.seed, config.train.batch_size, d.crop_min, config.model.fov, pool, cells)
+
+
+def _stored(volume: VolumeLike, box: Box) -> Stored | None:
+    """Which parts of a volume are stored, where the others are padding like that at the corners of its content."""
+    values = padding_values(volume, box)
+    stored = stored_of(volume) if values else None
+    return stored if stored is not None and stored.value in values else None
 
 
 def memory_bytes(config: ml_collections.ConfigDict) -> int:

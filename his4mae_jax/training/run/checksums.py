@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-
 KEY = "checksums"  # of the item `about`
 
 

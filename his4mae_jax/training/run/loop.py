@@ -17,7 +17,7 @@ from his4mae_jax.data.volumes.anisotropy import in_plane_nm, slice_axes
 from his4mae_jax.data.volumes.contrast import content_box, estimate_contrast
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
-from his4mae_jax.progress import Log, duration, progress
+from his4mae_jax.progress import Log, duration, of_many, progress
 from his4mae_jax.training.devices import distributed
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.devices.distributed import Request
@@ -111,9 +111,11 @@ def open_batch_source(
     """
     with progress("train: reading the volumes", log=log):
         percentiles = tuple(config.data.contrast_percentiles)
-        contrasts = [
-            estimate_contrast(v, percentiles=percentiles, invert=config.data.invert, seed=config.seed) for v in volumes
-        ]
+        with of_many(log):
+            contrasts = [
+                estimate_contrast(v, percentiles=percentiles, invert=config.data.invert, seed=config.seed)
+                for v in volumes
+            ]
         boxes = [content_box(v) for v in (labels or volumes)]
         axes = [slice_axes(v, config.data.axes) for v in volumes]
         plan = make_plan(config, volumes, boxes, axes, labels, in_memory_gb=in_memory_gb)

@@ -1,6 +1,7 @@
 """TIFF: every way to store a stack, voxel sizes from metadata, and damage found when opened."""
 
 import concurrent.futures
+import errno
 import gc
 import os
 import pathlib
@@ -345,3 +346,13 @@ def test_lzw_without_imagecodecs(tmp_path):
             page.tags["Compression"].overwrite(5)
     last = open_without(["imagecodecs"], path)
     assert "UserError" in last and "pip install imagecodecs" in last and str(path) in last
+
+
+def test_more_files_than_a_process_may_have_open(tmp_path, monkeypatch, refusal):
+    tifffile.imwrite(tmp_path / "v.tif", np.zeros((3, 8, 8), np.uint8), photometric="minisblack")
+
+    def none_left(*args, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tifffile, "TiffFile", none_left)
+    assert "ulimit -n" in refusal(tmp_path / "v.tif", 8)

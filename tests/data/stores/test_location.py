@@ -12,7 +12,7 @@ import pytest
 import tensorstore as ts
 
 from his4mae_jax.data.stores import location
-from his4mae_jax.data.volumes.blocks import read_async
+from his4mae_jax.data.volumes.blocks import read_async, stored_of
 from his4mae_jax.data.volumes.volume import chunks_of, open_volume
 from his4mae_jax.errors import UserError
 
@@ -208,6 +208,26 @@ def test_s3(tmp_path, s3, driver, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     np.testing.assert_array_equal(open_volume(f"s3://cells/deep/{driver[-8:]}", 8).read(ALL), DATA)
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_chunks_that_a_bucket_lacks_are_known_from_its_list(tmp_path, s3, driver):
+    endpoint, client = s3
+    _write(_folder(tmp_path / "v"), driver)
+    _upload(client, tmp_path / "v", f"sparse/{driver[-8:]}")
+    url = f"s3://cells/sparse/{driver[-8:]}?{urllib.parse.urlencode({'endpoint': endpoint, 'region': 'us-east-1'})}"
+    whole = stored_of(open_volume(url, (30, 4, 5)))
+    assert whole is None  # all are there
+    keys = [o["Key"] for o in client.list_objects_v2(Bucket="cells", Prefix=f"sparse/{driver[-8:]}/")["Contents"]]
+    chunks = [key for key in keys if key.rpartition("/")[2][:1].isdigit()]
+    client.delete_object(Bucket="cells", Key=chunks[-1])
+    volume = open_volume(url, (30, 4, 5))
+    stored, read = stored_of(volume), volume.read(ALL)
+    assert (~stored.filled).sum() == 1 and np.count_nonzero(read != stored.value) < DATA.size
+    assert all(
+        (read[tuple(slice(e[i], e[i + 1]) for e, i in zip(stored.edges, at, strict=True))] == stored.value).all()
+        for at in np.argwhere(~stored.filled)
+    )
 
 
 def test_a_zip_file_in_a_bucket(tmp_path, s3):

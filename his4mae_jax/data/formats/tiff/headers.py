@@ -6,6 +6,7 @@ here is also 20 times faster than making tifffile's pages.
 """
 
 import contextlib
+import errno
 import json
 import pathlib
 import struct
@@ -34,6 +35,11 @@ def tiff_errors(file: pathlib.Path) -> Iterator[None]:
         if "imagecodecs" in str(error):
             raise UserError(
                 f"{file}: its compression needs the package imagecodecs; pip install imagecodecs"
+            ) from error
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            raise UserError(
+                f"{file}: this process may have no more open files, and each volume in a TIFF file is one; raise "
+                "`ulimit -n`, or convert volumes to OME-Zarr"
             ) from error
         raise UserError(f"{file}: unreadable TIFF ({brief(error)}); copy or export it again") from error
 

@@ -75,7 +75,7 @@ def look(driver: str, spec: dict[str, Any], rank: int, location: Location) -> Na
       rank: of the array.
       location: of the array, on a local disk.
     """
-    folder, pattern, example = _expected(driver, spec, rank)
+    folder, pattern, example = expected(driver, spec, rank)
     paths = list(itertools.islice(_files(os.path.join(location.path, folder)), _MOST_FILES))
     others = [path for path in paths if not pattern.fullmatch(path)]
     like_chunks = tuple(path for path in others if _CHUNK_LIKE.fullmatch(path))
@@ -83,7 +83,7 @@ def look(driver: str, spec: dict[str, Any], rank: int, location: Location) -> Na
     return Names(location.child(folder).name, example, n_chunks, tuple(_no_strangers(others)), like_chunks)
 
 
-def _expected(driver: str, spec: dict[str, Any], rank: int) -> tuple[str, re.Pattern, str]:
+def expected(driver: str, spec: dict[str, Any], rank: int) -> tuple[str, re.Pattern, str]:
     """Folder of the chunks below that of the array, the pattern of their names, and one name."""
     if driver == "neuroglancer_precomputed":
         scale = spec["scale_metadata"]

@@ -66,7 +66,10 @@ def evaluate(
     seconds = {"train": trained, "segment": facts["seconds"]}
     own = scores.of_method(confusions, clusters, test.class_names, seconds, supervised=supervised)
     baselines = _baselines(config, test, log)
-    metrics = {"method": labelled_by(config, facts), "volume": mask(test.image.name), **own, "baselines": baselines}
+    metrics = {
+        "method": labelled_by(config, facts), "volume": mask(test.image.name), "segmentation": facts["job"], **own,
+        "baselines": baselines,
+    }  # fmt: skip
     # Classes of a probe belong to one checkpoint, and a frozen encoder has none.
     if config.evaluate.curve_box and not probed and not frozen:
         metrics["curve"] = dsc_curve(config, test, workdir, log, (facts["step"], metrics["dsc"]))

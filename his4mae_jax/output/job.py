@@ -118,17 +118,23 @@ class Job:
       workdir: folder of the labels to come.
       inputs: JSON values of all that the labels depend on.
       files: names of the files that the job makes.
+      image_state: `file_state` of the image: tiles of another one are done again.
 
     Raises:
       UserError: something of the user is in the way, or the record of a job is damaged.
     """
 
-    def __init__(self, workdir: PathLike, inputs: dict[str, Any], files: Sequence[str]) -> None:
+    def __init__(
+        self, workdir: PathLike, inputs: dict[str, Any], files: Sequence[str], image_state: str | None = None
+    ) -> None:
         self.folder = place(workdir) / FOLDER
         self.tiles = Markers(self.folder / "done")
         inputs = json.loads(json.dumps(inputs))
-        if self._saved().get("what") != inputs:
-            self._begin(inputs, files)
+        saved = self._saved()
+        self.id = str(saved.get("id"))
+        changed = saved.get("image_state", image_state) != image_state
+        if saved.get("what") != inputs or (changed and not self.publishing):
+            self._begin(inputs, files, image_state)
         self.tiles.folder.mkdir(exist_ok=True)
         found = job_id(self.folder)
         if found is None:
@@ -138,11 +144,12 @@ class Job:
     def _saved(self) -> dict[str, Any]:
         return records.read(self.folder / "job.json")
 
-    def _begin(self, inputs: dict[str, Any], files: Sequence[str]) -> None:
+    def _begin(self, inputs: dict[str, Any], files: Sequence[str], image_state: str | None) -> None:
         _clear(self.folder)
         check_folder(self.folder.parent, files)
         self.tiles.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self.folder / "job.json", {"what": inputs, "files": sorted(files), "id": uuid.uuid4().hex})
+        record = {"what": inputs, "files": sorted(files), "id": uuid.uuid4().hex, "image_state": image_state}
+        write_json(self.folder / "job.json", record)
 
     @property
     def publishing(self) -> bool:

@@ -16,6 +16,7 @@ from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.clustering.fit import encoder_digest
 from his4mae_jax.config import SUPERVISED
 from his4mae_jax.data.datasets import Target
+from his4mae_jax.data.formats.state import file_state
 from his4mae_jax.data.volumes.anisotropy import size_text
 from his4mae_jax.data.volumes.grid import Grid
 from his4mae_jax.errors import UserError, mask
@@ -149,11 +150,17 @@ def _run(task: Task, values: dict[str, Any], workers: Any, workdir: PathLike) ->
         log(f"segment: labels on the grid of the image, {shape} voxels at {size_text(task.output)}")
     names = files_of(task.config)
     with files.writing(task.folder):
-        job = Job(task.folder, values, names)
+        state = file_state(volume.name)
+        job = Job(task.folder, values, names, state)
         if job.publishing:
             _write_share(task, job.folder)
         else:
             _label(task, job, workers, workdir)
+            if file_state(volume.name) != state:
+                raise UserError(
+                    f"{volume.name}: its files changed while it was segmented, so that labels would be of two images; "
+                    "segment again when nothing writes to them"
+                )
         facts = {
             "seconds": job.tiles.seconds() + opening.fit_seconds(job.folder), "fovs": fovs, "step": task.step,
             "clusters": task.sizes, "volume": mask(volume.name), "job": job.id, "what": values,

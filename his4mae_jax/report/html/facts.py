@@ -118,7 +118,10 @@ def _metrics(folder, segmentation, labels, stale):
     if not path.exists():
         return None
     metrics = records.read(path)
-    older = path.stat().st_mtime_ns < (folder / records.SEGMENTATION).stat().st_mtime_ns
+    if "segmentation" in metrics:
+        older = metrics["segmentation"] != segmentation["job"]
+    else:  # of an earlier version; copies of files may be in another order
+        older = path.stat().st_mtime_ns < (folder / records.SEGMENTATION).stat().st_mtime_ns
     digest = metrics.get("matching", {}).get("centres", "")
     other = digest and digest != records.centres_digest(folder, labels)
     if older or other or metrics.get("volume") != segmentation["volume"] or metrics.get("clusters") != labels:

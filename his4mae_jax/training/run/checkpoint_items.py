@@ -1,5 +1,6 @@
 """What a checkpoint holds: the items of a state, and the JSON beside them."""
 
+import pathlib
 from typing import Any
 
 import jax
@@ -7,8 +8,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from his4mae_jax.files import parse_json
 from his4mae_jax.settings.table import is_saved
 from his4mae_jax.training.step.state import TrainState
+from his4mae_jax.workdir import checkpoint_steps
 
 
 def split(state: TrainState) -> dict[str, Any]:
@@ -52,3 +55,14 @@ def spread(state: TrainState, sharding: Sharding) -> TrainState:
         return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
     return jax.tree.map(place, state)
+
+
+def damaged_step(folder: pathlib.Path) -> int | None:
+    """The first step whose metadata are no JSON object, for which orbax cannot open the folder at all."""
+    for step in checkpoint_steps(folder.parent):
+        try:
+            if not isinstance(parse_json((folder / str(step) / "_CHECKPOINT_METADATA").read_bytes()), dict):
+                return step
+        except (OSError, ValueError):
+            return step
+    return None

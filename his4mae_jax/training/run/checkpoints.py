@@ -4,7 +4,6 @@ Each holds the items `student` and `teacher` (the encoders), `rest` (all other s
 configuration, seconds trained, pixel size, and checksums of all arrays). Inference reads one encoder and `about`.
 """
 
-import pathlib
 import shutil
 from typing import Any
 
@@ -22,7 +21,6 @@ from his4mae_jax.training.run import checkpoint_items, checksums
 from his4mae_jax.training.run.bucket_checkpoints import Mirror
 from his4mae_jax.training.run.run_lock import check_there
 from his4mae_jax.training.step.state import TrainState
-from his4mae_jax.workdir import checkpoint_steps
 
 ENCODERS = ("student", "teacher")
 
@@ -72,7 +70,7 @@ class Checkpoints:
             try:
                 self._manager = ocp.CheckpointManager(local, options=options)
             except (ValueError, TypeError, RecursionError) as error:
-                raise self._damaged(_damaged_step(local), error) from error
+                raise self._damaged(checkpoint_items.damaged_step(local), error) from error
 
     def steps(self) -> list[int]:
         """Returns the steps with a whole checkpoint, ascending; partly written ones do not count."""
@@ -216,17 +214,6 @@ class Checkpoints:
         finally:
             if self._mirror:
                 self._mirror.close()
-
-
-def _damaged_step(folder: pathlib.Path) -> int | None:
-    """The first step whose metadata are no JSON object, for which orbax cannot open the folder at all."""
-    for step in checkpoint_steps(folder.parent):
-        try:
-            if not isinstance(parse_json((folder / str(step) / "_CHECKPOINT_METADATA").read_bytes()), dict):
-                return step
-        except (OSError, ValueError):
-            return step
-    return None
 
 
 def read_config(workdir: PathLike) -> dict[str, Any] | None:

@@ -75,7 +75,8 @@ class Run:
     def __call__(self, command: str, *args: str, what: str = "") -> None:
         """Run a subcommand and print its row: seconds, peak resident set, most open files, and how it ended."""
         command_line = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(self.files), sys.executable, "-m", "his4mae_jax"]
-        command_line += [command, f"--config={self.folder}/config.py", f"--workdir={self.folder}/run", *args]
+        settings = [] if command == "check" else [f"--config={self.folder}/config.py"]
+        command_line += [command, *settings, f"--workdir={self.folder}/run", *args]
         began = time.perf_counter()
         with open(self.folder / "errors.txt", "w+") as errors:
             process = subprocess.Popen(command_line, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=errors)

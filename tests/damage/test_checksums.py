@@ -73,3 +73,14 @@ def test_every_region_has_its_own_checksum(tmp_path):
     array[5, 1, 2].write(np.uint8(255)).result()
     (line,) = checksums.damaged(tmp_path / "v.zarr", entries)
     assert "voxels [4:8, 0:4, 0:8] are not those that were written" in line
+
+
+def test_levels_are_read_in_boxes_of_whole_chunks_however_wide_they_are(tmp_path):
+    for shape in ((300, 10240, 10240), (3, 64, 200, 90)):
+        names = {"channels": ["a", "b", "c"]} if len(shape) == 4 else {}
+        array = ome_zarr.create(tmp_path / str(len(shape)), shape, np.uint8, 8.0, chunks=(64, 64, 64), **names)
+        block = checksums.block_of_chunks(array, 1 << 22)
+        assert np.prod(block) <= 1 << 22
+        assert all(
+            b % c == 0 or b == n for b, c, n in zip(block, array.chunk_layout.read_chunk.shape, shape, strict=True)
+        )

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
+import tensorstore as ts
 
 from his4mae_jax.bucket.path import PathLike, place
 from his4mae_jax.data.ome_zarr.write import open_array, read_group, reading
+from his4mae_jax.data.stores.chunks.listing import stored_chunks
+from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.errors import UserError
 
@@ -84,9 +87,16 @@ def readable(path: PathLike, most: int = 1 << 24) -> Iterator[str]:
         try:
             with reading(place(path) / level):
                 array = open_array(place(path) / level, version)
-                rows = array.chunk_layout.read_chunk.shape[-3]
-                rows *= max(1, most // max(1, rows * math.prod(array.shape) // array.shape[-3]))
-                for start in range(0, array.shape[-3], rows):
-                    array[..., start : min(start + rows, array.shape[-3]), :, :].read().result()
+                stored, block = stored_chunks(array), block_of_chunks(array, most)
+                for box in boxes(array.shape, block) if stored is None else stored.boxes(block):
+                    array[box].read().result()
         except UserError as error:
             yield str(error)
+
+
+def block_of_chunks(array: ts.TensorStore, most: int) -> list[int]:
+    """Shape of a box of whole chunks: one, or as many of them, along the last axes first, as have `most` voxels."""
+    block = [min(c, n) for c, n in zip(array.chunk_layout.read_chunk.shape, array.shape, strict=True)]
+    for axis in reversed(range(len(block))):
+        block[axis] = min(block[axis] * max(1, most // math.prod(block)), array.shape[axis])
+    return block

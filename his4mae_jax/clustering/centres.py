@@ -1,18 +1,17 @@
 """Cluster centres, and classes of a few labels: fitted once, saved, then only applied."""
 
 import dataclasses
-import io
 import json
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from his4mae_jax.bucket.path import PathLike, place
+from his4mae_jax.bucket.path import BucketPath, PathLike, place
 from his4mae_jax.clustering.centres_file import reading
 from his4mae_jax.errors import UserError
-from his4mae_jax.files import write_bytes
 from his4mae_jax.inference.score_maps import LinearScores
 
 MAX_LABELS = 254  # clusters whose ids fit uint8; 255 stays free, which other programs read as "ignore"
@@ -85,7 +84,7 @@ def linear_scores(centres_by_size: Labelling) -> dict[int, LinearScores]:
 
 def save(path: PathLike, centres_by_size: Labelling, **facts: Any) -> None:
     """Writes `{C: Centres}`, one of which may be `Classes`, and facts (JSON) to an npz file, atomically."""
-    stream, arrays = io.BytesIO(), {}
+    target, arrays = place(path), {}
     for size, c in centres_by_size.items():
         if isinstance(c, Classes):
             arrays |= {"class_weights": c.weights_KxH, "class_offset": c.offset_K}
@@ -95,8 +94,11 @@ def save(path: PathLike, centres_by_size: Labelling, **facts: Any) -> None:
         arrays |= {f"centres_{size}": c.centres_CxM, f"projection_{size}": c.projection_DxM}
         arrays |= {} if c.group_C is None else {f"group_{size}": c.group_C}
         arrays |= {f"variance_{size}": np.float64(c.variance)}
-    np.savez(stream, facts=json.dumps(facts), **arrays)
-    write_bytes(place(path), stream.getvalue())
+    part = target if isinstance(target, BucketPath) else target.with_name(f"{target.name}.partial")
+    with part.open("wb") as file:
+        np.savez(file, facts=json.dumps(facts), **arrays)
+    if not isinstance(target, BucketPath):
+        os.replace(part, target)
 
 
 def load(path: PathLike) -> tuple[dict[int, Centres | Classes], dict[str, Any]]:

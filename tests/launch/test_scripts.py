@@ -103,6 +103,17 @@ def test_what_is_missing_is_one_line_and_status_2(name, programs):
     assert calls(programs) == []
 
 
+@pytest.mark.parametrize("name", ["tpu_pod.sh", "local.sh"])
+def test_a_workdir_in_a_bucket_is_handed_on(programs, name):
+    done = launch(name, "--dry-run", *GOOD[name][0], "demo", "gs://lab/runs/x", programs=programs)
+    assert done.returncode == 0 and "--workdir=gs://lab/runs/x" in done.stdout.replace("\\", ""), done.stderr
+
+
+def test_slurm_has_its_log_on_a_disk(programs):
+    done = launch("slurm.sh", "--dry-run", "demo", "s3://lab/runs/x", programs=programs)
+    assert done.returncode == 2 and "a folder that all nodes share" in done.stderr and not calls(programs)
+
+
 @pytest.mark.parametrize(
     ("name", "args"),
     [

@@ -101,7 +101,9 @@ class _GoogleHandler(_Handler):
         if self.command == "DELETE":
             return self.send(204 if objects.pop(key, None) else 404)
         if not key:
+            first, end = query.get("startOffset", ""), query.get("endOffset")
             names = [n for n in sorted(list(objects)) if n.startswith(query.get("prefix", ""))]
+            names = [n for n in names if n >= first and (end is None or n < end)]
             return self.send(200, json.dumps({"items": [{"name": n, "size": str(len(objects[n][0]))} for n in names]})
                              .encode())  # fmt: skip
         if key not in objects:

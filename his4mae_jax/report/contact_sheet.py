@@ -1,6 +1,7 @@
 """A page of volumes: three planes of each as the model sees them, grey levels with their window, ground truth."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ SHOWN = 1024  # voxels a side at most of the part shown, so that a plane of tera
 ROWS = 8  # volumes a page
 LISTED = 12  # label ids in a row of the page
 _WIDE = 2.6  # inches, of a panel
+_LOST = {"color": "#D55E00", "linewidth": 0.8, "linestyle": (0, (4, 3))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Entry:
       labels: ground truth on the grid of the volume; it is drawn over the planes, and its ids take the histogram's
         place.
       report: of those labels.
+      left_out: (axis, index) of lost or saturated planes, which do not count for the window of grey levels.
     """
 
     title: str
@@ -48,6 +51,7 @@ class Entry:
     counts: np.ndarray
     labels: VolumeLike | None = None
     report: LabelReport | None = None
+    left_out: Sequence[tuple[int, int]] = ()
 
 
 def contact_sheet(entries: list[Entry], fov: int, patch: int, path: PathLike) -> None:
@@ -55,13 +59,15 @@ def contact_sheet(entries: list[Entry], fov: int, patch: int, path: PathLike) ->
 
     Only those planes are read, and of large ones the middle. Squares show the field of view (`fov` pixels) and a patch
     (`patch` pixels) in the planes that slices are taken in: what the model sees at once, and what it sees as one token.
+    Dashed lines show lost or saturated planes.
     """
     heights = [_WIDE * min(max(_shape(entry, axis) for axis in range(3)), 1.2) + 0.7 for entry in entries]
     heights = [max(height, 2.2) for height in heights]
     figure = Figure(figsize=(4 * _WIDE + 1.0, sum(heights)), layout="constrained")
     rows = figure.subfigures(len(entries), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, entry in zip(rows, entries, strict=True):
-        row.suptitle(f"{entry.title}; {spans_text(entry.volume, fov, patch)}", fontsize=9, x=0.01, ha="left")
+        lost = "; dashed: lost or saturated" if entry.left_out else ""
+        row.suptitle(f"{entry.title}; {spans_text(entry.volume, fov, patch)}{lost}", fontsize=9, x=0.01, ha="left")
         panels = row.subplots(1, 4, width_ratios=[1, 1, 1, 1.15])
         for axis in range(3):
             _plane(panels[axis], entry, axis, (fov, patch))
@@ -105,6 +111,10 @@ def _plane(ax, entry: Entry, axis: int, squares: tuple[int, int]) -> None:
             corner = (wide - broad) / 2, (high - tall) / 2
             for colour, width in (("black", 2.2), ("#F0E442", 1.1)):
                 ax.add_patch(Rectangle(corner, broad, tall, fill=False, edgecolor=colour, linewidth=width))
+    for across, k in entry.left_out:
+        if across != axis and part[across].start <= k < part[across].stop:
+            line = ax.axhline if across == sides[0] else ax.axvline
+            line((k - part[across].start + 0.5) * entry.volume.voxel_size_nm[across], **_LOST)
     cut = any(part[i] != entry.box[i] for i in sides)
     ax.set_title(
         f"{'zyx'[axis]} = {index}" + (f", middle {SHOWN} voxels" if cut else "") + ("" if used else ", not sliced"),

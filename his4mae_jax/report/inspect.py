@@ -162,7 +162,7 @@ def look(config: ml_collections.ConfigDict, roles: str, volume: VolumeLike) -> t
         "histogram": {"edges": edges.tolist(), "counts": counts.tolist()},
     }  # fmt: skip
     title = f"{roles}: {_short(volume.name)}, {_shape(volume.shape)} voxels of {size_text(volume)}, {stored.dtype.name}"
-    return facts, contact_sheet.Entry(title, volume, box, axes, contrast, edges, counts)
+    return facts, contact_sheet.Entry(title, volume, box, axes, contrast, edges, counts, left_out=sample.planes)
 
 
 def _spans(config: ml_collections.ConfigDict, volume: VolumeLike) -> dict[str, float]:

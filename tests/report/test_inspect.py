@@ -85,7 +85,7 @@ def test_a_position_is_printed(tiny, tmp_path):
     assert not any("lies at" in line for line in inspect.describe(facts))
 
 
-def test_a_lost_section_is_said(unmeasured, tmp_path):
+def test_a_lost_section_is_said_and_drawn(unmeasured, tmp_path, drawn):
     data = np.random.default_rng(0).integers(100, 200, (24, 40, 40), np.uint8)
     data[11] = 0
     create(tmp_path / "lost.ome.zarr", data.shape, data.dtype, 8.0).write(data).result()
@@ -95,6 +95,9 @@ def test_a_lost_section_is_said(unmeasured, tmp_path):
     (facts,) = found["volumes"]
     assert facts["left_out"] == "z 11" and facts["contrast"]["low"] >= 100 and facts["grey"]["min"] >= 100
     assert "inspect:   lost or saturated, and left out of the window of grey levels: z 11" in lines
+    (figure,) = drawn
+    dashed = [[line.get_ydata()[0] for line in ax.lines if line.is_dashed()] for ax in figure.subfigs[0].axes[:3]]
+    assert dashed == [[], [11.5 * 8], [11.5 * 8]]  # nm, in the planes across y and x
 
 
 def test_estimates(volumes, tmp_path):
@@ -107,7 +110,7 @@ def test_estimates(volumes, tmp_path):
     # Slices one patch apart across each axis of the content, 35 x 44 x 52, at stride 10.
     assert segmentation["fovs"] == 7 * 4 * 5 + 9 * 3 * 5 + 11 * 3 * 4
     assert segmentation["seconds"] >= 0.999 * segmentation["fovs"] / segmentation["fovs_per_s"]
-    assert segmentation["label_bytes"] == 40 * 50 * 60
+    assert segmentation["label_bytes"] == 35 * 44 * 52  # padding is not written
 
 
 def test_estimates_follow_the_counts(unmeasured, tmp_path):
@@ -124,7 +127,7 @@ def test_estimates_follow_the_counts(unmeasured, tmp_path):
     more = _inspect(unmeasured, tmp_path / "run")[0]["estimate"]
     assert more["training"]["seconds"] == 40 * 0.5 * 64 / 32
     assert more["training"]["memory_bytes"] == 1e7  # not more for more parts
-    assert more["segmentation"]["label_bytes"] == 2 * 40 * 50 * 60  # 4 is the headline's
+    assert more["segmentation"]["label_bytes"] == 2 * 35 * 44 * 52  # 4 is the headline's
     assert more["segmentation"]["feature_bytes"] == int(2 * 8 * 35 * 44 * 52 / 5**3)
 
 

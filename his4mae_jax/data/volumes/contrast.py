@@ -187,11 +187,13 @@ class Sample:
 
     Attributes:
       values: 1D, in the volume's dtype.
-      left_out: planes that were lost or saturated, see `outlying.Outlying`; empty: none.
+      left_out: planes that were lost or saturated, see `outlying.Outlying.text`; empty: none.
+      planes: the same, see `outlying.Outlying.planes`.
     """
 
     values: np.ndarray
     left_out: str = ""
+    planes: tuple[tuple[int, int], ...] = ()
 
 
 def read_sample(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> Sample:
@@ -208,7 +210,7 @@ def read_sample(volume: VolumeLike, *, seed: int = 0, blocks: int = 64) -> Sampl
             "by 0 (numpy.nan_to_num), and save the volume again"
         )
     outlying = find_outlying(sample, boxes, box)
-    return Sample(without_padding(sample, outlying.masks), outlying.text)
+    return Sample(without_padding(sample, outlying.masks), outlying.text, outlying.planes)
 
 
 def _random_sample(

@@ -29,10 +29,12 @@ class Outlying:
     Attributes:
       masks: for each block a boolean array of its shape, True for what is left out; None: nothing.
       text: what that is, such as "z 12, 40; parts of z 7"; empty: nothing.
+      planes: (axis, index) of each plane of which all or a part is left out, in voxels of the volume.
     """
 
     masks: list[np.ndarray | None]
     text: str = ""
+    planes: tuple[tuple[int, int], ...] = ()
 
 
 def find_outlying(blocks: Sequence[np.ndarray], boxes: Sequence[Box], content: Box) -> Outlying:
@@ -46,7 +48,7 @@ def find_outlying(blocks: Sequence[np.ndarray], boxes: Sequence[Box], content: B
     low, high = _range(blocks)
     ends = {min(b.min() for b in blocks).item(), max(b.max() for b in blocks).item()}
     masks: list[np.ndarray | None] = [None] * len(blocks)
-    wholes, parts = [], []
+    wholes, parts, found = [], [], []
     for axis in range(3):
         views = [
             (i, np.moveaxis(block, axis, 0), box[axis])
@@ -71,9 +73,10 @@ def find_outlying(blocks: Sequence[np.ndarray], boxes: Sequence[Box], content: B
                 if out.any():
                     masks[i] = np.zeros(blocks[i].shape, bool) if masks[i] is None else masks[i]
                     np.moveaxis(masks[i], axis, 0)[k - span.start] |= out
+        found += [(axis, k) for k in sorted(whole | set(part))]
         wholes += _listed(axis, (whole | set(part)) - partly)
         parts += _listed(axis, partly & set(part))
-    return Outlying(masks, "; ".join([*wholes, *(f"parts of {text}" for text in parts)]))
+    return Outlying(masks, "; ".join([*wholes, *(f"parts of {text}" for text in parts)]), tuple(found))
 
 
 def _listed(axis: int, indices: set[int]) -> list[str]:

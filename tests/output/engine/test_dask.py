@@ -59,8 +59,10 @@ def test_a_worker_is_killed_in_mid_tile_and_one_comes_late(run, dask, monkeypatc
     first, _ = dask.add(), dask.add()
 
     def kill():
+        dask.slow_down(3.0)  # until the late one is there, which takes long on a busy machine
         first.send_signal(signal.SIGKILL)
-        dask.add()
+        late = dask.add()
+        when(lambda: dask.tiles(late), lambda: dask.slow_down(0.1)).join()
 
     acting = when(lambda: len(dask.tiles(first)) >= 2, kill)
     stages.run(by_dask(run, dask), workdir, "segment")

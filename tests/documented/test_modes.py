@@ -31,8 +31,8 @@ def _modes(config, devices):
 
 
 def _is_slow(config, devices):
-    """Several devices are the default of large models; eight of them are for `-m slow`, as long comparisons are."""
-    return config in SLOW or (devices == "8" and config not in ("demo", "epfl_hippocampus"))
+    """Several devices are the default of large models; one and eight are for `-m slow`, as long comparisons are."""
+    return config in SLOW or (devices != "default" and config not in ("demo", "epfl_hippocampus"))
 
 
 CASES = [

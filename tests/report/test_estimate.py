@@ -25,7 +25,9 @@ for config in (paper, small, vit, vae):
 """
 
 
-@pytest.mark.parametrize(("devices", "images"), [(1, (32, 64)), (2, (64, 64)), (8, (256, 64))])
+@pytest.mark.parametrize(
+    ("devices", "images"), [(1, (32, 64)), pytest.param(2, (64, 64), marks=pytest.mark.slow), (8, (256, 64))]
+)
 def test_the_measured_step_is_traced_for_any_number_of_cpu_devices(devices, images):
     environment = {**os.environ, "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     ended = subprocess.run(

@@ -60,6 +60,19 @@ def fetch(source: BucketPath, names: Iterable[str], folder: pathlib.Path) -> Non
     each(copy, names)
 
 
+def part_of(target: Place) -> Place:
+    """Where to write what takes its name once it is whole; in a bucket, where nothing is renamed, that is its place."""
+    return target if isinstance(target, BucketPath) else target.with_name(f"partial.{target.name}")
+
+
+def finish(part: Place, target: Place) -> None:
+    """Gives a folder that was written to `part_of` its name; in a bucket, its mark."""
+    if isinstance(target, BucketPath):
+        (target / MARK).touch()
+    else:
+        os.replace(part, target)
+
+
 def is_whole(path: Place) -> bool:
     """Whether a file or folder is there, and in a bucket whole; on a disk its final name says so."""
     if isinstance(path, BucketPath):

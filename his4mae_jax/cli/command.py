@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import logging
 import math
 import sys
 from collections.abc import Sequence
@@ -254,7 +253,7 @@ def _command(arguments: argparse.Namespace, overrides: Sequence[str]) -> process
 def _check(workdir: str) -> None:
     from his4mae_jax.evaluation.check import check  # late, as it imports JAX
 
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each save, and tracebacks of what it raises
+    process.quiet_orbax()
     check(workdir, process.log)
 
 

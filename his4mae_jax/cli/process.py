@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 import sys
 import traceback
@@ -77,6 +78,11 @@ def part() -> None:
         from his4mae_jax.training.devices import distributed
 
         distributed.shut_down()
+
+
+def quiet_orbax() -> None:
+    """Show no line of orbax: it logs each save in many, and tracebacks of what it also raises."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 
 def allow_open_files() -> None:

@@ -65,13 +65,7 @@ def _result(workdir: Place, folders: Sequence[Place], stage: str) -> Any:
     return [records.segmentation(folder).get("job") for folder in folders] if stage == "segment" else None
 
 
-def write(
-    config: ml_collections.ConfigDict,
-    workdir: PathLike,
-    *,
-    compute: bool = True,
-    umap: bool = False,
-) -> None:
+def write(config: ml_collections.ConfigDict, workdir: PathLike, *, compute: bool = True, umap: bool = False) -> None:
     """Writes the page of a run.
 
     Args:

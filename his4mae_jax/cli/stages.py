@@ -1,6 +1,5 @@
 """The stages of a run, and the modes that are made of them."""
 
-import logging
 from collections.abc import Sequence
 
 import ml_collections
@@ -27,7 +26,7 @@ def run_in_process(config: ml_collections.ConfigDict, workdir: str | None, mode:
     Raises:
       UserError: bad input.
     """
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs each save, and tracebacks of what it raises
+    process.quiet_orbax()
     configs.validate(config)  # before waiting for other processes
     if mode not in ALONE:
         _check_alone(config, mode)

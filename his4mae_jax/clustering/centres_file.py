@@ -47,10 +47,8 @@ _FAULTS = (
 def reading(path: PathLike) -> Iterator[Any]:
     """Opens a centres file, as `np.load` does; whatever is wrong with it is a UserError that names the file."""
     try:
-        with (
-            place(path).open("rb") as stream,
-            np.load(stream) as data,
-        ):  # np.load leaves a path open that it cannot read
+        # np.load leaves a path open that it cannot read
+        with place(path).open("rb") as stream, np.load(stream) as data:
             yield data
     except FileNotFoundError as error:
         raise UserError(

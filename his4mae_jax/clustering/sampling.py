@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.labels import IGNORE
-from his4mae_jax.data.volumes.padding import padding_mask
+from his4mae_jax.data.volumes.padding import padding_mask, stored_beside
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.tiling import EncodedTile, Tile, Tiling, neighbours
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
@@ -117,9 +116,7 @@ def _strata(
 ) -> list[_Stratum]:
     """The tiles to encode, in order; those without a voxel inside the mask, or all of padding, are left out."""
     rank, found = rng.permutation(len(tiling)), []
-    stored = stored_of(volume) if padding else None
-    if stored is not None and stored.value not in padding:
-        stored = None
+    stored = stored_beside(volume, padding)
     for i, tile in enumerate(tiling):
         if stored is not None and stored.constant(tile.write):
             continue

@@ -150,7 +150,10 @@ def few_at_voxels(
     Returns:
       `(M, F)`, or `(M, 2 F)` with texture.
     """
-    matrices = [[smoothing_matrix(t, sigma) if sigma else None for t in tiles] for sigma in (smooth, texture)]
+    narrow, wide = (
+        [smoothing_matrix(tile, sigma) if sigma else np.eye(tile.points, dtype=np.float32) for tile in tiles]
+        for sigma in (smooth, texture)
+    )
     near = [reach(max(smooth, texture), tile.scale) for tile in tiles]
     out = []
     for voxel in index_Mx3:
@@ -161,15 +164,11 @@ def few_at_voxels(
             where.append(slice(max(lower - near[axis], 0), ends[-1][1] + near[axis] + 1))
             weights = weights * np.expand_dims([1 - fraction, fraction], [a for a in range(3) if a != axis])
         part = grid_ZxYxXxF[tuple(where)]
-        starts = [s.start for s in where]
-        narrow, wide = (
-            None if of_sigma[0] is None else [m[e, s] for m, e, s in zip(of_sigma, ends, where, strict=True)]
-            for of_sigma in matrices
-        )
-        at_ends = part[np.ix_(*np.subtract(ends, np.expand_dims(starts, 1)))] if narrow is None else _ends(part, narrow)
-        if wide is not None:
-            at_ends = np.concatenate([at_ends, _deviation(part, functools.partial(_ends, rows=wide))], axis=-1)
-        out.append(np.tensordot(weights, at_ends, 3))
+        rows_narrow, rows_wide = ([m[e, s] for m, e, s in zip(x, ends, where, strict=True)] for x in (narrow, wide))
+        values = _ends(part, rows_narrow)
+        if texture:
+            values = np.concatenate([values, _deviation(part, functools.partial(_ends, rows=rows_wide))], axis=-1)
+        out.append(np.tensordot(weights, values, 3))
     return np.array(out, np.float32).reshape(len(index_Mx3), -1)
 
 

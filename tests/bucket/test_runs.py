@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import random
-import signal
 import subprocess
 import sys
 import time
@@ -11,6 +9,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from killing import kills
 
 import his4mae_jax
 from his4mae_jax.bucket import lease, transfer
@@ -183,22 +182,6 @@ def command(make_config, tmp_path):
 
     start.run = run
     return start
-
-
-def kills(start, times, progress):
-    """Kills a process (SIGKILL) each time that `progress()` has grown, and a random moment later."""
-    rng, killed = random.Random(0), 0
-    while killed < times:
-        process, before, limit = start(), progress(), time.monotonic() + 200
-        while process.poll() is None and progress() <= before and time.monotonic() < limit:
-            time.sleep(0.02)
-        time.sleep(rng.uniform(0, 0.5))
-        if process.poll() is not None:
-            return killed
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        killed += 1
-    return killed
 
 
 @pytest.mark.slow

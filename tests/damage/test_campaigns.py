@@ -22,15 +22,11 @@ ROOT = pathlib.Path(__file__).parents[2]
 OUT = pathlib.Path("volumes/cell/labels.ome.zarr")
 KILLS, POINTS, IN_A_ROW = {"all": 70, "compare": 30}, 20, 10  # after so many kills a run may end
 CONFIG = """
-from his4mae_jax.config import get_default
+from tiny_config import tiny_config
 
 def get_config():
-    c = get_default()
-    c.model.fov, c.model.patch_size, c.model.embed_dim, c.model.depth = 20, 5, 8, 1
-    c.model.decoder_dim, c.model.decoder_depth, c.model.decoder_num_heads = 8, 1, 2
-    c.codebook.size, c.data.crop_min, c.codebook.start = 6, 10, 0.0
-    c.train.batch_size, c.train.samples_per_epoch, c.train.steps, c.train.log_every = 4, 16, 60, 5
-    c.train.checkpoint_every = 10
+    c = tiny_config()
+    c.train.steps, c.train.log_every, c.train.checkpoint_every, c.codebook.start = 60, 5, 10, 0.0
     c.data.train, c.data.test = ("{folder}/cell.tif",), "{folder}/cell.tif"
     c.data.test_labels, c.data.class_names = "{folder}/truth.tif", ("one", "other")
     c.data.file_voxel_size_nm = (8.0, 8.0, 8.0)
@@ -51,7 +47,11 @@ class Scene:
         tifffile.imwrite(folder / "cell.tif", rng.integers(0, 255, (32, 48, 44), dtype=np.uint8))
         tifffile.imwrite(folder / "truth.tif", rng.integers(0, 2, (32, 48, 44), dtype=np.uint8))
         (folder / "config.py").write_text(CONFIG.format(folder=folder))
-        self.environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+        path = os.pathsep.join([str(ROOT / "tests" / "support"), *sys.path])
+        self.environment = {
+            **os.environ, "PYTHONPATH": path, "JAX_PLATFORMS": "cpu",
+            "JAX_COMPILATION_CACHE_DIR": str(folder / "cache"),
+        }  # fmt: skip
         self.seconds, self.labels = {}, {}
         for mode in KILLS:
             self.finish(mode, folder / mode)

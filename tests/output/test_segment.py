@@ -3,17 +3,15 @@
 import json
 import os
 import pathlib
-import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import scipy.ndimage
 import tensorstore as ts
+from killing import kills
 
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.data.ome_zarr import write as ome_zarr
@@ -101,35 +99,31 @@ def same_labels(workdir, other):
     assert not (workdir / OUT / "segment.partial").exists()
 
 
-def kills(trained, workdir, times):
-    """Segment, killed with SIGKILL at `times` random moments before it may end; returns how often it was killed."""
-    rng, killed = random.Random(0), 0
-    while killed < times:
-        process = subprocess.Popen(args(trained, workdir, "--mode=segment"), cwd=ROOT, stderr=subprocess.DEVNULL)
-        done, limit = workdir / OUT / "segment.partial" / "done", time.monotonic() + 120
-        # From when it has work to do: one of the first tiles of this process, and a random moment after.
-        before = len(list(done.glob("*"))) if done.exists() else 0
-        after = rng.choice((0, 0, 1, 2))
-        while process.poll() is None and time.monotonic() < limit:
-            if done.exists() and len(list(done.glob("*"))) >= before + after:
-                break
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.05))
-        if process.poll() is not None:
-            return killed
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        killed += 1
+def kill_segmentations(trained, workdir, times):
+    """Segments, killed at `times` random moments before it may end; returns how often it was killed.
+
+    From when it has work to do: one of the first tiles of a process, and a random moment after.
+    """
+    done = workdir / OUT / "segment.partial" / "done"
+
+    def start():
+        return subprocess.Popen(args(trained, workdir, "--mode=segment"), cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    def after():
         if (workdir / OUT / "labels.ome.zarr").exists():
             # Killed while it published, or after: labels get their name when they are whole, and are known to be ours.
             assert "labels.ome.zarr" in json.loads((workdir / OUT / "segment.json").read_text())["files"]
             assert records.segmentation(workdir / OUT) or (workdir / OUT / "segment.partial" / "job.json").exists()
-    return killed
+
+    return kills(
+        start, times, lambda: len(list(done.glob("*"))) if done.exists() else -1, more=(0, 0, 1, 2), pause=0.05,
+        look=0.005, after=after,
+    )  # fmt: skip
 
 
 def test_killed_and_gone_on_with_equals_undisturbed(trained, undisturbed, tmp_path):
     workdir = workdir_of(trained, tmp_path)
-    assert kills(trained, workdir, 3) == 3
+    assert kill_segmentations(trained, workdir, 3) == 3
     with pytest.raises(UserError, match="no segmentation to score"):
         records.segmented(workdir, [3])
     assert "going on" in segment(trained, workdir)
@@ -144,7 +138,7 @@ def test_twenty_kills(trained, undisturbed, tmp_path):
     while killed < 20:
         shutil.rmtree(workdir, ignore_errors=True)
         workdir = workdir_of(trained, tmp_path)
-        killed += kills(trained, workdir, 20 - killed)
+        killed += kill_segmentations(trained, workdir, 20 - killed)
         segment(trained, workdir)
         same_labels(workdir, undisturbed)
 

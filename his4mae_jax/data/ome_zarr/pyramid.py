@@ -1,7 +1,6 @@
 """Coarser levels of an OME-Zarr volume, for viewers: labels by their mode, images by their mean."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -9,7 +8,7 @@ import tensorstore as ts
 
 from his4mae_jax import files
 from his4mae_jax.bucket import transfer
-from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.fill import block_of, fill
@@ -145,13 +144,12 @@ def _make_level(
     """
     source = ome_zarr.open_array(folder / str(index - 1), version)
     shape = [math.ceil(n / s) for n, s in zip(source.shape, step, strict=True)]
-    target, part = folder / str(index), folder / f"partial.{index}"
+    target = folder / str(index)
+    part = transfer.part_of(target)
     if transfer.is_whole(target):
         if list(ome_zarr.open_array(target, version).shape) == shape:
             return
         files.remove(target)
-    if isinstance(folder, BucketPath):
-        part = target
     files.remove(part)
     dtype = np.dtype(source.dtype.numpy_dtype)
     chunks, fill_value = source.chunk_layout.write_chunk.shape, np.asarray(source.fill_value).item()
@@ -166,10 +164,7 @@ def _make_level(
         return downsample(block, step, labels=labels, ignore=ignore)
 
     fill(out, read, where=_where(source, out, step), workers=workers, progress=progress)
-    if isinstance(target, BucketPath):
-        (target / transfer.MARK).touch()
-    else:
-        os.replace(part, target)
+    transfer.finish(part, target)
 
 
 def _where(source: ts.TensorStore, out: ts.TensorStore, step: Sequence[int]) -> Iterator[tuple[slice, ...]] | None:

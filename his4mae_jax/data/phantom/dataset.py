@@ -1,12 +1,10 @@
 """Phantom cells as files: several of one size to train on, and one more to test on."""
 
-import os
-
 from ml_collections import ConfigDict
 
 from his4mae_jax import files
 from his4mae_jax.bucket import transfer
-from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.phantom.cell import CLASSES, make_phantom
 from his4mae_jax.data.volumes.labels import IGNORE
@@ -49,16 +47,10 @@ def _write_cell(paths: tuple[Place, Place], size: int, seed: int) -> None:
         raise UserError(f"config key data.phantom.size: {error}") from error
     label_names = {**dict(enumerate(CLASSES)), IGNORE: "outside the cell"}
     for path, array, names in zip(paths, (cell.image_ZxYxX, cell.labels_ZxYxX), (None, label_names), strict=True):
-        part = path.with_name(f"partial.{path.name}")
-        if isinstance(path, BucketPath):
-            part = path
+        part = transfer.part_of(path)
         with files.writing(path):
             out = ome_zarr.create(
                 part, array.shape, array.dtype, cell.voxel_size_nm, label_values=names, overwrite=True
             )
             out.write(array).result()
-            # An image or label volume appears only when it is complete.
-            if isinstance(path, BucketPath):
-                (path / transfer.MARK).touch()
-            else:
-                os.replace(part, path)
+            transfer.finish(part, path)  # an image or label volume appears only when it is complete

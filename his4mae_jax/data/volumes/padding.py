@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.ndimage import binary_dilation, maximum_filter, minimum_filter
 
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.volumes.blocks import known_value, stored_of
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
@@ -128,6 +129,17 @@ def padding_mask(volume: VolumeLike, box: Box, values: Sequence[float]) -> np.nd
     mask = near & np.isin(array, values)
     own = tuple(slice(s.start - g.start, s.stop - g.start) for s, g in zip(box, grown, strict=True))
     return mask[own] if mask[own].any() else None
+
+
+def stored_beside(volume: VolumeLike, values: Sequence[float]) -> Stored | None:
+    """Which parts of a volume are stored, where the others are known to be padding; None where that is not known.
+
+    Args:
+      volume: to look at.
+      values: see `padding_values`.
+    """
+    stored = stored_of(volume) if values else None
+    return stored if stored is not None and stored.value in values else None
 
 
 def all_padding(volume: VolumeLike, box: Box, values: Sequence[float]) -> bool:

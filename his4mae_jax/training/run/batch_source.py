@@ -14,10 +14,9 @@ from his4mae_jax.data.sampling.cells import make_cells
 from his4mae_jax.data.sampling.fields_of_view import Plan
 from his4mae_jax.data.sampling.geometry import make_geometry
 from his4mae_jax.data.sampling.streaming import HostSampler, total_bytes
-from his4mae_jax.data.stores.chunks.stored import Stored
-from his4mae_jax.data.volumes.blocks import in_order, stored_of
+from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.contrast import Contrast
-from his4mae_jax.data.volumes.padding import padding_values
+from his4mae_jax.data.volumes.padding import padding_values, stored_beside
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 from his4mae_jax.errors import UserError
 from his4mae_jax.pretext.flop import flop_per_image
@@ -59,7 +58,8 @@ def make_plan(
     if slots < 0:
         limit_gb = d.in_memory_gb if in_memory_gb is None else in_memory_gb
         slots = POOL_BRICKS if total_bytes((*volumes, *(labels or ()))) > int(limit_gb * 2**30) else 0
-    chunks, stored = [chunks_of(v) for v in volumes], [_stored(v, box) for v, box in zip(volumes, boxes, strict=True)]
+    chunks = [chunks_of(v) for v in volumes]
+    stored = [stored_beside(v, padding_values(v, box)) for v, box in zip(volumes, boxes, strict=True)]
     if slots:
         pool = bricks.make_pool(
             geometry, chunks, seed=config.seed, slots=slots, every=d.steps_per_brick, brick=d.brick, stored=stored
@@ -68,13 +68,6 @@ def make_plan(
         cells = make_cells(geometry, chunks, 2 * config.model.fov, stored)
         cells = cells if cells.filled else None
     return Plan(geometry, config.seed, config.train.batch_size, d.crop_min, config.model.fov, pool, cells)
-
-
-def _stored(volume: VolumeLike, box: Box) -> Stored | None:
-    """Which parts of a volume are stored, where the others are padding like that at the corners of its content."""
-    values = padding_values(volume, box)
-    stored = stored_of(volume) if values else None
-    return stored if stored is not None and stored.value in values else None
 
 
 def memory_bytes(config: ml_collections.ConfigDict) -> int:

@@ -265,12 +265,7 @@ def initial_in_memory_gb(workdir: PathLike, config: ml_collections.ConfigDict) -
     return config.data.in_memory_gb if saved is None else flat_settings(saved)["data.in_memory_gb"]
 
 
-def write_config(
-    workdir: PathLike,
-    config: ml_collections.ConfigDict,
-    *,
-    in_memory_gb: float | None = None,
-) -> None:
+def write_config(workdir: PathLike, config: ml_collections.ConfigDict, *, in_memory_gb: float | None = None) -> None:
     """Writes `config.json`, whole or not at all.
 
     Args:

@@ -10,6 +10,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import tensorstore as ts
+from stores import s3_server
 
 from his4mae_jax.data.stores import location
 from his4mae_jax.data.volumes.blocks import read_async, stored_of
@@ -173,15 +174,8 @@ def test_ome_zarr_level_of_a_web_server(tmp_path, web):
 @pytest.fixture(scope="module")
 def s3():
     """An S3 server on loopback, with a client of boto3."""
-    server_of = pytest.importorskip("moto.server")
-    boto3 = pytest.importorskip("boto3")
-    server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1",
-                          aws_access_key_id="key", aws_secret_access_key="secret")  # fmt: skip
-    client.create_bucket(Bucket="cells")
+    pytest.importorskip("moto.server"), pytest.importorskip("boto3")
+    server, endpoint, client = s3_server()
     yield endpoint, client
     client.close()
     server.stop()

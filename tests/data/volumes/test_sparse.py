@@ -12,7 +12,7 @@ from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.contrast import Contrast, estimate_contrast, sample_content
 from his4mae_jax.data.volumes.in_memory import from_array
-from his4mae_jax.data.volumes.padding import all_padding, content_box, padding_mask, padding_values
+from his4mae_jax.data.volumes.padding import CELL, all_padding, content_box, padding_mask, padding_values
 from his4mae_jax.data.volumes.resample import resample
 from his4mae_jax.data.volumes.volume import Volume, box_bounds, open_volume
 from his4mae_jax.errors import UserError
@@ -69,8 +69,9 @@ def test_content_is_that_of_reading_all(tmp_path, shape, chunk, seed, blocks, nm
             content_box(volume)
         return
     assert content_box(volume) == expected
-    values = padding_values(known, expected)
-    assert padding_values(volume, expected) == values
+    values = padding_values(volume, expected)
+    if min(s.stop - s.start for s in expected) >= CELL:  # thinner corners are padding only where they are not stored
+        assert values == padding_values(known, expected)
     for _ in range(10):
         low = [int(rng.integers(n)) for n in volume.shape]
         box = tuple(slice(a, int(rng.integers(a, n)) + 1) for a, n in zip(low, volume.shape, strict=True))

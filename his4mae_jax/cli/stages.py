@@ -1,12 +1,13 @@
 """The stages of a run, and the modes that are made of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
 
 from his4mae_jax import config as configs
 from his4mae_jax.bucket.path import PathLike, Place
-from his4mae_jax.cli import frozen, process, run_page, volumes, workdirs
+from his4mae_jax.cli import frozen, other_modes, process, run_page, volumes, workdirs
 from his4mae_jax.cli.process import join, log, part
 from his4mae_jax.errors import UserError
 from his4mae_jax.training.devices.memory import return_freed_memory
@@ -58,7 +59,7 @@ def run(config: ml_collections.ConfigDict, workdir: PathLike | None, mode: str) 
     _check_alone(config, mode)
     workdir = workdirs.opened(workdir, mode)
     if mode == "compare":
-        return compare(config, workdir)
+        return other_modes.compare(config, workdir)
     if mode == "fetch":
         from his4mae_jax.data.known.fetch import fetch
 
@@ -69,7 +70,7 @@ def run(config: ml_collections.ConfigDict, workdir: PathLike | None, mode: str) 
     if mode == "report":
         return run_page.write(config, workdir, umap=True)
     if mode == "view":
-        return view(config, workdir)
+        return other_modes.view(config, workdir)
     if config.method in configs.SUPERVISED and not config.supervised.classes:
         from his4mae_jax.data import datasets
 
@@ -81,13 +82,14 @@ def run(config: ml_collections.ConfigDict, workdir: PathLike | None, mode: str) 
     check_workdir(workdir, config)
     frozen.check(config, mode)
     make_phantoms(config, workdir)
+    opened = None
     if config.segment.centres == "probe" and not config.segment.centres_file and mode in ("segment", "evaluate", "all"):
         config.segment.centres_file = _probe_file(workdir)
     if mode == "inspect":
-        inspect(config, workdir)
+        other_modes.inspect(config, workdir)
     if mode == "probe":
         with run_page.after(config, workdir, "probe", page=not config.probe.segment):
-            probe(config, workdir)
+            opened = probe(config, workdir)
         if config.probe.segment:
             config.segment.centres, config.segment.centres_file = "probe", _probe_file(workdir)
             configs.validate(config)
@@ -97,12 +99,12 @@ def run(config: ml_collections.ConfigDict, workdir: PathLike | None, mode: str) 
             train(config, workdir, segments=mode == "all")
     if mode in ("segment", "all"):
         with run_page.after(config, workdir, "segment"):
-            segment(config, workdir)
+            segment(config, workdir, opened)
     if mode in ("evaluate", "all"):
         with run_page.after(config, workdir, "evaluate"):
             evaluate(config, workdir)
     if mode == "export":
-        export(config, workdir)
+        other_modes.export(config, workdir)
 
 
 def _check_alone(config, mode):
@@ -123,13 +125,6 @@ def make_phantoms(config: ml_collections.ConfigDict, workdir: Place) -> None:
     if distributed.is_main():
         phantom.write_cells(config, workdir, log)
     distributed.barrier("phantoms")
-
-
-def inspect(config: ml_collections.ConfigDict, workdir: Place) -> None:
-    """Describe the volumes of a config and estimate what a run takes."""
-    from his4mae_jax.report import inspect as report
-
-    report.inspect(config, workdir, log)
 
 
 def train(config: ml_collections.ConfigDict, workdir: Place, *, segments: bool) -> None:
@@ -162,8 +157,12 @@ def _probe_file(workdir):
     return str(path)
 
 
-def probe(config: ml_collections.ConfigDict, workdir: Place) -> None:
-    """Fit a classifier of a few labelled voxels, and say what to label next."""
+def probe(config: ml_collections.ConfigDict, workdir: Place) -> tuple[Any, Any]:
+    """Fit a classifier of a few labelled voxels, and say what to label next.
+
+    Returns:
+      What it opened, for `segment`: the volume (`Target`), and the encoder bound to it (`Bound`).
+    """
     from his4mae_jax.data import datasets
     from his4mae_jax.probe import stage
 
@@ -171,31 +170,38 @@ def probe(config: ml_collections.ConfigDict, workdir: Place) -> None:
     target = datasets.target(config, workdir, need_labels=False, log=log)
     if config.segment.keep_features:
         volumes.created(config, workdir)
-    stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log, folder)
+    bound = stage.probe(config, target, datasets.stored_image(config, workdir), workdir, log, folder)
     frozen.keep_config(config, workdir)
+    return target, bound
 
 
-def segment(config: ml_collections.ConfigDict, workdir: Place) -> None:
-    """Fit the cluster centres and label every voxel of each volume to segment."""
+def segment(config: ml_collections.ConfigDict, workdir: Place, opened: tuple[Any, Any] | None = None) -> None:
+    """Fit the cluster centres and label every voxel of each volume to segment.
+
+    Args:
+      opened: the only one, of `probe`; None: all are opened here.
+    """
     from his4mae_jax.output import plan
 
     plan.need_encoder(config, workdir)
     for own, folder in volumes.to_segment(config, workdir):
-        segment_one(own, workdir, folder)
+        segment_one(own, workdir, folder, opened)
     frozen.keep_config(config, workdir)
 
 
-def segment_one(config: ml_collections.ConfigDict, workdir: Place, folder: Place) -> None:
+def segment_one(
+    config: ml_collections.ConfigDict, workdir: Place, folder: Place, opened: tuple[Any, Any] | None = None
+) -> None:
     """Fit the cluster centres and label every voxel of the volume that a config names."""
     from his4mae_jax.data import datasets
     from his4mae_jax.naming import stage as naming
     from his4mae_jax.output import segment as stage
 
-    target = datasets.target(config, workdir, need_labels=False, log=log)
+    target, bound = opened or (datasets.target(config, workdir, need_labels=False, log=log), None)
     volumes.created(config, workdir)
     return_freed_memory()
     own = with_label_instances(config, folder, target.class_names)
-    seconds = stage.segment(own, target, workdir, log, folder)
+    seconds = stage.segment(own, target, workdir, log, folder, bound)
     if seconds:  # else the first process has published the labels, and does the rest
         naming.after_segment(config, folder, target, log)
 
@@ -251,49 +257,3 @@ def evaluate_one(config: ml_collections.ConfigDict, workdir: Place, folder: Plac
         log("evaluate: no labels, so no scores; the figures show the clusters")
     for path in page.draw(config, target, metrics, assignment, workdir, folder):
         log(f"figure: {path}")
-
-
-def view(config: ml_collections.ConfigDict, workdir: Place) -> None:
-    """Show the volume, labels, names, instances and probabilities in a viewer until the user ends it."""
-    from his4mae_jax.data import datasets
-    from his4mae_jax.view import stage
-
-    config, folder = volumes.one(config, workdir)
-    stage.check(config, folder)
-    stage.view(config, folder, datasets.stored_image(config, workdir), log)
-
-
-def export(config: ml_collections.ConfigDict, workdir: Place) -> None:
-    """Write the encoder, with the centres that the workdir has, for other software."""
-    from his4mae_jax.data import datasets
-    from his4mae_jax.export import stage
-    from his4mae_jax.output import plan, records
-
-    plan.need_checkpoint(workdir)
-    clusters = plan.headline(config)
-    names = plan.label_names(config, clusters, datasets.class_names(config)).values()
-    try:
-        folder = volumes.one(config, workdir)[1]
-    except UserError:  # none is named: the encoder alone
-        folder = workdir
-    centres = folder / records.CENTRES
-    stage.export(config, workdir, log, centres=centres, clusters=clusters, names=tuple(names))
-
-
-def compare(config: ml_collections.ConfigDict, workdir: Place) -> None:
-    """Train and score every row of `config.compare`, write the tables, draw the figures that it names."""
-    from his4mae_jax.compare import figures
-    from his4mae_jax.compare import run as rows
-
-    figures.check(config)  # what a figure lacks is reported before the first training
-    failed = None
-    try:
-        rows.run(config, workdir, log)
-    except UserError as error:  # the other rows are drawn even so
-        if not workdir.is_dir():
-            raise
-        failed = error
-    for path in figures.draw(config, workdir, log):
-        log(f"figure: {path}")
-    if failed:
-        raise failed

@@ -13,7 +13,7 @@ Lattice = np.ndarray | jax.Array
 
 LEAST_VARIANCE = 1e-6  # of a feature within a Gaussian: below it rounding decides
 TEXTURE_FEATURES = 16  # whose texture is taken at once: arrays that fit caches are quicker than large ones
-BLOCK = 32  # rows of a smoothing matrix that are multiplied by at once
+BLOCK = 32  # rows of a smoothing matrix, about, that are multiplied by at once
 
 
 class LatticeAxis(Protocol):
@@ -50,31 +50,36 @@ def reach(sigma: float, scale: float) -> int:
 
 
 def smooth(
-    grid_ZxYxXxF: jax.Array, matrices: Sequence[jax.Array], reaches: Sequence[int | None] = (None,) * 3
+    grid_ZxYxXxF: jax.Array,
+    matrices: Sequence[jax.Array],
+    reaches: Sequence[int | None] = (None,) * 3,
+    firsts: Sequence[int | jax.Array] = (0,) * 3,
 ) -> jax.Array:
     """Applies one smoothing matrix along each of the three axes.
 
     Args:
       grid_ZxYxXxF: the lattice.
-      matrices: `(points, points)` each.
+      matrices: `(points, points)` each, or some rows of that.
       reaches: of each matrix, see `reach`: then only entries near the diagonal are multiplied, which is quicker where
         there are many features; None: all are.
+      firsts: for each axis the point that the first row of its matrix is of.
     """
     grid = grid_ZxYxXxF
-    for axis, (matrix, near) in enumerate(zip(matrices, reaches, strict=True)):
+    for axis, (matrix, near, offset) in enumerate(zip(matrices, reaches, firsts, strict=True)):
         letters = "zyx".replace("zyx"[axis], "a")
         product = functools.partial(jnp.einsum, f"a{'zyx'[axis]},zyxf->{letters}f", precision="highest")
         length = grid.shape[axis]
-        wide = length if near is None else BLOCK + 2 * near
+        block = -(-len(matrix) // max(round(len(matrix) / BLOCK), 1))  # all of about one size
+        wide = length if near is None else block + 2 * near
         if wide >= length:
             grid = product(matrix, grid)
             continue
         parts = []
-        for start in range(0, length, BLOCK):
-            rows = slice(start, min(start + BLOCK, length))
-            first = min(max(start - near, 0), length - wide)
-            used = jax.lax.slice_in_dim(grid, first, first + wide, axis=axis)
-            parts.append(product(matrix[rows, first : first + wide], used))
+        for start in range(0, len(matrix), block):
+            rows = matrix[start : start + block]
+            first = jnp.clip(start + offset - near, 0, length - wide)
+            used = jax.lax.dynamic_slice_in_dim(grid, first, wide, axis)
+            parts.append(product(jax.lax.dynamic_slice_in_dim(rows, first, wide, 1), used))
         grid = jnp.concatenate(parts, axis=axis)
     return grid
 
@@ -86,18 +91,25 @@ def texture(grid: jax.Array, smooth_wide: Callable[[jax.Array], jax.Array]) -> j
 
     Args:
       grid: the lattice `(z, y, x, F)` before any smoothing.
-      smooth_wide: applies the Gaussian to a lattice of any number of features.
+      smooth_wide: applies the Gaussian to a lattice of any number of features, and may give some of its points alone.
     """
     features = grid.shape[-1]
     grid = jnp.pad(grid, [(0, 0)] * 3 + [(0, -features % TEXTURE_FEATURES)])
+    shape = (*jax.eval_shape(smooth_wide, grid).shape[:3], grid.shape[-1])
 
     def some(number, out):
         start = number * TEXTURE_FEATURES
         part = jax.lax.dynamic_slice_in_dim(grid, start, TEXTURE_FEATURES, axis=3)
         return jax.lax.dynamic_update_slice_in_dim(out, _deviation(part, smooth_wide), start, axis=3)
 
-    out = jax.lax.fori_loop(0, grid.shape[-1] // TEXTURE_FEATURES, some, jnp.zeros_like(grid))
+    out = jax.lax.fori_loop(0, grid.shape[-1] // TEXTURE_FEATURES, some, jnp.zeros(shape, grid.dtype))
     return out[..., :features]
+
+
+def put_back(part: jax.Array, firsts: Sequence[jax.Array], like: jax.Array) -> jax.Array:
+    """A lattice with the points of `like` that holds `part` from `firsts` on, and zeros elsewhere."""
+    whole = jnp.zeros((*like.shape[:3], part.shape[-1]), part.dtype)
+    return jax.lax.dynamic_update_slice(whole, part, (*firsts, 0))
 
 
 def _deviation(grid: Lattice, smooth_wide: Callable[[Lattice], Lattice]) -> Lattice:

@@ -114,6 +114,7 @@ def head_scores(
     heads: Sequence,
     smoothed: Callable[[jax.Array], jax.Array] | None = None,
     texture: jax.Array | None = None,
+    put_back: Callable[[jax.Array], jax.Array] = lambda maps: maps,
 ) -> jax.Array:
     """Scores by the `StackedScores.heads`, one after the other: `(..., sum(C))`.
 
@@ -124,6 +125,7 @@ def head_scores(
       heads: those with 2 D inputs count the texture, the others leave it out.
       smoothed: smooths a lattice of any number of maps; None: features count as they are.
       texture: of the features, `(..., D)`.
+      put_back: makes maps of `texture` into maps of the points of `features`, where they are not the same points.
     """
     maps, dim = [], features.shape[-1]
     for weights_CxH, offset_C, hidden in heads:
@@ -131,7 +133,7 @@ def head_scores(
         z = scores(features, inputs[:dim].T, constant)
         z = z if smoothed is None else smoothed(z)
         if len(inputs) > dim:
-            z = z + scores(texture, inputs[dim:].T, np.float32(0))
+            z = z + put_back(scores(texture, inputs[dim:].T, np.float32(0)))
         maps.append(z if hidden is None else scores(jax.nn.gelu(z), weights_CxH, offset_C))
     return jnp.concatenate(maps, axis=-1)
 

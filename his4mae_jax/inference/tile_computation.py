@@ -28,7 +28,7 @@ from his4mae_jax.inference.device_loops import (
     split_some,
 )
 from his4mae_jax.inference.encode import make_encode
-from his4mae_jax.inference.lattice import along, smooth, texture
+from his4mae_jax.inference.lattice import along, put_back, smooth, texture
 from his4mae_jax.inference.score_maps import StackedScores, head_scores, nearest, probabilities, scores
 from his4mae_jax.inference.tiling import AxisArrays, for_encoding, lattice_points
 from his4mae_jax.models.kernels.backend import targets_cpu
@@ -268,24 +268,22 @@ class TileComputation:
 
     def _head_scores(self, tokens, grid, heads):
         """Score maps of a lattice of features by `heads`, smoothed; of textures too where these count."""
-        return head_scores(tokens, heads, self._gaussian("smooth", grid), self._texture(tokens, grid))
+        narrow, wide, back = self._gaussians(tokens, grid)
+        return head_scores(tokens, heads, narrow, texture(tokens, wide) if wide else None, back)
 
     def _smoothed(self, tokens, grid):
-        narrow, spread = self._gaussian("smooth", grid), self._texture(tokens, grid)
+        narrow, wide, back = self._gaussians(tokens, grid)
         mean = narrow(tokens) if narrow else tokens
-        return mean if spread is None else jnp.concatenate([mean, spread], axis=-1)
+        return jnp.concatenate([mean, back(texture(tokens, wide))], axis=-1) if wide else mean
 
-    def _texture(self, tokens, grid):
-        wide = self._gaussian("texture", grid)
-        return texture(tokens, wide) if wide else None
-
-    def _gaussian(self, name, grid):
-        """The Gaussian "smooth" or "texture" over a lattice of many features; None: its sigma is 0.
-
-        As features are many, only entries near the diagonal of its matrices are multiplied.
-        """
-        sigma = getattr(self.coverage, name)
-        return (lambda x: smooth(x, [axis[name] for axis in grid], self.coverage.reaches(sigma))) if sigma else None
+    def _gaussians(self, tokens, grid):
+        """The Gaussians "smooth" and "texture" (of the points from "first" on), and what puts these among all again."""
+        firsts, found = [axis["first"] for axis in grid], []
+        for name, of in (("smooth", (0, 0, 0)), ("texture", firsts)):
+            sigma, matrices = getattr(self.coverage, name), [axis.get(name) for axis in grid]
+            of_name = dict(matrices=matrices, reaches=self.coverage.reaches(sigma), firsts=of)
+            found.append(functools.partial(smooth, **of_name) if sigma else None)
+        return *found, functools.partial(put_back, firsts=firsts, like=tokens)
 
 
 def _slices_across(rounds, axis, number):

@@ -95,7 +95,10 @@ class Tile:
         return out
 
     def arrays(self) -> tuple[tuple[AxisArrays, ...], ...]:
-        """For each shift and axis the arrays of its plan (`AxisTile.arrays`), filled up to `sizes`."""
+        """For each shift and axis the arrays of its plan (`AxisTile.arrays`), filled up to `sizes`.
+
+        Beside them stand the matrices of `sigmas`, that of "texture" for the points from "first" on, which are needed.
+        """
         begin = [s.start for s in self.read]
         return tuple(
             tuple(self._filled(*axis) for axis in zip(grid, sizes, begin, strict=True))
@@ -110,6 +113,11 @@ class Tile:
             if sigma:
                 out[name] = np.zeros((sizes["slices"],) * 2, np.float32)
                 out[name][: plan.points, : plan.points] = smoothing_matrix(plan, sigma)
+        # Texture takes long, and of the halo none is needed.
+        first = min(needed_points(plan).start, sizes["slices"] - sizes["needed"])
+        out["first"] = np.int32(first)
+        if "texture" in out:
+            out["texture"] = out["texture"][first : first + sizes["needed"]]
         return out
 
 
@@ -182,11 +190,13 @@ def _read(plans: Sequence[Plan]) -> tuple[int, int]:
 
 
 def _longest(plans: Sequence[Plan]) -> dict[str, int]:
-    """The length of each of a plan's arrays where it is longest."""
+    """The length of each of a plan's arrays where it is longest, and the most points that one needs."""
     sizes = {}
     for plan in plans:
-        for key, value in plan.arrays(0).items():
-            sizes[key] = max(sizes.get(key, 0), len(value))
+        needed = needed_points(plan)
+        lengths = {key: len(value) for key, value in plan.arrays(0).items()}
+        for key, length in {**lengths, "needed": needed.stop - needed.start}.items():
+            sizes[key] = max(sizes.get(key, 0), length)
     return sizes
 
 

@@ -28,6 +28,7 @@ from his4mae_jax.output.engine.markers import Markers, Written, seen
 from his4mae_jax.output.engine.tiles import TileWriter
 from his4mae_jax.output.job import Job, job_id, volume_in
 from his4mae_jax.output.plan import (
+    Bound,
     Task,
     bind_to,
     differs,
@@ -53,6 +54,7 @@ def open_task(
     checkpoints: Checkpoints | None,
     log: Log,
     step: int | None = None,
+    bound: Bound | None = None,
 ) -> Task:
     """Opens the encoder and measures the volume.
 
@@ -63,16 +65,19 @@ def open_task(
       checkpoints: of `checkpoints_of`.
       log: prints one line.
       step: of the checkpoint; None: that of `segment.checkpoint`.
+      bound: that encoder bound to that volume, where an earlier stage has opened them.
 
     Raises:
       UserError: they do not fit each other.
     """
-    trained, volume = open_encoder(config, checkpoints, step), test.image
-    encoder, inside = bind_to(trained, volume, config.segment, config.seed)
+    volume = test.image
+    if bound is None:
+        trained = open_encoder(config, checkpoints, step)
+        bound = Bound(trained.step, *bind_to(trained, volume, config.segment, config.seed))
     labels, probabilities = volume_paths(config, folder)
     return Task(
-        config, folder, volume, Grid.of(test.output), test.class_names, checkpoints, trained.step, encoder, inside,
-        fit_mask(config, test.labels), labels, probabilities, log,
+        config, folder, volume, Grid.of(test.output), test.class_names, checkpoints, bound.step, bound.encoder,
+        bound.inside, fit_mask(config, test.labels), labels, probabilities, log,
     )  # fmt: skip
 
 

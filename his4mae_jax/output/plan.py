@@ -79,6 +79,21 @@ class Task:
         return [*self.labels.values(), *([self.probabilities] if self.probabilities else [])]
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The encoder of a run bound to a volume, by `bind_to`: what the stages of one command share.
+
+    Attributes:
+      step: of its checkpoint.
+      encoder: bound to the volume.
+      inside: the box of the volume that is not padding.
+    """
+
+    step: int
+    encoder: VolumeEncoder
+    inside: Box
+
+
 def headline(config: ml_collections.ConfigDict) -> int:
     """The number of labels in `labels.ome.zarr`: C, or the number of classes of a supervised method or a probe."""
     if config.method in SUPERVISED:

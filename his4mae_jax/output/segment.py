@@ -27,7 +27,7 @@ from his4mae_jax.output import opening, outputs, records
 from his4mae_jax.output.engine.markers import Markers
 from his4mae_jax.output.engine.tiles import TileWriter
 from his4mae_jax.output.job import FOLDER, Job, clear_published
-from his4mae_jax.output.plan import Task, filled_share, headline, label_names, need_encoder, same_labels
+from his4mae_jax.output.plan import Bound, Task, filled_share, headline, label_names, need_encoder, same_labels
 from his4mae_jax.output.publish import check_free, damage, files_of, publish
 from his4mae_jax.progress import progress, rate
 from his4mae_jax.training.devices import distributed
@@ -43,6 +43,7 @@ def segment(
     workdir: PathLike,
     log: Log,
     folder: PathLike | None = None,
+    bound: Bound | None = None,
 ) -> float:
     """Fits and saves the centres, writes the label volumes and the other outputs that the config requests.
 
@@ -56,6 +57,7 @@ def segment(
       workdir: folder of the run.
       log: prints one line.
       folder: to write into, an existing one; None: the workdir.
+      bound: the encoder bound to that volume, where an earlier stage has opened them.
 
     Returns:
       Seconds that the segmentation took, those of stopped and of other processes included; 0 in all processes of a
@@ -69,15 +71,15 @@ def segment(
     folder = place(folder or workdir)
     with RunLock(folder, LOCK, "segments this volume") as lock:
         lock.take()
-        return _segment(config, test, workdir, log, folder)
+        return _segment(config, test, workdir, log, folder, bound)
 
 
-def _segment(config, test, workdir, log, folder) -> float:
+def _segment(config, test, workdir, log, folder, bound) -> float:
     """As `segment`, in a folder that no other run segments into."""
     if distributed.is_main():
         check_free(config, folder, test.class_names)
     with checkpoints_of(config, workdir) as checkpoints, _workers(config, log) as workers:
-        task = opening.open_task(config, test, folder, checkpoints, log)
+        task = opening.open_task(config, test, folder, checkpoints, log, bound=bound)
         values = opening.values_of(task)
         distributed.check_same({f"what is segmented into {folder}": values})
         if not distributed.is_main():

@@ -1,10 +1,12 @@
 """Features at chosen voxels of a volume: only the tiles that hold them are encoded."""
 
 import math
+import os
 from collections.abc import Sequence
 
 import numpy as np
 
+from his4mae_jax.data.volumes.blocks import in_order
 from his4mae_jax.data.volumes.padding import padding_mask
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.inference.tiling import Encoded, Tiling, neighbours
@@ -69,9 +71,18 @@ def features_at(
     out = np.zeros((len(index_Mx3), encoder.coverage.width), np.float32)
     with progress("probe: encoding", len(by_tile), unit="tiles", log=log) as bar:
         bar.note("compiling")
-        for number, rows in by_tile.items():
-            tile, done = tiling[number], advance_to(bar, 1)
-            out[rows] = encoder.features_at(volume, tile, index_Mx3[rows] - [s.start for s in tile.write], encoded)
+
+        def of_tile(item):
+            number, rows = item
+            tile = tiling[number]
+            at = index_Mx3[rows] - [s.start for s in tile.write]
+            return rows, encoder.features_at(volume, tile, at, encoded)
+
+        # What has been encoded is smoothed around single voxels on the host: by all cores.
+        workers = 1 if encoded is None else os.cpu_count() or 1
+        for rows, features in in_order(of_tile, by_tile.items(), workers, ahead=workers):
+            done = advance_to(bar, 1)
+            out[rows] = features
             done(1.0)
     return out
 

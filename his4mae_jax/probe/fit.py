@@ -17,7 +17,7 @@ from his4mae_jax.probe.suggest import least_sure
 from his4mae_jax.progress import Log, say
 
 SMALL_TILES = 8  # of `sample_tiles`, for each tile that a fit of centres would encode
-SAMPLE = 10_000  # voxels at random, which say how common classes are and from which suggestions are chosen
+SAMPLE = 4_000  # voxels at random, which say how common classes are and from which suggestions are chosen
 
 
 @dataclasses.dataclass(frozen=True)

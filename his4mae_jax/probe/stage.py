@@ -17,8 +17,7 @@ from his4mae_jax.errors import UserError, mask
 from his4mae_jax.inference.encoders.opening import checkpoints_of, open_encoder
 from his4mae_jax.inference.kept_features import kept_features
 from his4mae_jax.output import records
-from his4mae_jax.output.plan import bind_to, need_encoder
-from his4mae_jax.probe.classifier import Classifier
+from his4mae_jax.output.plan import Bound, bind_to, need_encoder
 from his4mae_jax.probe.fit import Probe, fit_probe
 from his4mae_jax.probe.labels import Labelled, read_labels
 from his4mae_jax.probe.suggest import write_suggestions
@@ -34,7 +33,7 @@ def probe(
     workdir: PathLike,
     log: Log,
     folder: PathLike | None = None,
-) -> Classifier:
+) -> Bound:
     """Fits a classifier on `probe.labels`; writes `probe.npz` and `suggest.csv`.
 
     Args:
@@ -44,6 +43,9 @@ def probe(
       workdir: folder of a training.
       log: prints one line.
       folder: of the volume's labels and centres, where it was segmented; None: the workdir.
+
+    Returns:
+      The encoder bound to the volume, as it was opened for that.
 
     Raises:
       UserError: the labels cannot be used, or something of the user is in the way.
@@ -93,7 +95,7 @@ def probe(
     how = "" if settings.segment else "; apply it with `his4mae segment` and --config.segment.centres=probe"
     log(f"probe: {workdir / PROBE}{how}")
     log(f"probe: {workdir / SUGGEST}: {len(fitted.suggested_Sx3)} places to label next")
-    return classifier
+    return Bound(trained.step, encoder, inside)
 
 
 def report(labelled: Labelled, fitted: Probe, fewest: int) -> list[str]:

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 import yaml
 
-from his4mae_jax.cli import stages
+from his4mae_jax.cli import other_modes, stages
 from his4mae_jax.clustering import centres as centre_files
 from his4mae_jax.clustering.centres import Classes
 from his4mae_jax.clustering.fit import encoder_digest
@@ -44,11 +44,9 @@ print(found.validation_summary.format())
 def export(config, workdir):
     """Exports as the command does; the lines of the log."""
     said = []
-    stages_log, stages.log = stages.log, said.append
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(other_modes, "log", said.append)
         stages.run(config, workdir, "export")
-    finally:
-        stages.log = stages_log
     return said
 
 

@@ -13,6 +13,7 @@ from his4mae_jax.data.formats.chunked import n5, precomputed
 from his4mae_jax.data.formats.chunked.zarr import FILES as ZARR_FILES
 from his4mae_jax.data.formats.chunked.zarr import open_zarr
 from his4mae_jax.data.formats.path import Crop, VolumePath
+from his4mae_jax.data.formats.sidecars.lookup import beside_folder, beside_hdf5, beside_tiff, settled
 from his4mae_jax.data.formats.single import hdf5, mrc, nifti, npy, nrrd
 from his4mae_jax.data.formats.tiff.stack import open_tiff
 from his4mae_jax.data.stores.levels import Opened, OpenOptions
@@ -58,7 +59,8 @@ def _open_file(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
     with open(file, "rb") as stream:
         start = stream.read(1024)
     if start.startswith(hdf5.MAGIC) or inside:
-        return hdf5.open_hdf5(file, inside, options)
+        options = beside_hdf5(file, options)
+        return settled(hdf5.open_hdf5(file, inside, options), options, str(file))
     if file.suffix.lower() in mrc.SUFFIXES or start[mrc.MAGIC_AT :].startswith(mrc.MAGIC):
         return mrc.open_mrc(file, options)
     if file.name.lower().endswith(npy.SUFFIXES):
@@ -67,7 +69,8 @@ def _open_file(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
         return nifti.open_nifti(file, options)
     if file.name.lower().endswith(nrrd.SUFFIXES) or start.startswith(nrrd.MAGIC):
         return nrrd.open_nrrd(file, options)
-    return open_tiff(file, options)
+    options = beside_tiff(file, options)
+    return settled(open_tiff(file, options), options, str(file))
 
 
 def _open_folder(location: Location, folder: pathlib.Path, options: OpenOptions) -> Opened:
@@ -114,12 +117,13 @@ def _open_chunked(location: Location, options: OpenOptions) -> Opened | None:
     files = location.read(*ZARR_FILES, n5.FILE, precomputed.FILE)
     info = files.pop(precomputed.FILE, b"")
     objects = {name: location.json_object(name, content) for name, content in files.items()}
+    options = beside_folder(location, options)
     opened = open_zarr(location, objects, options)
     if opened is None and (n5.FILE in objects or not objects and n5.has_levels(location)):
         opened = n5.open_n5(location, objects.get(n5.FILE, {}), options)
     if opened is None and b'"scales"' in info:  # other folders may hold a file of this name
         opened = precomputed.open_precomputed(location, location.json_object(precomputed.FILE, info), options)
-    return opened
+    return opened and settled(opened, options, location.name)
 
 
 def cropped(array: ts.TensorStore, crop: Crop, factors: Triple, name: str) -> tuple[ts.TensorStore, list[int]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import tensorstore as ts
 
+from his4mae_jax.data.stores.beside import Beside
 from his4mae_jax.data.stores.placement import ZERO
 from his4mae_jax.data.stores.units import NM, Triple
 from his4mae_jax.progress import say_once
@@ -54,6 +55,8 @@ class Opened:
       factors: voxel size (z, y, x) over that of level 0.
       unknown_units: see `Level.unknown_units`.
       origin_nm: centre (z, y, x) of voxel (0, 0, 0), see `placement`.
+      inside: path of the data set in a file of several.
+      size_from: path of the sidecar that the voxel size is from; empty: the volume itself.
     """
 
     array: ts.TensorStore
@@ -61,6 +64,8 @@ class Opened:
     factors: Triple = (1.0, 1.0, 1.0)
     unknown_units: tuple[str, ...] = ()
     origin_nm: Triple = ZERO
+    inside: str = ""
+    size_from: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,7 @@ class OpenOptions:
       cache_bytes: decoded chunks kept in memory.
       image: whether values are grey levels; else they are label ids.
       channel: index of the channel to read; None: there is only one.
+      beside: the sidecar of the volume.
     """
 
     voxel_size_nm: Triple | None = None
@@ -82,6 +88,7 @@ class OpenOptions:
     cache_bytes: int = 32 << 20
     image: bool = True
     channel: int | None = None
+    beside: Beside = dataclasses.field(default_factory=Beside, compare=False)
 
 
 def with_unit(level: Level, options: OpenOptions, name: str) -> Level:
@@ -99,6 +106,8 @@ def with_unit(level: Level, options: OpenOptions, name: str) -> Level:
         return level
     if not all(1 <= s <= _LARGEST_NM for s in level.scale) or all(s == 1 for s in level.scale):
         return level
+    if options.voxel_size_nm is None and (sidecar := options.beside.found()) and sidecar.size_nm:
+        return level  # a size with a unit goes before a guess
     if name and options.voxel_size_nm is None:
         size = ", ".join(f"{s:g}" for s in level.scale)
         say_once(

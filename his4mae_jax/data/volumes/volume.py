@@ -274,7 +274,8 @@ def open_volume(
         )
     size, origin = triple(opened.voxel_size_nm, name), opened.origin_nm
     if image and options.voxel_size_nm is None:
-        check_plausible(tuple(s / f for s, f in zip(size, opened.factors, strict=True)), name)
+        own = tuple(s / f for s, f in zip(size, opened.factors, strict=True))
+        check_plausible(own, name, opened.size_from or "its metadata")
     if not all(map(math.isfinite, origin)):
         raise UserError(f"{name}: the position in its metadata is {origin} nm, not finite; write the metadata again")
     if parsed.crop:
@@ -283,13 +284,13 @@ def open_volume(
     return Volume(name, array, size, remote, origin, placed=any(opened.origin_nm))
 
 
-def check_plausible(size_nm: Triple, name: str) -> None:
+def check_plausible(size_nm: Triple, name: str, source: str = "its metadata") -> None:
     """Raises UnlikelyVoxelSize for a size in metadata that is none of electron microscopy: often a wrong unit."""
     smallest, largest = min(size_nm), max(size_nm)
     if smallest < SMALLEST_NM or largest > LARGEST_NM or largest > MOST_ANISOTROPIC * smallest:
         size = " x ".join(f"{s:g}" for s in size_nm)
         raise UnlikelyVoxelSize(
-            f"{name}: voxels of {size} nm (z, y, x) in its metadata are beyond {SMALLEST_NM:g} to {LARGEST_NM:g} nm, "
+            f"{name}: voxels of {size} nm (z, y, x) in {source} are beyond {SMALLEST_NM:g} to {LARGEST_NM:g} nm, "
             f"or beyond 1:{MOST_ANISOTROPIC} in shape; give their right size, or confirm this one, in nm as "
             "voxel_size_nm in Python, or as the config key data.file_voxel_size_nm (for segment.volume: "
             "segment.file_voxel_size_nm)"

@@ -49,6 +49,7 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
     """
     try:
         if "dimensions" in attributes:
+            attributes = _with_axes(attributes, options, location.name)
             above = location.parent()
             around = _quietly(above[0]) if above else {}
             group = {} if "dimensions" in around else around
@@ -59,7 +60,10 @@ def open_n5(location: Location, attributes: _Attributes, options: OpenOptions) -
             origin = origin_nm(level, _first_level(level, above, group), size)
             array = _array(location, attributes, options)
             return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
-        datasets = _datasets(location, attributes)
+        datasets = {
+            path: _with_axes(own, options, location.child(path).name)
+            for path, own in _datasets(location, attributes).items()
+        }
         if not datasets:
             return None
         levels = [_level(path, own, attributes, path, location.child(path).name) for path, own in datasets.items()]
@@ -111,6 +115,13 @@ def _array(location: Location, attributes: _Attributes, options: OpenOptions):
     meaning = meaning_of(attributes, array.dtype.numpy_dtype, options.image, location.name)
     array = meant(array, meaning, options.cache_bytes)
     return to_zyx(array, _axes(attributes, array.rank, location.name), location.name, options.channel)
+
+
+def _with_axes(attributes: _Attributes, options: OpenOptions, name: str) -> _Attributes:
+    """The attributes of a data set, with the names of axes that a sidecar gives where they have none."""
+    own = named_axes(attributes, name)
+    given = options.beside.axes(own and _axes(attributes, len(own), name), name)
+    return attributes if own or not given else attributes | {"axes": given}
 
 
 def _axes(attributes: _Attributes, rank: int, name: str) -> list[str] | None:

@@ -50,6 +50,7 @@ def open_zarr(location: Location, files: dict[str, dict[str, Any]], options: Ope
         )
     array = open_chunks(inner[0], folder, options.missing_chunks, options.cache_bytes)
     axes = axes or named_axes(inner[1], folder.name) or normal(array.domain.labels)
+    axes = options.beside.axes(axes, location.name)
     meaning = meaning_of(inner[1], array.dtype.numpy_dtype, options.image, folder.name)
     array = meant(array, meaning, options.cache_bytes)
     origin = origin_nm(level, levels[0], size)
@@ -81,13 +82,15 @@ def _open_single(location: Location, driver: str, attributes: dict[str, Any], op
     own = attributes.get("voxel_size_nm")
     array = open_chunks(driver, location, options.missing_chunks, options.cache_bytes)
     axes = named_axes(attributes, location.name) or normal(array.domain.labels)
-    level = first = with_unit(_own_level(attributes, axes, location.name), options, location.name)
     above = location.parent()
-    parent = None if above is None else node(_quietly(above[0]))
+    parent, names, levels, entry = None if above is None else node(_quietly(above[0])), None, [], None
     if parent and not parent[2] and multiscales(parent[1]):
         levels, names = ome_levels(above[0].name, parent[1])
         entry = next((one for one in levels if one.path.strip("/") == above[1]), None)
-        level, first, axes = (entry, levels[0], names or axes) if entry else (level, level, axes)
+    axes = options.beside.axes((entry and names) or axes, location.name)
+    level, first = entry, levels[0] if entry else None
+    if entry is None:
+        level = first = with_unit(_own_level(attributes, axes, location.name), options, location.name)
     size = options.voxel_size_nm or (triple(own, location.name) if own is not None else level.size_nm)
     if level.translation and level.scale is None and size:  # an offset without a resolution is in nm
         level = first = Level("", size, ("nm",) * 3, level.translation)

@@ -70,7 +70,7 @@ def open_hdf5(file: pathlib.Path, inside: str, options: OpenOptions) -> Opened:
     array = to_zyx(
         virtual_array(read, shape, meaning.dtype, chunks, options.cache_bytes), axes, f"{file}:{name}", options.channel
     )
-    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin)
+    return Opened(array, size, unknown_units=level.unknown_units, origin_nm=origin, inside=name)
 
 
 def _dataset(h5py, handle, inside: str, file: pathlib.Path):

@@ -6,6 +6,7 @@ import xml.etree.ElementTree
 
 import tifffile
 
+from his4mae_jax.data.formats.sidecars.parsing import content_of, local_name, parse_xml
 from his4mae_jax.data.formats.tiff.headers import tiff_description
 from his4mae_jax.data.stores.levels import Level
 from his4mae_jax.data.stores.units import NM, triple
@@ -18,8 +19,7 @@ def voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
         return Level("", triple(spacing, str(file)), ("nm",) * 3)
     size, units, position = [], [None] * 3, None
     if tif.is_ome:
-        root = xml.etree.ElementTree.fromstring(tif.ome_metadata)
-        pixels = next((e for e in root.iter() if e.tag.endswith("}Pixels")), None)
+        pixels = _pixels(parse_xml(tif.ome_metadata, file), file)
         if pixels is not None:
             units = [pixels.get(f"PhysicalSize{axis}Unit", "µm") for axis in "ZYX"]  # OME's default
             size = [float(pixels.get(f"PhysicalSize{axis}") or 0) for axis in "ZYX"]
@@ -36,6 +36,23 @@ def voxel_size(tif: tifffile.TiffFile, file: pathlib.Path) -> Level:
         position = tuple(-o * s if o else 0.0 for o, s in zip(origin, size, strict=True))
     whole = len(size) == 3 and all(0 < v < math.inf for v in size)
     return Level("", tuple(size), tuple(units), position) if whole else Level("")
+
+
+def _pixels(root: xml.etree.ElementTree.Element, file: pathlib.Path) -> xml.etree.ElementTree.Element | None:
+    """The first `Pixels` of OME-XML, or of the companion file beside a TIFF of a set that names one."""
+    pixels = next((e for e in root.iter() if local_name(e) == "Pixels"), None)
+    only = next((e for e in root.iter() if local_name(e) == "BinaryOnly"), None)
+    name = "" if pixels is not None or only is None else only.get("MetadataFile") or ""
+    if not name or name.startswith(".") or any(c in name for c in "/\\:\0"):  # none elsewhere
+        return pixels
+    companion = file.with_name(name)
+    content = None if companion == file or name.lower().endswith((".tif", ".tiff")) else content_of(companion)
+    if content is None:
+        return None
+    root = parse_xml(content, companion)
+    images = [e for e in root.iter() if local_name(e) == "Pixels"]
+    own = [p for p in images if any(e.get("FileName") == file.name for e in p.iter() if local_name(e) == "UUID")]
+    return next(iter(own or images), None)
 
 
 def _plane_position(pixels: xml.etree.ElementTree.Element, units: list[str]) -> tuple[float, float, float] | None:

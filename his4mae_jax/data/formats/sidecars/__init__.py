@@ -1,0 +1,1 @@
+"""Files beside a volume that say what its axes or its voxel size are; see `lookup`."""

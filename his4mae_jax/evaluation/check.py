@@ -111,7 +111,9 @@ def _volume(folder: Place, log: Log) -> Iterator[str]:
             yield f"{line}; run the segment stage again, which makes damaged labels anew"
     for path in sorted([*folder.glob("*.ome.zarr"), *folder.glob(f"{records.JOB_FOLDER}*/*.ome.zarr")]):
         log(f"check: {path}")
-        yield from readable(path)
+        stage = "name" if path.name.startswith("organelles") else "segment"
+        remedy = f"; run the {stage} stage again, which makes it anew"
+        yield from (line if line.endswith(" again") else line + remedy for line in readable(path))
     for name in ("metrics.json", "outputs.json"):
         try:
             records.read(folder / name)

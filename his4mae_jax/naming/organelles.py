@@ -18,6 +18,7 @@ from his4mae_jax.bucket import transfer
 from his4mae_jax.bucket.path import BucketPath, Place
 from his4mae_jax.data.datasets import Target
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.checksums import whole_or_removed
 from his4mae_jax.data.ome_zarr.fill import fill
 from his4mae_jax.data.ome_zarr.group import list_labels, listed_labels
 from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
@@ -76,8 +77,9 @@ class _Task:
         return written + ([CELLSKETCH] if "cellsketch" in outputs else [])
 
     def missing(self, *paths: Place) -> bool:
-        """Whether an output is still to be written; what has its final name is whole."""
+        """Whether an output is still to be written; what has its final name was whole, and may be damaged since."""
         there = all(transfer.is_whole(path) for path in paths)
+        there = there and whole_or_removed(paths[0], lambda line: self.log(f"name: {line}"))
         self.log(f"name: {paths[0]}" + (", there already" if there else ""))
         return not there
 
@@ -211,7 +213,7 @@ def _write(
                 label_values=names, colours=colours, fill_value=UNLABELLED, version=s.ome_zarr_version,
             )  # fmt: skip
 
-            fill(out, lambda box: table[labels.read(box)], progress=bar.advance)
+            fill(out, lambda box: table[labels.read(box)], keep=part / "0", progress=bar.advance)
             if s.pyramid:
                 build_pyramid(part, progress=bar.advance)
 

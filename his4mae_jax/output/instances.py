@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from his4mae_jax.bucket.path import PathLike, Place, place
+from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.data.ome_zarr import write as ome_zarr
 from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.stores.placement import moved, origin_of
@@ -149,13 +150,14 @@ def _write_volume(
         path, labels.shape, np.uint32, size, origin_nm=origin, chunks=grid.block, label_values={}, version=version
     )
 
-    def renumber(box: Box) -> None:
+    def renumber(box: Box) -> list:
         block_ids = ids[box].read().result()
-        out[box].write(components.renumbered(block_ids, offsets[grid.number(box)], number)).result()
-        advance(block_ids.size)
+        block = components.renumbered(block_ids, offsets[grid.number(box)], number)
+        out[box].write(block).result()
+        advance(block.size)
+        return checksums.entry(box, np.asarray(block, np.uint32))
 
-    for _ in in_order(renumber, boxes(grid.shape, grid.block), workers):
-        pass
+    checksums.keep(path / "0", in_order(renumber, boxes(grid.shape, grid.block), workers))
     shutil.rmtree(draft)
     return rows
 

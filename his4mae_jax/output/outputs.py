@@ -15,6 +15,7 @@ import ml_collections
 from his4mae_jax.bucket import transfer
 from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.checksums import whole_or_removed
 from his4mae_jax.data.ome_zarr.group import copy_image, list_labels
 from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
@@ -86,8 +87,9 @@ def write_outputs(
     voxels = math.prod(image.shape)
 
     def missing(path: Place, *more: Place) -> bool:
-        """Whether an output is still to be written; what has its final name is whole."""
+        """Whether an output is still to be written; what has its final name was whole, and may be damaged since."""
         there = all(transfer.is_whole(p) for p in (path, *more))
+        there = there and whole_or_removed(path, lambda line: log(f"outputs: {line}"))
         log(f"outputs: {path}" + (", there already" if there else ""))
         return not there
 
@@ -145,7 +147,7 @@ def _write_image(image, folder, s, log):
 def add_pyramid(path: Place, voxels: int, log: Callable[[str], object]) -> None:
     """Adds coarser levels to a volume of so many voxels, and says how many there are."""
     with progress(f"{path.name}: coarser levels", voxels / 7, unit="voxels", log=log) as bar:
-        levels = build_pyramid(path, progress=bar.advance)
+        levels = build_pyramid(path, progress=bar.advance, log=lambda line: log(f"outputs: {line}"))
     log(f"outputs: {path}: {levels} levels")
 
 

@@ -1,5 +1,10 @@
-"""Checksums of what was written to an OME-Zarr volume, region by region: a chunk that is lost or flipped is found."""
+"""Checksums of what was written to an OME-Zarr volume, region by region: a chunk that is lost or flipped is found.
 
+Those of the labels that tiles write are kept by the segmentation. A level that is written as a whole keeps its own, in
+the hidden file `KEPT` in its folder, which viewers pass over.
+"""
+
+import json
 import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -8,12 +13,15 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from his4mae_jax.bucket.path import PathLike, place
+from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr.write import open_array, read_group, reading
 from his4mae_jax.data.stores.chunks.listing import stored_chunks
 from his4mae_jax.data.volumes.blocks import boxes
 from his4mae_jax.data.volumes.volume import Box
 from his4mae_jax.errors import UserError
+from his4mae_jax.files import parse_json, remove
+
+KEPT = ".checksums.json"
 
 
 def entry(box: Box, block: np.ndarray) -> list[Any]:
@@ -32,6 +40,64 @@ def is_entry(value: Any) -> bool:
     )
 
 
+def keep(level: Place, entries: Iterable[list[Any]]) -> None:
+    """Writes the checksums of a level, an `entry` of each region, into its folder."""
+    (level / KEPT).write_text(json.dumps(list(entries)), encoding="utf-8")
+
+
+def level_damage(level: Place, version: str) -> Iterator[str] | None:
+    """Compares a level with its own checksums.
+
+    Args:
+      level: folder of the array.
+      version: of OME-Zarr.
+
+    Returns:
+      One line for each damage; None where it has no checksums: written by tiles, or by an earlier version.
+    """
+    try:
+        entries = parse_json((level / KEPT).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        entries = None
+    if not isinstance(entries, list) or not all(map(is_entry, entries)):
+        return iter([f"{level / KEPT}: damaged"])
+    return _differing(level, version, entries, str(level))
+
+
+def volume_damage(path: Place) -> Iterator[str]:
+    """Compares the levels of a volume with their own checksums, where they have them.
+
+    Args:
+      path: of the volume.
+
+    Yields:
+      One line for each damage, of the metadata too.
+    """
+    try:
+        version, attributes = read_group(path)
+    except UserError as error:
+        yield str(error)
+        return
+    for dataset in attributes["multiscales"][0]["datasets"]:
+        yield from level_damage(path / dataset["path"], version) or ()
+
+
+def whole_or_removed(path: Place, log: Callable[[str], object]) -> bool:
+    """Whether a volume that can be made again is as it was written, by its own checksums; one that is not is removed.
+
+    Args:
+      path: of the volume, or a file of another format, which has no checksums.
+      log: prints a line for the damage.
+    """
+    found = next(volume_damage(path), None) if path.name.endswith(".ome.zarr") else None
+    if found is not None:
+        log(f"{found}; the volume is made anew")
+        remove(path)
+    return found is None
+
+
 def damaged(
     path: PathLike, entries: Iterable[list[Any]], progress: Callable[[int], object] = lambda n: None
 ) -> Iterator[str]:
@@ -46,7 +112,22 @@ def damaged(
       One line for each region that is not what was written, or the volume that cannot be opened.
     """
     try:
-        array = open_array(place(path) / "0", read_group(path)[0])
+        version = read_group(path)[0]
+    except UserError as error:
+        yield str(error)
+        return
+    yield from _differing(place(path) / "0", version, entries, str(path), progress)
+
+
+def _differing(
+    level: Place,
+    version: str,
+    entries: Iterable[list[Any]],
+    name: str,
+    progress: Callable[[int], object] = lambda n: None,
+) -> Iterator[str]:
+    try:
+        array = open_array(level, version)
     except UserError as error:
         yield str(error)
         return
@@ -56,11 +137,11 @@ def damaged(
             block = array[(..., *(slice(start, stop) for start, stop in box))].read().result()
             found = zlib.crc32(np.ascontiguousarray(block))
         except (ValueError, IndexError, OSError) as error:
-            yield f"{path}: voxels [{text}] cannot be read ({_reason(error)})"
+            yield f"{name}: voxels [{text}] cannot be read ({_reason(error)})"
             continue
         progress(block.size)
         if found != expected:
-            yield f"{path}: voxels [{text}] are not those that were written; a chunk is lost or damaged"
+            yield f"{name}: voxels [{text}] are not those that were written; a chunk is lost or damaged"
 
 
 def _reason(error: Exception) -> str:
@@ -68,14 +149,15 @@ def _reason(error: Exception) -> str:
 
 
 def readable(path: PathLike, most: int = 1 << 24) -> Iterator[str]:
-    """Reads all levels of a volume, to the last chunk.
+    """Reads all levels of a volume, to the last chunk, and compares those that have checksums with them.
 
     Args:
       path: of the volume.
       most: voxels to read at once, about.
 
     Yields:
-      One line for each level with a chunk that cannot be decoded, or for the volume that cannot be opened.
+      One line for each level with a chunk that cannot be decoded, for each damage by a checksum, or for the volume that
+      cannot be opened.
     """
     try:
         version, attributes = read_group(path)
@@ -84,6 +166,10 @@ def readable(path: PathLike, most: int = 1 << 24) -> Iterator[str]:
         yield str(error)
         return
     for level in levels:
+        found = level_damage(place(path) / level, version)
+        if found is not None:
+            yield from found
+            continue
         try:
             with reading(place(path) / level):
                 array = open_array(place(path) / level, version)

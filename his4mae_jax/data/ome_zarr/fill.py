@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorstore as ts
 
+from his4mae_jax.bucket.path import Place
+from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.data.volumes.blocks import boxes, in_order
 
 WORKERS = 4
@@ -17,6 +19,7 @@ def fill(
     *,
     where: Iterable[tuple[slice, ...]] | None = None,
     workers: int | None = None,
+    keep: Place | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> None:
     """Writes an array of z, y, x, maybe behind other axes.
@@ -26,17 +29,23 @@ def fill(
       read: the content of a box; called from several threads.
       where: boxes of `block_of` that do not hold the fill value alone; None: all.
       workers: their number; None: `WORKERS`.
+      keep: folder of the array, to keep checksums of what is written in; None: none are kept.
       progress: called with the number of voxels newly written.
     """
 
-    def write(box: tuple[slice, ...]) -> int:
-        block = read(box)
-        out[box].write(block).result()
-        return block.size
+    dtype, entries = out.dtype.numpy_dtype, []
 
-    for size in in_order(write, boxes(out.shape, block_of(out)) if where is None else where, workers or WORKERS):
+    def write(box: tuple[slice, ...]) -> tuple[int, list]:
+        block = np.asarray(read(box), dtype)
+        out[box].write(block).result()
+        return block.size, checksums.entry(box, block)
+
+    for size, entry in in_order(write, boxes(out.shape, block_of(out)) if where is None else where, workers or WORKERS):
+        entries.append(entry)
         if progress is not None:
             progress(size)
+    if keep is not None:
+        checksums.keep(keep, entries)
 
 
 def block_of(out: ts.TensorStore) -> list[int]:

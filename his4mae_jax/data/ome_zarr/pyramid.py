@@ -11,9 +11,11 @@ from his4mae_jax.bucket import transfer
 from his4mae_jax.bucket.path import PathLike, Place, place
 from his4mae_jax.data.ome_zarr import metadata as ome_metadata
 from his4mae_jax.data.ome_zarr import write as ome_zarr
+from his4mae_jax.data.ome_zarr.checksums import level_damage
 from his4mae_jax.data.ome_zarr.fill import block_of, fill
 from his4mae_jax.data.stores.chunks.listing import stored_chunks
 from his4mae_jax.data.volumes.labels import UNLABELLED
+from his4mae_jax.progress import say
 
 SMALLEST = 256  # voxels: the longest side at which no further level is made
 
@@ -24,18 +26,20 @@ def build_pyramid(
     levels: int | None = None,
     workers: int = 4,
     progress: Callable[[int], object] | None = None,
+    log: Callable[[str], object] = say,
 ) -> int:
     """Adds levels "1", "2", ... to a volume that `ome_zarr.create` made and that is written whole.
 
     Level 0 must not change afterwards. A level's folder appears when it is whole, and the metadata name the new
-    levels when all are. Run again after it was stopped, it keeps the levels that are there; run again on a whole
-    pyramid, it changes nothing.
+    levels when all are. Run again after it was stopped, or on a whole pyramid, it keeps the levels that are there,
+    but for those that are not as they were written by their checksums: these are made anew.
 
     Args:
       path: the folder of the OME-Zarr image or label volume.
       levels: how many in all, level 0 included; None: until no side is longer than SMALLEST.
       workers: number of threads.
       progress: called with the number of voxels newly written.
+      log: prints a line for each level that is damaged.
 
     Returns:
       The number of levels.
@@ -54,14 +58,25 @@ def build_pyramid(
         datasets = [
             ome_metadata.level(str(i), scale, f, origin_nm=origin, channel=channel) for i, f in enumerate(factors)
         ]
-        if image["datasets"] == datasets:
+        there = [folder / str(i) for i in range(1, len(factors)) if transfer.is_whole(folder / str(i))]
+        broken = [level for level in there if _is_damaged(level, version, log)]
+        if image["datasets"] == datasets and len(there) == len(factors) - 1 and not broken:
             return len(factors)
+        for level in broken:
+            files.remove(level)
         for i in range(1, len(factors)):
             step = tuple(b // a for a, b in zip(factors[i - 1], factors[i], strict=True))
             _make_level(folder, i, (1,) * channel + step, version, labels, workers, progress)
         image |= {"datasets": datasets, "type": "mode" if labels else "mean"}
         ome_zarr.describe(folder, version, attributes)
     return len(factors)
+
+
+def _is_damaged(level: Place, version: str, log: Callable[[str], object]) -> bool:
+    found = next(level_damage(level, version) or iter(()), None)
+    if found is not None:
+        log(f"{found}; the level is made anew")
+    return found is not None
 
 
 def plan(shape: Sequence[int], scale: Sequence[float], levels: int | None = None) -> list[tuple[int, ...]]:
@@ -163,7 +178,7 @@ def _make_level(
             block = source[reads].read().result()
         return downsample(block, step, labels=labels, ignore=ignore)
 
-    fill(out, read, where=_where(source, out, step), workers=workers, progress=progress)
+    fill(out, read, where=_where(source, out, step), workers=workers, keep=part, progress=progress)
     transfer.finish(part, target)
 
 

@@ -12,6 +12,7 @@ import pathlib
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import Any
 
 from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
@@ -99,6 +100,35 @@ def checkpoint_steps(workdir: PathLike) -> list[int]:
     if isinstance(folder, BucketPath):
         return sorted(int(p.parent.name) for p in folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
     return sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit())
+
+
+_OWN = ("checkpoints", VOLUMES, "config.json", "train.jsonl", "probe.npz")
+
+
+def lost_links(workdir: PathLike, *, segmentations: bool = True) -> Iterator[str]:
+    """Looks for links that lead nowhere: to a disk that is not mounted, or a folder that was moved.
+
+    Taken for missing files, they would have a training begin anew, or labels.
+
+    Args:
+      workdir: of a run.
+      segmentations: whether what was written for volumes is looked at too.
+
+    Yields:
+      One line for each.
+    """
+    workdir = place(workdir)
+    if isinstance(workdir, BucketPath):
+        return
+    paths = [workdir, *(workdir / name for name in _OWN)]
+    if segmentations:
+        paths += sorted([*(workdir / VOLUMES).glob("*"), *(workdir / VOLUMES).glob("*/*")])
+    for path in paths:
+        if path.is_symlink() and not path.exists():
+            yield (
+                f"{path}: a link to {os.readlink(path)}, which is not there; mount that disk or move the data back, or "
+                "delete the link to do without them"
+            )
 
 
 def log_entry(line: bytes) -> dict[str, Any] | None:

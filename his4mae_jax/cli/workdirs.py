@@ -4,6 +4,7 @@ from his4mae_jax.bucket import probe
 from his4mae_jax.bucket.path import BucketPath, PathLike, Place, place
 from his4mae_jax.cli.process import log
 from his4mae_jax.errors import UserError
+from his4mae_jax.workdir import lost_links
 
 ON_A_DISK = ("compare", "export", "view")  # modes that need a workdir on a disk
 
@@ -16,9 +17,11 @@ def opened(workdir: PathLike | None, mode: str) -> Place | None:
       mode: one of `stages.MODES`.
 
     Raises:
-      UserError: the bucket cannot be used, or not for this mode.
+      UserError: the bucket cannot be used, or not for this mode; or a link in the folder leads nowhere.
     """
     folder = None if workdir is None else place(workdir)
+    if folder is not None and (lost := next(lost_links(folder, segmentations=mode != "train"), None)):
+        raise UserError(lost)
     if not isinstance(folder, BucketPath):
         return folder
     if mode in ON_A_DISK:

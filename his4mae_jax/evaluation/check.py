@@ -15,7 +15,7 @@ from his4mae_jax.progress import Log
 from his4mae_jax.training.devices import mesh as meshes
 from his4mae_jax.training.run.checkpoints import Checkpoints, read_config
 from his4mae_jax.training.step.state import check_finite, finite, state_like
-from his4mae_jax.workdir import VOLUMES, checkpoint_steps, log_entry, read_record
+from his4mae_jax.workdir import VOLUMES, checkpoint_steps, log_entry, lost_links, read_record
 
 
 def check(workdir: PathLike, log: Log) -> None:
@@ -30,10 +30,11 @@ def check(workdir: PathLike, log: Log) -> None:
     """
     workdir = place(workdir)
     folders = [path for path in sorted((workdir / VOLUMES).glob("*")) if path.is_dir() and _is_volume(path)]
-    if not folders and not (workdir / "config.json").exists() and not checkpoint_steps(workdir):
+    lost = list(lost_links(workdir))
+    if not lost and not folders and not (workdir / "config.json").exists() and not checkpoint_steps(workdir):
         raise UserError(f"{workdir}: holds no run; give the workdir of one")
     count = 0
-    for line in (*_training(workdir, log), *(line for folder in folders for line in _volume(folder, log))):
+    for line in (*lost, *_training(workdir, log), *(line for folder in folders for line in _volume(folder, log))):
         log(f"damaged: {line}")
         count += 1
     if count:

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ import tensorstore as ts
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError, mask
-from his4mae_jax.files import write_json, writing
+from his4mae_jax.files import remove, write_json, writing
 from his4mae_jax.inference.tiling import Tile, Tiling, needed_points
 from his4mae_jax.inference.volume_encoder import VolumeEncoder, advance_to
 from his4mae_jax.progress import Log, progress, say
@@ -98,8 +97,9 @@ def kept_features(
             _begin(part, encoder, tiling, digest, facts)
         arrays = _open(part, encoder.coverage.shifts)
         _encode(encoder, volume, tiling, arrays, part / _DONE, log)
-        if final.exists():
-            shutil.rmtree(final)
+        if final.is_symlink():
+            log(f"features: {final} was a link to {os.readlink(final)}, which stays as it is and is not used any more")
+        remove(final)
         os.replace(part, final)
         (final / _DONE).unlink()
         log(f"features: {final}, for re-labelling without encoding")
@@ -134,8 +134,7 @@ def _digest(path: pathlib.Path) -> str | None:
 
 def _begin(part: pathlib.Path, encoder: VolumeEncoder, tiling: Tiling, digest: str, facts: dict[str, Any]) -> None:
     """An empty folder with its arrays, in place of what an earlier run left."""
-    if part.exists():
-        shutil.rmtree(part)
+    remove(part)
     part.mkdir(parents=True)
     dim, last = encoder.coverage.dim, tiling[len(tiling) - 1]
     side = max(int((CHUNK_BYTES / (2 * dim)) ** (1 / 3)), 1)

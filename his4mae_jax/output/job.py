@@ -46,9 +46,11 @@ def check_folder(workdir: Place, files: Iterable[str]) -> None:
       UserError: something is in the way.
     """
     folder = workdir / FOLDER
+    if folder.is_symlink():  # from another disk nothing could take its name in one step
+        raise UserError(f"{folder}: a link; move what it leads to here, or delete the link to begin anew")
     if (folder / "job.json").exists():
         return  # the folder of a job
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+    if folder.exists() and not folder.is_dir():
         records.check_free(workdir, [FOLDER])
     # A job that is killed while it begins, or ends, leaves these two empty.
     started = [name for name in _FOLDERS if (folder / name).is_dir() and not any((folder / name).iterdir())]

@@ -17,7 +17,7 @@ from his4mae_jax.files import write_json
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Job, check_folder, drop_others
 from his4mae_jax.output.plan import headline, label_names, volume_paths
-from his4mae_jax.progress import Log, progress
+from his4mae_jax.progress import Log, progress, say
 
 
 def files_of(config: ml_collections.ConfigDict) -> list[str]:
@@ -109,6 +109,9 @@ def publish(job: Job, files: Sequence[str], workdir: PathLike, facts: dict[str, 
         part = job.folder / name
         if part.exists():
             clean_locks(part)
+            if (workdir / name).is_symlink():
+                target = os.readlink(workdir / name)
+                say(f"segment: {workdir / name} was a link to {target}, which stays as it is and is not used any more")
             if part.is_dir():
                 records.remove(workdir / name)
             os.replace(part, workdir / name)

@@ -4,6 +4,7 @@ import os
 import pathlib
 import shutil
 
+import numpy as np
 import pytest
 
 from his4mae_jax.data.ome_zarr import pyramid
@@ -75,11 +76,11 @@ def test_a_folder_by_a_link_gets_other_labels_and_stays_a_link(runs, tmp_path, p
 
 
 @pytest.mark.parametrize("part", ["checkpoints", ""])
-def test_a_training_goes_on_through_a_link(runs, tmp_path, part, capsys):
+def test_a_training_goes_on_through_a_link(runs, tmp_path, part):
     workdir = runs.copy("whole")
     shutil.rmtree(workdir / "checkpoints/2")
     where = moved(workdir, part, tmp_path / "disk")
-    assert runs.run(workdir, "train") is None and "going on" in capsys.readouterr().err
+    assert runs.run(workdir, "train") is None
     assert checkpoint_steps(workdir) == [1, 2] and (workdir / part if part else workdir).is_symlink()
     assert (where / "2" if part else where / "checkpoints/2").is_dir() and check_passes(workdir)
 
@@ -111,6 +112,18 @@ def test_kept_features_by_a_link(runs, tmp_path):
     assert check_passes(workdir)
 
 
+@pytest.mark.parametrize("part", ["volumes/cell/features.zarr", "volumes/cell", "checkpoints"])
+def test_a_probe_works_through_a_link(runs, tmp_path, part):
+    workdir, rng = runs.copy("whole"), np.random.default_rng(0)
+    rows = [f"{z},{y},{x},{'ab'[i % 2]}" for i, (z, y, x) in enumerate(rng.integers(0, (24, 40, 36), (60, 3)))]
+    (tmp_path / "points.csv").write_text("\n".join(["z,y,x,class", *rows]))
+    changes = FEATURES | {"probe__labels": str(tmp_path / "points.csv"), "probe__block": 8, "probe__fewest": 1}
+    assert runs.run(workdir, "probe", **changes) is None
+    moved(workdir, part, tmp_path / "disk")
+    assert runs.run(workdir, "probe", **(changes | {"probe__segment": True})) is None
+    assert (workdir / part).is_symlink() and check_passes(workdir)
+
+
 @pytest.mark.parametrize("part", ["volumes/cell/labels.ome.zarr", "volumes/cell", "volumes", "checkpoints", ""])
 def test_a_link_that_leads_nowhere_is_one_line(runs, tmp_path, part):
     workdir = runs.copy("whole")
@@ -127,6 +140,12 @@ def test_a_link_that_leads_nowhere_is_one_line(runs, tmp_path, part):
         check(workdir, said.append)
     assert sum(f"a link to {where}, which is not there" in line for line in said) == 1
     assert (workdir / part if part else workdir).is_symlink() and not where.exists() and content(kept) == before
+
+
+def test_features_that_are_not_there_are_told_before_anything_is_encoded(runs, tmp_path):
+    workdir = runs.copy("whole")
+    os.symlink(tmp_path / "gone", workdir / OUT / "features.zarr")
+    assert f"a link to {tmp_path}/gone, which is not there" in runs.run(workdir, "segment", **FEATURES)
 
 
 def test_a_job_by_a_link_is_refused(runs, tmp_path):

@@ -22,7 +22,6 @@ def write(path, stored, driver="zarr", **attributes):
         "zarr3": {"shape": stored.shape, "data_type": "uint8"},
         "n5": {"dimensions": stored.shape, "blockSize": stored.shape, "dataType": "uint8",
                "compression": {"type": "raw"}},
-        "neuroglancer_precomputed": None,
     }[driver]  # fmt: skip
     spec = {"driver": driver, "kvstore": {"driver": "file", "path": f"{path}/"}, "metadata": metadata}
     ts.open(spec, create=True).result().write(stored).result()
@@ -122,6 +121,20 @@ def test_a_datasource_that_lists_other_volumes_says_nothing(tmp_path, path, refu
     write(tmp_path / "color/1", DATA)
     dataset(tmp_path, {"mag": 1, "path": path, "axisOrder": {"x": 0, "y": 1, "z": 2}}, scale=[4, 5, 30])
     assert "no voxel size" in refusal(tmp_path / "color/1")
+
+
+def test_webknossos_of_precomputed(tmp_path, capsys):
+    metadata = {"type": "image", "data_type": "uint8", "num_channels": 1}
+    scale = {"key": "1", "resolution": [4, 5, 30], "size": [7, 6, 5], "encoding": "raw", "chunk_size": [7, 6, 5]}
+    spec = {"driver": "neuroglancer_precomputed", "kvstore": {"driver": "file", "path": f"{tmp_path}/color/"},
+            "multiscale_metadata": metadata, "scale_metadata": scale}  # fmt: skip
+    ts.open(spec, create=True).result().write(DATA.T[..., None]).result()
+    for z, lines in ((30, 0), (31, 1)):
+        dataset(tmp_path, {"mag": 1, "axisOrder": {"x": 0, "y": 1, "z": 2}}, scale=[4, 5, z])
+        volume = open_volume(tmp_path / "color")
+        assert volume.voxel_size_nm == (30, 5, 4)
+        np.testing.assert_array_equal(volume.read(ALL), DATA)
+        assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 def test_webknossos_on_a_web_server(tmp_path, web):

@@ -54,7 +54,7 @@ def named(runs):
     return workdir
 
 
-DAMAGE = [pathlib.Path.unlink, one_byte, lambda p: p.write_bytes(b"")]
+DAMAGE = [pathlib.Path.unlink, one_byte, pytest.param(lambda p: p.write_bytes(b""), marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize("how", DAMAGE)

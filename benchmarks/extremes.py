@@ -46,6 +46,7 @@ def get_config():
     {more}
     return c
 """
+BOTH = "--config.evaluate.baselines=('intensity', 'filters')"
 CHUNK = 128  # voxels a side of a chunk of the terabyte
 
 
@@ -157,6 +158,7 @@ def section(run: Run, side: int = 4096) -> None:
     run.config(*_scored(run.folder))
     for command in ("inspect", "train", "segment", "evaluate"):
         run(command)
+    run("evaluate", BOTH, what="evaluate, with filters")
 
 
 def sheets(run: Run, side: int = 20_000) -> None:
@@ -170,6 +172,7 @@ def sheets(run: Run, side: int = 20_000) -> None:
     run.config(*_scored(run.folder, "nothing"))
     for command in ("inspect", "train", "segment", "evaluate"):
         run(command)
+    run("evaluate", BOTH, what="evaluate, with filters")
 
 
 def clusters(run: Run, side: int = 192, number: int = 200) -> None:
@@ -192,15 +195,16 @@ def terabyte(run: Run, side: int = 80, scattered: bool = False) -> None:
         corners = np.stack(np.unravel_index(at, (side,) * 3), axis=1) * CHUNK
     else:
         corners = np.argwhere(np.ones((round(number ** (1 / 3)),) * 3)) * CHUNK
-    path = run.folder / "image.ome.zarr"
-    write_blocks(path, (side * CHUNK,) * 3, texture((CHUNK,) * 3), corners.tolist())
-    run.config(f"c.data.train = c.segment.volume = ({str(path)!r},)", "c.segment.tile = 256")
+    path, shape, block = run.folder / "image.ome.zarr", (side * CHUNK,) * 3, texture((CHUNK,) * 3)
+    write_blocks(path, shape, block, corners.tolist())
+    write_blocks(run.folder / "labels.ome.zarr", shape, np.uint8(block > 127) + 1, corners.tolist())
+    run.config(*_scored(run.folder, "nothing"), "c.segment.tile = 256")
     run("inspect")
     run("train")
     crop = ", ".join(f"{c}:{c + 2 * CHUNK}" for c in corners[0].tolist())
     run("segment", f"--config.segment.volume=('{path}[{crop}]',)", what="segment, a crop")
     run("segment", what="segment, the whole")
-    run("evaluate", what="evaluate (figures)")
+    run("evaluate")
     run("check")
 
 
@@ -210,7 +214,7 @@ def scattered(run: Run, side: int = 80) -> None:
 
 
 def _scored(folder: pathlib.Path, *names: str) -> list[str]:
-    """Settings of a volume to train on, to segment and to score, with two classes."""
+    """Settings of a volume to train on, to segment and to score, with two classes beside those of these names."""
     image, labels = (str(folder / f"{name}.ome.zarr") for name in ("image", "labels"))
     classes = (*names, "dark", "bright")
     return [

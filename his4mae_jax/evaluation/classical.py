@@ -8,32 +8,29 @@ They produce cluster labels as the method itself does (one k-means fit on a stra
 every voxel then only assigned), and are scored in the same way.
 
 A volume is read twice, block by block with a halo as wide as the widest filter, so that blocks
-show no seams and memory depends on the block alone. Blocks around which nothing is stored are not
-read: all their voxels have the features of one value.
+show no seams and memory depends on the block alone. Blocks around which nothing is stored are
+neither read nor filtered: all their voxels have the features of one value, and so one label.
 """
 
-import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 from his4mae_jax.clustering.kmeans import kmeans
-from his4mae_jax.data.volumes.blocks import boxes, known_value
+from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.volumes.blocks import boxes_beside_all, known_value, stored_of, voxels
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.grid import VoxelMap, between_voxels
-from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.errors import UserError
+from his4mae_jax.evaluation.filters import SIGMAS, features, features_of_value, reach
 from his4mae_jax.progress import progress, say
 
 _Item = TypeVar("_Item")
 
-SIGMAS = {"intensity": (1.0,), "filters": (1.0, 1.6, 3.5, 5.0, 10.0)}  # voxels, on every axis
-TRUNCATE = 3.0  # a filter reaches this many sigmas
 CONSTANT = 3e-7  # a feature that spreads less than this is constant but for float32 rounding
 WIDEST = 512  # voxels up to which a block of a thin volume is widened: a filter takes longer in a longer one
 MIN_SAMPLE = 2_000  # voxels
@@ -53,8 +50,9 @@ def cluster_classical(
     block: Sequence[int] = (64, 128, 128),
     restarts: int = 10,
     onto: VoxelMap | None = None,
+    compared: Stored | None = None,
     log: Callable[[str], None] = say,
-) -> None:
+) -> dict[int, int]:
     """Clusters a volume by one of the two baselines, for several numbers of clusters at once.
 
     Args:
@@ -74,7 +72,12 @@ def cluster_classical(
       onto: the grid to label, among the voxels of the volume: scores are interpolated linearly, as those of the
         method are; None: that of the volume.
       restarts: of k-means++; the best fit is kept. A single one often ends in a wrong optimum.
+      compared: what is stored of the volume that the labels are compared with, on the grid to label. Blocks are left
+        out, and not passed to `out`, of which it is known to be constant and the volume around as well; None: none are.
       log: prints one line of progress where there is no terminal.
+
+    Returns:
+      C -> the label of all voxels that were left out.
 
     Raises:
       UserError: an unknown kind, an impossible C, a mask of another shape, or too few different
@@ -91,8 +94,7 @@ def cluster_classical(
             f"{tuple(volume.shape)} (z, y, x): a mask must cover the same voxels."
         )
     block = _as_large(block, volume.shape)
-    tiles = list(boxes(volume.shape, block))
-    sample = _sample(volume, kind, tiles, contrast, mask, seed, fraction, log)
+    sample = _sample(volume, kind, block, contrast, mask, seed, fraction, log)
     mean, std = sample.mean(axis=0, dtype=np.float64), sample.std(axis=0, dtype=np.float64)
     std[std < CONSTANT] = 1.0  # no division by rounding errors
     sample = ((sample - mean) / std).astype(np.float32)
@@ -114,7 +116,16 @@ def cluster_classical(
 
     centre = mean.astype(np.float32)[:, None]
     onto = onto or VoxelMap(tuple(volume.shape))
-    for where in progressing(f"baseline {kind}: labels", list(boxes(onto.shape, block)), "blocks", log):
+    near, same = stored_near(volume, kind, onto), {}
+    if near is not None:
+        flat = features_of_value(volume, near.value, kind, contrast)[:, None] - centre
+        same = {count: 1 + int((weight @ flat + bias).argmin()) for count, (weight, bias) in projections.items()}
+    wheres = list(boxes_beside_all(onto.shape, block, (near, compared)))
+    for where in progressing(f"baseline {kind}: labels", wheres, "blocks", log):
+        if near is not None and near.constant(where):
+            for count, label in same.items():
+                out(count, where, np.broadcast_to(np.uint8(label), [s.stop - s.start for s in where]))
+            continue
         box, axes = _needed(onto, where, volume.shape)
         values = features(volume, box, kind, contrast)
         flat = values.reshape(len(values), -1)
@@ -124,6 +135,20 @@ def cluster_classical(
             for axis, (lower, fraction) in enumerate(axes, 1):
                 scores = _between(scores, lower, fraction, axis)
             out(count, where, 1 + scores.argmin(axis=0).astype(np.uint8))
+    return same
+
+
+def stored_near(volume: VolumeLike, kind: str, onto: VoxelMap | None = None) -> Stored | None:
+    """What is stored of a volume, or so near that a filter reaches it; None where that is not known.
+
+    Args:
+      volume: that is filtered.
+      kind: "intensity" or "filters".
+      onto: a grid among its voxels to say it for; None: its own.
+    """
+    stored = stored_of(volume)
+    near = None if stored is None else stored.widened((reach(kind),) * 3)
+    return near if near is None or onto is None else onto.stored(near)
 
 
 def _as_large(block: Sequence[int], shape: Sequence[int]) -> list[int]:
@@ -161,122 +186,53 @@ def progressing(label: str, items: Sequence[_Item], unit: str, log: Callable[[st
             bar.advance()
 
 
-def features(volume: VolumeLike, where: Box, kind: str, contrast: Contrast) -> np.ndarray:
-    """Features of the voxels of one box.
-
-    Equal to scipy.ndimage's `gaussian_filter`, `gaussian_gradient_magnitude` and
-    `gaussian_laplace` (mode "reflect", truncate 3) of the whole volume, whatever the box.
-
-    Returns:
-      float32, (F, z, y, x) of the box: F = 1 for "intensity", and 15 for "filters" (the Gaussian
-      at each sigma, then the gradient magnitudes, then the Laplacians). Not standardised.
-    """
-    sigmas = SIGMAS[kind]
-    grown, _ = _grow(where, volume.shape, _radius(max(sigmas)))
-    value, box = known_value(volume, grown), tuple(s.stop - s.start for s in where)
-    if value is not None:
-        one = from_array(np.full((1, 1, 1), value, volume.dtype), volume.voxel_size_nm, volume.name)
-        return np.tile(features(one, (slice(0, 1),) * 3, kind, contrast), (1, *box))
-    derivatives = kind == "filters"
-    image = np.asarray(contrast.apply(volume.read(grown)), np.float32)
-    result = np.empty((len(sigmas) * (3 if derivatives else 1), *box), np.float32)
-    for i, sigma in enumerate(sigmas):
-        needed, inner = _grow(where, volume.shape, _radius(sigma))
-        offsets = [n.start - g.start for n, g in zip(needed, grown, strict=True)]
-        part = image[tuple(slice(o, o + n.stop - n.start) for o, n in zip(offsets, needed, strict=True))]
-        filters = [
-            [_filter_matrix(size, s.start, s.stop, sigma, order) for order in range(3)]
-            for size, s in zip(part.shape, inner, strict=True)
-        ]
-        if derivatives:
-            result[i :: len(sigmas)] = _filters(part, filters)
-        else:
-            (z0, *_), (y0, *_), (x0, *_) = filters
-            result[i] = _along_x(_along_y(_along_z(part, z0), y0), x0)
-    return result
-
-
-def _filters(image: np.ndarray, filters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gaussian, gradient magnitude and Laplacian; filters[axis][order of the derivative].
-
-    The passes along z and y are shared by all three: 15 in place of the 21 of three filters.
-    """
-    (z0, z1, z2), (y0, y1, y2), (x0, x1, x2) = filters
-    smooth_z = _along_z(image, z0)
-    smooth_zy = _along_y(smooth_z, y0)
-    gaussian = _along_x(smooth_zy, x0)
-    gradient = _along_x(smooth_zy, x1) ** 2
-    laplacian = _along_x(smooth_zy, x2)
-    gradient += _along_x(_along_y(smooth_z, y1), x0) ** 2
-    laplacian += _along_x(_along_y(smooth_z, y2), x0)
-    gradient += _along_x(_along_y(_along_z(image, z1), y0), x0) ** 2
-    laplacian += _along_x(_along_y(_along_z(image, z2), y0), x0)
-    return gaussian, np.sqrt(gradient, out=gradient), laplacian
-
-
-# A filter along one axis of a block is a matrix of (voxels out, voxels in). The matmul with it
-# computes the block's own voxels only, not the halo's, and runs at the speed of BLAS: with a halo
-# of 30 around a block of 64 × 128 × 128 it is several times as fast as ndimage's passes.
-
-
-def _along_z(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    flat = matrix @ image.reshape(image.shape[0], -1)
-    return flat.reshape(-1, *image.shape[1:])
-
-
-def _along_y(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    return np.matmul(matrix, image)
-
-
-def _along_x(image: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    flat = image.reshape(-1, image.shape[2]) @ matrix.T
-    return flat.reshape(*image.shape[:2], -1)
-
-
-@functools.lru_cache(maxsize=512)
-def _filter_matrix(size: int, start: int, stop: int, sigma: float, order: int) -> np.ndarray:
-    """Rows start … stop of the Gaussian derivative filter on a line of `size` voxels.
-
-    Filtering the unit vectors gives the filter's matrix, reflection at the ends included. Where
-    an end is the volume's border that is what is wanted, elsewhere no row reaches it.
-    """
-    impulses = np.eye(size, dtype=np.float64)
-    matrix = gaussian_filter1d(impulses, sigma, axis=0, order=order, mode="reflect", truncate=TRUNCATE)
-    return np.ascontiguousarray(matrix[start:stop], np.float32)
-
-
-def _radius(sigma: float) -> int:
-    return int(TRUNCATE * sigma + 0.5)  # as in scipy.ndimage
-
-
-def _grow(where: Box, shape: Sequence[int], halo: int) -> tuple[Box, Box]:
-    """The box with its halo, clipped to the volume; and where the box lies inside of that."""
-    grown = tuple(slice(max(s.start - halo, 0), min(s.stop + halo, size)) for s, size in zip(where, shape, strict=True))
-    inner = tuple(slice(s.start - g.start, s.stop - g.start) for s, g in zip(where, grown, strict=True))
-    return grown, inner
-
-
-def _sample(volume, kind, tiles, contrast, mask, seed, fraction, log=say) -> np.ndarray:
+def _sample(volume, kind, block, contrast, mask, seed, fraction, log=say) -> np.ndarray:
     """Features of a stratified random sample, float32 (n, F)."""
 
     def allowed(where: Box) -> np.ndarray:
         return np.flatnonzero(np.asarray(mask.read(where)).ravel() != IGNORE)
 
-    sizes = [
-        int(np.prod([s.stop - s.start for s in where])) if mask is None else allowed(where).size for where in tiles
-    ]
-    available = sum(sizes)
+    def size(where: Box) -> int:
+        value = None if mask is None else known_value(mask, where)
+        if mask is None or value is not None:
+            return 0 if value == IGNORE else voxels(where)
+        return allowed(where).size
+
+    shape, near, inside = volume.shape, stored_near(volume, kind), None if mask is None else stored_of(mask)
+    known = [near] if mask is None else [near, inside]
+    beside = 0 if inside is not None and inside.value == IGNORE else 1  # whether a voxel counts where all is known
+    tiles, more = [], 0
+    for where in boxes_beside_all(shape, block, known):
+        n = size(where)
+        tiles.append((where, beside * _before(where, shape) + more, n))
+        more += n - beside * voxels(where)
+    available = beside * math.prod(shape) + more
     if available == 0:
         raise UserError(f"{mask.name}: every voxel is {IGNORE}, none is left to cluster.")
     wanted = min(max(int(fraction * available), MIN_SAMPLE), MAX_SAMPLE, available)
     # Rounding the running total samples every block in proportion to its size, and exactly `wanted` voxels in all.
-    counts = np.diff([wanted * total // available for total in np.cumsum([0, *sizes]).tolist()])
-    sample = []
-    blocks = [block for block in enumerate(zip(tiles, sizes, counts, strict=True)) if block[1][2]]
-    for index, (where, size, count) in progressing(f"baseline {kind}: sample", blocks, "blocks", log):
-        chosen = np.random.default_rng((seed, index)).choice(size, count, replace=False)
+    drawn = [(where, n, wanted * a // available, wanted * (a + n) // available) for where, a, n in tiles]
+    drawn = [tile for tile in drawn if tile[2] < tile[3]]
+    sample = None
+    if near is not None:
+        sample = np.tile(features_of_value(volume, near.value, kind, contrast), (wanted, 1))
+        drawn = [tile for tile in drawn if not near.constant(tile[0])]
+    for where, n, first, last in progressing(f"baseline {kind}: sample", drawn, "blocks", log):
+        number = np.ravel_multi_index(
+            [s.start // b for s, b in zip(where, block, strict=True)],
+            [-(-n // b) for n, b in zip(shape, block, strict=True)],
+        )
+        chosen = np.random.default_rng((seed, int(number))).choice(n, last - first, replace=False)
         if mask is not None:
             chosen = allowed(where)[chosen]
         values = features(volume, where, kind, contrast)
-        sample.append(values.reshape(len(values), -1)[:, chosen].T)
-    return np.concatenate(sample)
+        sample = np.empty((wanted, len(values)), np.float32) if sample is None else sample
+        sample[first:last] = values.reshape(len(values), -1)[:, chosen].T
+    return sample
+
+
+def _before(where: Box, shape: Sequence[int]) -> int:
+    """Voxels of the blocks that come before one in C order."""
+    z, y, x = where
+    depth, height = z.stop - z.start, y.stop - y.start
+    return z.start * shape[1] * shape[2] + depth * y.start * shape[2] + depth * height * x.start

@@ -12,13 +12,14 @@ size of the volumes.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from his4mae_jax.data.label_check import check_names
-from his4mae_jax.data.volumes.blocks import boxes
+from his4mae_jax.data.volumes.blocks import boxes_beside_all, read_known, stored_of, voxels
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
@@ -62,11 +63,16 @@ def confusion(clusters: VolumeLike, truth: VolumeLike, num_clusters: int, num_cl
             f"{tuple(truth.shape)} (z, y, x): labels and ground truth must cover the same voxels. "
             "Crop or resample the ground truth to the segmented volume."
         )
-    total = np.zeros((num_clusters + 1, num_classes), np.int64)
-    for box in boxes(truth.shape, BLOCK):
+    total, beside = np.zeros((num_clusters + 1, num_classes), np.int64), math.prod(truth.shape)
+    stored = [stored_of(volume) for volume in (clusters, truth)]
+    for box in boxes_beside_all(truth.shape, BLOCK, stored):
         total += block_confusion(
-            clusters.read(box), truth.read(box), num_clusters, num_classes, clusters.name, truth.name
+            read_known(clusters, box), read_known(truth, box), num_clusters, num_classes, clusters.name, truth.name
         )
+        beside -= voxels(box)
+    if beside:  # boxes of which nothing is stored: all their voxels are one pair
+        values = [np.array([s.value]).astype(v.dtype) for s, v in zip(stored, (clusters, truth), strict=True)]
+        total += beside * block_confusion(*values, num_clusters, num_classes, clusters.name, truth.name)
     return total
 
 

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from his4mae_jax import palette
 from his4mae_jax.bucket.path import PathLike
+from his4mae_jax.data.volumes.blocks import known_value, stored_of
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
@@ -20,6 +21,7 @@ from his4mae_jax.figures import style
 
 MAX_SIDE = 800  # a slice is reduced to at most this many pixels on its longer side
 STRIP = 1 << 26  # voxels read at a time
+PART = 1024  # side in voxels of what is read at a time where it is known which chunks are stored
 PANEL = 3.6  # inches, the width of a slice
 FILLED, OUTLINED = "filled", "outlined"  # how a label is drawn; outlined ones are only tinted within
 
@@ -43,7 +45,7 @@ def slice_overlays(
     """Draws slices with ground truth and prediction laid over them (the paper's Fig. 2).
 
     Nine rows: slices perpendicular to each axis at 25, 50 and 75 % of its length. Columns: image,
-    ground truth, prediction. Only these slices are read, large ones in strips. The most frequent
+    ground truth, prediction. Only these slices are read, large ones in parts. The most frequent
     label is only a faint tint, so that the image stays visible under it.
 
     Args:
@@ -170,21 +172,37 @@ def read_slice(
     """
     rows, columns = (size for a, size in enumerate(volume.shape) if a != axis)
     step = max(1, math.ceil(max(rows, columns) / (side or MAX_SIDE)))
-    height = max(1, STRIP // (columns * step)) * step
+    stored = stored_of(volume)
+    wide = columns if stored is None else step * max(1, PART // step)  # parts of which nothing is stored are not read
+    height = max(1, STRIP // (min(wide, columns) * step)) * step
+    height = height if stored is None else min(height, wide)
+
+    def reduced(array: np.ndarray) -> np.ndarray:
+        part = np.squeeze(np.asarray(apply(array)), axis)
+        if not average:
+            return part[::step, ::step]
+        if step > 1:
+            for along in (0, 1):
+                starts = np.arange(0, part.shape[along], step)
+                counts = np.diff([*starts, part.shape[along]])
+                sums = np.add.reduceat(part, starts, axis=along, dtype=np.float32)
+                part = sums / np.expand_dims(counts, 1 - along)
+        return part
+
     strips = []
     for top in range(0, rows, height):
-        box = [slice(top, min(top + height, rows)), slice(0, columns)]
-        box.insert(axis, slice(index, index + 1))
-        strip = np.squeeze(np.asarray(apply(volume.read(tuple(box)))), axis)
-        if not average:
-            strip = strip[::step, ::step]
-        elif step > 1:
-            for along in (0, 1):
-                starts = np.arange(0, strip.shape[along], step)
-                counts = np.diff([*starts, strip.shape[along]])
-                sums = np.add.reduceat(strip, starts, axis=along, dtype=np.float32)
-                strip = sums / np.expand_dims(counts, 1 - along)
-        strips.append(strip)
+        strip = []
+        for left in range(0, columns, wide):
+            box = [slice(top, min(top + height, rows)), slice(left, min(left + wide, columns))]
+            shape = [math.ceil((s.stop - s.start) / step) for s in box]
+            box.insert(axis, slice(index, index + 1))
+            value = known_value(volume, tuple(box))
+            if value is None:
+                strip.append(reduced(volume.read(tuple(box))))
+            else:
+                one = apply(np.array(value).astype(volume.dtype).reshape(1, 1, 1))
+                strip.append(np.broadcast_to(np.asarray(one).ravel(), shape))
+        strips.append(np.concatenate(strip, axis=1))
     return np.concatenate(strips)
 
 

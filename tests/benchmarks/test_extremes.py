@@ -48,7 +48,9 @@ def test_a_thousandth_of_the_terabyte_is_stored(extremes, tmp_path, monkeypatch,
     stored = stored_of(open_volume(tmp_path / "image.ome.zarr"))
     assert stored.shape == (160,) * 3 and stored.filled.sum() == 8
     assert stored.filled[:2, :2, :2].all() != scattered
-    assert ran == ["inspect", "train", "segment, a crop", "segment, the whole", "evaluate (figures)", "check"]
+    labels = stored_of(open_volume(tmp_path / "labels.ome.zarr", image=False))
+    np.testing.assert_array_equal(labels.filled, stored.filled)
+    assert ran == ["inspect", "train", "segment, a crop", "segment, the whole", "evaluate", "check"]
 
 
 def test_the_cases_print_one_table(extremes, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from his4mae_jax.data.volumes.grid import Line, VoxelMap
 from his4mae_jax.data.volumes.in_memory import from_array
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.errors import UserError
-from his4mae_jax.evaluation import classical
+from his4mae_jax.evaluation import classical, filters
 
 
 class ArrayVolume:
@@ -63,7 +63,7 @@ def run(volume, kind, counts, **options):
 def test_features_of_a_box_are_those_of_the_whole_volume(where):
     volume = noise((21, 40, 90))  # thinner than the widest filter: reflected more than once
     whole = Grey.apply(volume.array)
-    found = classical.features(volume, where, "filters", Grey)
+    found = filters.features(volume, where, "filters", Grey)
     options = {"mode": "reflect", "truncate": 3.0}
     expected = []
     for name in ("gaussian_filter", "gaussian_gradient_magnitude", "gaussian_laplace"):
@@ -72,7 +72,7 @@ def test_features_of_a_box_are_those_of_the_whole_volume(where):
     assert found.shape == (15, *expected[0].shape) and found.dtype == np.float32
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-6)
-    smooth = classical.features(volume, where, "intensity", Grey)
+    smooth = filters.features(volume, where, "intensity", Grey)
     np.testing.assert_allclose(smooth[0], expected[0], atol=2e-6)
 
 
@@ -80,8 +80,7 @@ def test_features_of_a_box_are_those_of_the_whole_volume(where):
 def test_blocks_leave_no_seams(kind, monkeypatch):
     volume, _ = textured((24, 60, 70))
     whole = run(volume, kind, [3], block=volume.shape)[3]
-    sample = classical._sample(volume, kind, [(slice(0, 24), slice(0, 60), slice(0, 70))],
-                               Grey, None, 0, 1e-3)  # fmt: skip
+    sample = classical._sample(volume, kind, volume.shape, Grey, None, 0, 1e-3)
     # The sample depends on the blocks by design; the same sample must give the same labels.
     monkeypatch.setattr(classical, "_sample", lambda *args: sample)
     tiled = run(volume, kind, [3], block=(10, 32, 20))[3]
@@ -136,10 +135,10 @@ def test_masked_voxels_are_not_sampled_but_are_labelled():
 
 def test_sample_is_spread_in_proportion():
     volume = noise((16, 40, 40))
-    tiles = list(classical.boxes(volume.shape, (16, 40, 30)))
-    sample = classical._sample(volume, "intensity", tiles, Grey, None, 0, 0.5)
+    block = (16, 40, 30)
+    sample = classical._sample(volume, "intensity", block, Grey, None, 0, 0.5)
     assert sample.shape == (12_800, 1) and sample.dtype == np.float32
-    assert len(classical._sample(volume, "intensity", tiles, Grey, None, 0, 1e-3)) == 2_000
+    assert len(classical._sample(volume, "intensity", block, Grey, None, 0, 1e-3)) == 2_000
 
 
 def test_what_cannot_be_clustered_is_refused():
@@ -172,7 +171,7 @@ def test_on_a_finer_grid_scores_are_interpolated():
         )
         found[grid] = labels
     # Of two clusters the score maps differ by one linear map: it changes its sign where the labels change.
-    grey = classical.features(volume, (slice(0, 8), slice(0, 9), slice(0, 10)), "intensity", Contrast(0, 255))[0]
+    grey = filters.features(volume, (slice(0, 8), slice(0, 9), slice(0, 10)), "intensity", Contrast(0, 255))[0]
     threshold = (grey[found[None] == 1].max() + grey[found[None] == 2].min()) / 2
     at = np.stack(np.meshgrid(*[np.clip(Line(-0.25, 0.5).at(0, n), 0, n / 2 - 1) for n in onto.shape], indexing="ij"))
     finer = ndimage.map_coordinates(grey, at, order=1)

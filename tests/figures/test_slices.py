@@ -6,6 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 
 from his4mae_jax import palette
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.volumes.labels import IGNORE
 from his4mae_jax.figures import slices
 
@@ -132,3 +133,18 @@ def test_large_slices_are_reduced_and_read_in_strips(monkeypatch):
     assert grey[-1, -1] == pytest.approx(array[1, 24:, 32:].mean() / 255, abs=1e-6)
     labels = slices.read_slice(ArrayVolume(array), 0, 1)
     np.testing.assert_array_equal(labels, array[1, ::4, ::4])
+
+
+def test_of_large_slices_what_is_not_stored_is_not_read(monkeypatch):
+    monkeypatch.setattr(slices, "MAX_SIDE", 16)
+    monkeypatch.setattr(slices, "PART", 8)
+    array = np.zeros((3, 40, 60), np.uint8)
+    array[:, 8:16, 16:32] = np.random.default_rng(0).integers(1, 256, (3, 8, 16))
+    whole, sparse = ArrayVolume(array), ArrayVolume(array)
+    edges = tuple(np.arange(0, n + 1, side) for n, side in zip(array.shape, (3, 8, 4), strict=True))
+    sparse.stored = Stored(edges, array.reshape(1, 3, 5, 8, 15, 4).any(axis=(1, 3, 5)), 0)
+    for axis in range(3):
+        for how in ({}, {"apply": Grey.apply, "average": True}):
+            one, other = (slices.read_slice(volume, axis, 1, **how) for volume in (whole, sparse))
+            np.testing.assert_array_equal(one, other)
+    assert sparse.read_voxels < 0.2 * whole.read_voxels

@@ -14,7 +14,7 @@ from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import UNLABELLED
 from his4mae_jax.data.volumes.volume import open_volume
-from his4mae_jax.evaluation import classical
+from his4mae_jax.evaluation import classical, filters
 from his4mae_jax.naming.measure import measure
 from his4mae_jax.output.engine.tiles import TileWriter
 
@@ -123,14 +123,14 @@ def test_sizes_and_grey_values_of_clusters_are_those_of_all_voxels(tmp_path, spa
         assert grey == pytest.approx(sparse[labels == i].mean())
 
 
-@pytest.mark.parametrize("kind", classical.SIGMAS)
+@pytest.mark.parametrize("kind", filters.SIGMAS)
 def test_baselines_of_what_is_not_stored_are_those_of_reading_it(sparse, kind):
     far = np.zeros((16, 16, 160), np.uint8)
     far[:, :, :16] = sparse[8:24, 16:32, 8:24]
     box, found = (slice(0, 16), slice(0, 16), slice(96, 160)), []
     for known in (True, False):
         volume = Known(far, known)
-        found.append(classical.features(volume, box, kind, Contrast(10, 200, True)))
+        found.append(filters.features(volume, box, kind, Contrast(10, 200, True)))
         assert bool(volume.read_boxes) != known
     np.testing.assert_allclose(*found, atol=1e-5)
 

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.stores.chunks.stored import Stored, boxes_of_any
 from his4mae_jax.data.volumes.volume import Box, VolumeLike, chunks_of
 
 SLAB_BYTES = 1 << 27  # of the whole slices that are read at once
@@ -118,6 +118,25 @@ def boxes_beside(volume: VolumeLike, block: Sequence[int], value: float) -> Iter
     """Yields the boxes of `boxes`, but for those that are known to hold nothing but `value`."""
     stored = stored_of(volume)
     return boxes(volume.shape, block) if stored is None or stored.value != value else stored.boxes(block)
+
+
+def read_known(volume: VolumeLike, box: Box) -> np.ndarray:
+    """A box of a volume, without reading where nothing of it is stored. The array may be read-only."""
+    value = known_value(volume, box)
+    if value is None:
+        return np.asarray(volume.read(box))
+    return np.broadcast_to(np.array(value).astype(volume.dtype), [s.stop - s.start for s in box])
+
+
+def boxes_beside_all(shape: Sequence[int], block: Sequence[int], parts: Sequence[Stored | None]) -> Iterator[Box]:
+    """Yields the boxes of `boxes` in which some array is not known to be constant.
+
+    Args:
+      shape: that all arrays have.
+      block: shape of a box.
+      parts: what is stored of each (`stored_of`); None: all of it may be.
+    """
+    return boxes(shape, block) if None in parts else boxes_of_any(parts, block)
 
 
 def voxels(box: Box) -> int:

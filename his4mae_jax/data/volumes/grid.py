@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from his4mae_jax.data.stores.chunks.stored import Stored
 from his4mae_jax.data.stores.placement import origin_of
 from his4mae_jax.data.stores.units import Triple
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
@@ -56,6 +57,17 @@ class VoxelMap:
             start, stop = line.within(part.start, part.stop, length)
             own.append(slice(0 if part.start == 0 else start, length if part.stop == n else stop))
         return tuple(own)
+
+    def stored(self, other: Stored) -> Stored:
+        """What is stored of the other grid, in the voxels of this one, whose values lie between those of the other."""
+        if other.shape == self.shape and all(line == Line() for line in self.lines):
+            return other
+        edges, margin = [], []
+        for own, m, line, n in zip(other.edges, other.margin, self.lines, self.shape, strict=True):
+            at = np.clip(np.floor((own - line.offset) / line.step).astype(np.int64), 0, n)
+            edges.append(np.array([0, *at[1:-1], n]))
+            margin.append(math.ceil((m + 1) / line.step) + 2)
+        return dataclasses.replace(other, edges=tuple(edges), margin=tuple(margin))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,13 @@ Two numberings meet where a segmentation is scored:
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from scipy.ndimage import binary_erosion
 
+from his4mae_jax.data.stores.chunks.stored import Stored
+from his4mae_jax.data.volumes.blocks import stored_of
 from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
 IGNORE = 255  # of ground truth
@@ -31,12 +34,22 @@ class Foreground(View):
     def dtype(self) -> np.dtype:
         return np.dtype(np.uint8)
 
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        own = stored_of(self.source)
+        if own is None:
+            return None
+        return dataclasses.replace(own, value=_foreground(np.array(own.value).astype(self.source.dtype)).item())
+
     def read(self, slices: Box) -> np.ndarray:
-        ids = self.source.read(slices)
-        inside = ids > 0
-        if ids.dtype.kind == "u" and ids.dtype.itemsize >= 4:
-            inside &= ids != np.iinfo(ids.dtype).max
-        return inside.astype(np.uint8)
+        return _foreground(self.source.read(slices))
+
+
+def _foreground(ids: np.ndarray) -> np.ndarray:
+    inside = ids > 0
+    if ids.dtype.kind == "u" and ids.dtype.itemsize >= 4:
+        inside &= ids != np.iinfo(ids.dtype).max
+    return inside.astype(np.uint8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +60,11 @@ class Inside(View):
     """
 
     margin: int
+
+    @functools.cached_property
+    def stored(self) -> Stored | None:
+        own = stored_of(self.source)
+        return own and own.widened((self.margin,) * 3)
 
     def read(self, slices: Box) -> np.ndarray:
         bounds = box_bounds(slices, self.shape)

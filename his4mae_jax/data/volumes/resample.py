@@ -77,9 +77,10 @@ class ResampledVolume:
 
     @functools.cached_property
     def stored(self) -> Stored | None:
-        """What of the source is stored, in these voxels; not of labels."""
-        own = None if self.labels or self.grid else stored_of(self.source)
-        return own and own.resampled(self.shape, self.factors, [_radius(f) + 1 for f in self.factors])
+        """What of the source is stored, in these voxels."""
+        own = stored_of(self.source)
+        reach = [1 if self.labels else _radius(f) + 1 for f in self.factors]
+        return own and own.resampled(self.shape, self.factors, reach)
 
     def read(self, slices: Box) -> np.ndarray:
         """Reads a box of the target grid, and of the source only what that box needs.

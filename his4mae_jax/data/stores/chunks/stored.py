@@ -108,17 +108,11 @@ class Stored:
 
     def boxes(self, block: Sequence[int]) -> Iterator[Box]:
         """Yields the boxes of a tiling in C order (`blocks.boxes`) that are not known to be `value` throughout."""
-        depth, height, width = self.shape
-        for z in range(0, depth, block[0]):
-            zs = slice(z, min(z + block[0], depth))
-            planes = self.filled[self._along(0, zs.start, zs.stop)].any(axis=0)
-            for y in range(0, height, block[1]) if planes.any() else ():
-                ys = slice(y, min(y + block[1], height))
-                row = planes[self._along(1, ys.start, ys.stop)].any(axis=0)
-                for x in range(0, width, block[2]) if row.any() else ():
-                    xs = slice(x, min(x + block[2], width))
-                    if row[self._along(2, xs.start, xs.stop)].any():
-                        yield zs, ys, xs
+        return boxes_of_any([self], block)
+
+    def widened(self, reach: Sequence[int]) -> Self:
+        """The same, where voxels that are as near (z, y, x) to something stored may differ from `value` as well."""
+        return dataclasses.replace(self, margin=tuple(m + r for m, r in zip(self.margin, reach, strict=True)))
 
     def cropped(self, box: Box) -> Self:
         """What is known of a part of the array."""
@@ -151,3 +145,23 @@ class Stored:
             math.ceil((m + r + 1) / f) + 1 for m, r, f in zip(self.margin, reach, factors, strict=True)
         )  # fmt: skip
         return dataclasses.replace(self, edges=edges, margin=margin)
+
+
+def boxes_of_any(parts: Sequence[Stored], block: Sequence[int]) -> Iterator[Box]:
+    """Yields the boxes of a tiling in C order (`blocks.boxes`) in which some array is not known to be constant.
+
+    Args:
+      parts: what is stored of each array, all of one shape; at least one.
+      block: shape of a box.
+    """
+    depth, height, width = parts[0].shape
+    for z in range(0, depth, block[0]):
+        zs = slice(z, min(z + block[0], depth))
+        planes = [p.filled[p._along(0, zs.start, zs.stop)].any(axis=0) for p in parts]
+        for y in range(0, height, block[1]) if any(plane.any() for plane in planes) else ():
+            ys = slice(y, min(y + block[1], height))
+            rows = [plane[p._along(1, ys.start, ys.stop)].any(axis=0) for p, plane in zip(parts, planes, strict=True)]
+            for x in range(0, width, block[2]) if any(row.any() for row in rows) else ():
+                xs = slice(x, min(x + block[2], width))
+                if any(row[p._along(2, xs.start, xs.stop)].any() for p, row in zip(parts, rows, strict=True)):
+                    yield zs, ys, xs

@@ -10,7 +10,7 @@ import numpy as np
 
 from his4mae_jax.clustering.fit import fit_mask
 from his4mae_jax.data.datasets import Target
-from his4mae_jax.data.volumes.blocks import read_known, stored_of, voxels
+from his4mae_jax.data.volumes.blocks import read_known, stored_of, value_beside, voxels
 from his4mae_jax.data.volumes.contrast import estimate_contrast
 from his4mae_jax.data.volumes.volume import Box, VolumeLike
 from his4mae_jax.evaluation import dice, scores
@@ -40,7 +40,7 @@ class _Counts:
     def add_beside(self, labels: Mapping[int, int]) -> None:
         """Counts the voxels of no block: all have one label, by the number of clusters, and one class."""
         if self._beside:
-            truth = np.array([stored_of(self._truth).value]).astype(self._truth.dtype)
+            truth = value_beside(self._truth)
             for size, label in labels.items():
                 self.confusions[size] += self._beside * dice.block_confusion(
                     np.array([label]), truth, size, self._classes, self._kind, self._truth.name

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from his4mae_jax.data.label_check import check_names
-from his4mae_jax.data.volumes.blocks import boxes_beside_all, read_known, stored_of, voxels
+from his4mae_jax.data.volumes.blocks import boxes_beside_all, read_known, stored_of, value_beside, voxels
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
 from his4mae_jax.errors import UserError
@@ -71,8 +71,8 @@ def confusion(clusters: VolumeLike, truth: VolumeLike, num_clusters: int, num_cl
         )
         beside -= voxels(box)
     if beside:  # boxes of which nothing is stored: all their voxels are one pair
-        values = [np.array([s.value]).astype(v.dtype) for s, v in zip(stored, (clusters, truth), strict=True)]
-        total += beside * block_confusion(*values, num_clusters, num_classes, clusters.name, truth.name)
+        pair = value_beside(clusters), value_beside(truth)
+        total += beside * block_confusion(*pair, num_clusters, num_classes, clusters.name, truth.name)
     return total
 
 

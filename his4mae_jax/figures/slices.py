@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from his4mae_jax import palette
 from his4mae_jax.bucket.path import PathLike
-from his4mae_jax.data.volumes.blocks import known_value, stored_of
+from his4mae_jax.data.volumes.blocks import known_value, stored_of, value_beside
 from his4mae_jax.data.volumes.contrast import Contrast
 from his4mae_jax.data.volumes.labels import IGNORE, UNLABELLED
 from his4mae_jax.data.volumes.volume import VolumeLike
@@ -196,11 +196,10 @@ def read_slice(
             box = [slice(top, min(top + height, rows)), slice(left, min(left + wide, columns))]
             shape = [math.ceil((s.stop - s.start) / step) for s in box]
             box.insert(axis, slice(index, index + 1))
-            value = known_value(volume, tuple(box))
-            if value is None:
+            if known_value(volume, tuple(box)) is None:
                 strip.append(reduced(volume.read(tuple(box))))
             else:
-                one = apply(np.array(value).astype(volume.dtype).reshape(1, 1, 1))
+                one = apply(value_beside(volume).reshape(1, 1, 1))
                 strip.append(np.broadcast_to(np.asarray(one).ravel(), shape))
         strips.append(np.concatenate(strip, axis=1))
     return np.concatenate(strips)

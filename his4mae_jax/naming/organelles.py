@@ -213,7 +213,7 @@ def _write(
                 label_values=names, colours=colours, fill_value=UNLABELLED, version=s.ome_zarr_version,
             )  # fmt: skip
 
-            fill(out, lambda box: table[labels.read(box)], keep=part / "0", progress=bar.advance)
+            fill(out, lambda box: table[labels.read(box)], part / "0", progress=bar.advance)
             if s.pyramid:
                 build_pyramid(part, progress=bar.advance)
 

@@ -7,7 +7,6 @@ import ml_collections
 from his4mae_jax import files, palette
 from his4mae_jax.bucket.path import Place, place
 from his4mae_jax.data.datasets import Target
-from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
 from his4mae_jax.errors import UserError, mask
 from his4mae_jax.naming import clusters_file
@@ -16,7 +15,7 @@ from his4mae_jax.naming.measure import measure
 from his4mae_jax.naming.organelles import LABELS, instance_ids, manifest, write_organelles
 from his4mae_jax.naming.truth import names_from_metrics
 from his4mae_jax.output import records
-from his4mae_jax.output.outputs import stored_names
+from his4mae_jax.output.outputs import stored_names, voxel_damage
 from his4mae_jax.progress import Log
 
 
@@ -159,7 +158,8 @@ def name(
             "which keeps the file aside and writes a new one"
         )
     clusters = clusters_file.read(path, list(names))
-    _check_labels(folder)
+    if found := voxel_damage(folder, log, LABELS):
+        raise UserError(f"{found[0]}; run the segment stage again, which makes damaged labels anew")
     if config.name.from_truth:
         renamed = clusters.renamed(names_from_metrics(folder, centres, config.name.from_truth))
         if renamed != clusters:
@@ -172,19 +172,6 @@ def name(
             clusters = renamed
         log(f"name: names of {config.name.from_truth.replace('_', '-')} matching with ground truth, in {path}")
     return write_organelles(config, folder, clusters, _job(folder), log, open_target)
-
-
-def _check_labels(folder: Place) -> None:
-    """Raises UserError where the labels are not those that were written; earlier versions kept no checksums of them."""
-    if records.CHECKSUMS not in records.read(folder / records.SEGMENTATION).get("files", ()):
-        return
-    entries = records.read(folder / records.CHECKSUMS).get(LABELS)
-    if not isinstance(entries, list) or not all(map(checksums.is_entry, entries)):
-        found = f"{folder / records.CHECKSUMS}: damaged"
-    else:
-        found = next(checksums.damaged(records.volume(folder / LABELS), entries), None)
-    if found:
-        raise UserError(f"{found}; run the segment stage again, which makes damaged labels anew")
 
 
 def _job(folder: Place) -> str:

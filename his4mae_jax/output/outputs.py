@@ -14,8 +14,8 @@ import ml_collections
 
 from his4mae_jax.bucket import transfer
 from his4mae_jax.bucket.path import PathLike, Place, place
+from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.data.ome_zarr import write as ome_zarr
-from his4mae_jax.data.ome_zarr.checksums import whole_or_removed
 from his4mae_jax.data.ome_zarr.group import copy_image, list_labels
 from his4mae_jax.data.ome_zarr.pyramid import build_pyramid
 from his4mae_jax.data.volumes.volume import VolumeLike, open_volume
@@ -26,7 +26,7 @@ from his4mae_jax.output.cellsketch import write_cellsketch
 from his4mae_jax.output.instances import Instances, count_rows, file_names, label_instances
 from his4mae_jax.output.neuroglancer import write_precomputed
 from his4mae_jax.output.tiff_stack import write_tiff
-from his4mae_jax.progress import progress
+from his4mae_jax.progress import Log, progress
 
 MANIFEST = "outputs.json"
 CELLSKETCH = "cellsketch"  # folder
@@ -89,7 +89,7 @@ def write_outputs(
     def missing(path: Place, *more: Place) -> bool:
         """Whether an output is still to be written; what has its final name was whole, and may be damaged since."""
         there = all(transfer.is_whole(p) for p in (path, *more))
-        there = there and whole_or_removed(path, lambda line: log(f"outputs: {line}"))
+        there = there and checksums.whole_or_removed(path, lambda line: log(f"outputs: {line}"))
         log(f"outputs: {path}" + (", there already" if there else ""))
         return not there
 
@@ -237,3 +237,30 @@ def stored_names(path: PathLike) -> dict[int, str]:
     """Names of labels, by id, in a label volume's metadata."""
     label = ome_zarr.read_group(path)[1].get("image-label", {})
     return {p["label-value"]: p["name"] for p in label.get("properties", ()) if p.get("name")}
+
+
+def voxel_damage(folder: Place, log: Log, only: str | None = None) -> list[str]:
+    """What of the voxels of a segmentation is not as it was written, see `publish.damage`.
+
+    Args:
+      folder: of the labels.
+      log: prints a line.
+      only: name of the volume to look at; None: all.
+    """
+    if records.CHECKSUMS not in records.read(folder / records.SEGMENTATION).get("files", ()):
+        return []
+    try:
+        written = records.read(folder / records.CHECKSUMS)
+    except UserError as error:
+        return [str(error)]
+    if not written:
+        return [f"{folder / records.CHECKSUMS}: missing"]
+    found = []
+    for name, entries in written.items() if only is None else [(only, written.get(only))]:
+        if not isinstance(entries, list) or not all(checksums.is_entry(entry) for entry in entries):
+            found.append(f"{folder / records.CHECKSUMS}: damaged")
+            continue
+        voxels = sum(math.prod(stop - start for start, stop in box) for box, _ in entries)
+        with progress(f"check {name}", voxels, unit="voxels", log=log) as bar:
+            found += checksums.damaged(records.volume(folder / name), entries, bar.advance)
+    return found

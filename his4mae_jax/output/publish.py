@@ -1,7 +1,6 @@
 """Give the files of a finished segmentation their final names, in place of those of an earlier one."""
 
 import contextlib
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -11,13 +10,12 @@ import ml_collections
 from his4mae_jax.bucket.lease import check_held
 from his4mae_jax.bucket.path import BucketPath, PathLike, place
 from his4mae_jax.clustering import centres
-from his4mae_jax.data.ome_zarr import checksums
 from his4mae_jax.errors import UserError
 from his4mae_jax.files import write_json
 from his4mae_jax.output import outputs, records
 from his4mae_jax.output.job import Job, check_folder, drop_others
 from his4mae_jax.output.plan import headline, label_names, volume_paths
-from his4mae_jax.progress import Log, progress, say
+from his4mae_jax.progress import Log, say
 
 
 def files_of(config: ml_collections.ConfigDict) -> list[str]:
@@ -131,24 +129,9 @@ def damage(folder: PathLike, log: Log) -> list[str]:
     Returns:
       One line for each damage; empty where all is whole.
     """
-    folder, found = place(folder), []
+    folder = place(folder)
     try:
         centres.load(folder / records.CENTRES)
     except UserError as error:
-        found.append(str(error))
-    if records.CHECKSUMS not in records.read(folder / records.SEGMENTATION).get("files", ()):
-        return found
-    try:
-        written = records.read(folder / records.CHECKSUMS)
-    except UserError as error:
-        return [*found, str(error)]
-    if not written:
-        return [*found, f"{folder / records.CHECKSUMS}: missing"]
-    for name, entries in written.items():
-        if not isinstance(entries, list) or not all(checksums.is_entry(entry) for entry in entries):
-            found.append(f"{folder / records.CHECKSUMS}: damaged")
-            continue
-        voxels = sum(math.prod(stop - start for start, stop in box) for box, _ in entries)
-        with progress(f"check {name}", voxels, unit="voxels", log=log) as bar:
-            found += checksums.damaged(records.volume(folder / name), entries, bar.advance)
-    return found
+        return [str(error), *outputs.voxel_damage(folder, log)]
+    return outputs.voxel_damage(folder, log)

@@ -16,20 +16,20 @@ SIDE = 64  # voxels: shortest side of the boxes written at once, also where chun
 def fill(
     out: ts.TensorStore,
     read: Callable[[tuple[slice, ...]], np.ndarray],
+    folder: Place,
     *,
     where: Iterable[tuple[slice, ...]] | None = None,
     workers: int | None = None,
-    keep: Place | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> None:
-    """Writes an array of z, y, x, maybe behind other axes.
+    """Writes an array of z, y, x, maybe behind other axes, and its checksums into its folder.
 
     Args:
       out: the array.
       read: the content of a box; called from several threads.
+      folder: of the array.
       where: boxes of `block_of` that do not hold the fill value alone; None: all.
       workers: their number; None: `WORKERS`.
-      keep: folder of the array, to keep checksums of what is written in; None: none are kept.
       progress: called with the number of voxels newly written.
     """
 
@@ -44,8 +44,7 @@ def fill(
         entries.append(entry)
         if progress is not None:
             progress(size)
-    if keep is not None:
-        checksums.keep(keep, entries)
+    checksums.keep(folder, entries)
 
 
 def block_of(out: ts.TensorStore) -> list[int]:

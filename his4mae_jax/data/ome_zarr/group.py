@@ -50,7 +50,7 @@ def copy_image(
     )  # fmt: skip
 
     with writing(folder):
-        fill(out, image.read, keep=folder / "0", progress=progress)
+        fill(out, image.read, folder / "0", progress=progress)
     return out
 
 

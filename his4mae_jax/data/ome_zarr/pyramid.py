@@ -178,7 +178,7 @@ def _make_level(
             block = source[reads].read().result()
         return downsample(block, step, labels=labels, ignore=ignore)
 
-    fill(out, read, where=_where(source, out, step), workers=workers, keep=part, progress=progress)
+    fill(out, read, part, where=_where(source, out, step), workers=workers, progress=progress)
     transfer.finish(part, target)
 
 

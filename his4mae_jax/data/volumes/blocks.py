@@ -114,6 +114,11 @@ def known_value(volume: VolumeLike, box: Box) -> float | None:
     return stored.value if stored is not None and stored.constant(box) else None
 
 
+def value_beside(volume: VolumeLike) -> np.ndarray:
+    """The value of all voxels that are not stored, as reading gives it, `(1,)`; `stored_of` must know of them."""
+    return np.array([stored_of(volume).value]).astype(volume.dtype)
+
+
 def boxes_beside(volume: VolumeLike, block: Sequence[int], value: float) -> Iterator[Box]:
     """Yields the boxes of `boxes`, but for those that are known to hold nothing but `value`."""
     stored = stored_of(volume)
@@ -122,10 +127,9 @@ def boxes_beside(volume: VolumeLike, block: Sequence[int], value: float) -> Iter
 
 def read_known(volume: VolumeLike, box: Box) -> np.ndarray:
     """A box of a volume, without reading where nothing of it is stored. The array may be read-only."""
-    value = known_value(volume, box)
-    if value is None:
+    if known_value(volume, box) is None:
         return np.asarray(volume.read(box))
-    return np.broadcast_to(np.array(value).astype(volume.dtype), [s.stop - s.start for s in box])
+    return np.broadcast_to(value_beside(volume), [s.stop - s.start for s in box])
 
 
 def boxes_beside_all(shape: Sequence[int], block: Sequence[int], parts: Sequence[Stored | None]) -> Iterator[Box]:

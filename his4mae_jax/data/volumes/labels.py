@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion
 
 from his4mae_jax.data.stores.chunks.stored import Stored
-from his4mae_jax.data.volumes.blocks import stored_of
+from his4mae_jax.data.volumes.blocks import stored_of, value_beside
 from his4mae_jax.data.volumes.volume import Box, View, box_bounds
 
 IGNORE = 255  # of ground truth
@@ -39,7 +39,7 @@ class Foreground(View):
         own = stored_of(self.source)
         if own is None:
             return None
-        return dataclasses.replace(own, value=_foreground(np.array(own.value).astype(self.source.dtype)).item())
+        return dataclasses.replace(own, value=_foreground(value_beside(self.source)).item())
 
     def read(self, slices: Box) -> np.ndarray:
         return _foreground(self.source.read(slices))

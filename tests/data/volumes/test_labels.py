@@ -1,30 +1,11 @@
 """The inside of a cell: eroded lazily, box by box, as the whole volume would be."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import scipy.ndimage
+from memory_volume import MemoryVolume
 
 from his4mae_jax.data.volumes.labels import IGNORE, Foreground, Inside
-
-
-@dataclasses.dataclass
-class Memory:
-    array: np.ndarray
-    name: str = "cell"
-    voxel_size_nm: tuple = (4.0, 4.0, 8.0)
-
-    @property
-    def shape(self):
-        return self.array.shape
-
-    @property
-    def dtype(self):
-        return self.array.dtype
-
-    def read(self, slices):
-        return self.array[slices]
 
 
 @pytest.fixture
@@ -35,7 +16,7 @@ def cell():
     labels = rng.integers(0, 4, smooth.shape).astype(np.uint8)
     labels[smooth > np.quantile(smooth, 0.8)] = IGNORE
     labels[10, 3, 25] = IGNORE
-    return Memory(labels)
+    return MemoryVolume(labels, voxel_size_nm=(4.0, 4.0, 8.0))
 
 
 @pytest.mark.parametrize("margin", [1, 2, 5])
@@ -59,7 +40,7 @@ def test_boxes_read_lazily_equal_the_whole(cell):
 
 def test_only_the_box_and_its_margin_are_read(cell, monkeypatch):
     boxes = []
-    monkeypatch.setattr(Memory, "read", lambda self, box: boxes.append(box) or self.array[box])
+    monkeypatch.setattr(MemoryVolume, "read", lambda self, box: boxes.append(box) or self.array[box])
     Inside(cell, 3).read((slice(0, 2), slice(10, 12), slice(24, 26)))
     assert boxes == [(slice(0, 5), slice(7, 15), slice(21, 26))]
 
@@ -95,6 +76,6 @@ def test_a_box_outside_the_volume_is_refused(cell):
 )
 def test_what_a_mask_holds(dtype, values, inside):
     """The largest 32- or 64-bit number is a background of -1; 255 and 65535 are masks."""
-    mask = Foreground(Memory(np.array(values, dtype).reshape(1, 1, 5)))
+    mask = Foreground(MemoryVolume(np.array(values, dtype).reshape(1, 1, 5)))
     np.testing.assert_array_equal(mask.read((slice(None),) * 3).ravel(), inside)
     assert mask.dtype == np.uint8

@@ -1,9 +1,8 @@
 """What views of sparse volumes say of what is stored: nothing else than what reading says."""
 
-import dataclasses
-
 import numpy as np
 import pytest
+from memory_volume import MemoryVolume
 
 from his4mae_jax.data.stores.chunks.stored import Stored, boxes_of_any
 from his4mae_jax.data.volumes.blocks import boxes, boxes_beside_all, known_value, read_known, stored_of
@@ -14,32 +13,13 @@ from his4mae_jax.data.volumes.resample import ResampledVolume
 SHAPE, CHUNK = (24, 32, 40), 4
 
 
-@dataclasses.dataclass
-class Sparse:
-    array: np.ndarray
-    stored: Stored | None
-    name: str = "labels"
-    voxel_size_nm: tuple = (10.0, 10.0, 10.0)
-
-    @property
-    def shape(self):
-        return self.array.shape
-
-    @property
-    def dtype(self):
-        return self.array.dtype
-
-    def read(self, slices):
-        return self.array[slices].copy()
-
-
 def sparse(fill, seed=0, dtype=np.uint8):
     rng = np.random.default_rng(seed)
     filled = rng.random([n // CHUNK for n in SHAPE]) < 0.02
     voxels = filled.repeat(CHUNK, 0).repeat(CHUNK, 1).repeat(CHUNK, 2)
     values = rng.choice(np.array([0, 1, 2, 3, IGNORE], dtype), SHAPE)
     edges = tuple(np.arange(0, n + 1, CHUNK) for n in SHAPE)
-    return Sparse(np.where(voxels, values, np.array(fill, dtype)), Stored(edges, filled, fill))
+    return MemoryVolume(np.where(voxels, values, np.array(fill, dtype)), Stored(edges, filled, fill))
 
 
 def random_boxes(shape, number=400):
